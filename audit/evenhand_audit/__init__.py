@@ -1,0 +1,1 @@
+"""Judging a model by subgroup: statistics and report. Reads artifacts, never Flower."""

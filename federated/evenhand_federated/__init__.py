@@ -1,0 +1,1 @@
+"""Hospitals training one adapter together: Flower client, server and simulation."""

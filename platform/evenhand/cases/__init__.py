@@ -1,0 +1,1 @@
+"""Patients and their cases, the store they lie in, and how patients are split."""

@@ -1,0 +1,86 @@
+"""The records that cross stage borders: a patient and a case. Frozen, valid by construction."""
+
+import re
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenhand.errors import DataError
+from evenhand.geometry import Affine
+
+__all__ = ["UNKNOWN", "Case", "CaseVolumes", "Patient", "Sex"]
+
+UNKNOWN = "unknown"
+"""What stands where an attribute is missing. Never dropped, always counted."""
+
+Sex = Literal["F", "M", "O", "unknown"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            f"A {kind} must be 1 to 64 letters, digits, '-' or '_' and start with a letter or "
+            "digit; one that came in is not."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """One person: the unit of privacy and of every split.
+
+    `patient_id` is a pseudonym. Attributes that were not given are "unknown";
+    `age_years` is None then. `extra` holds further attributes as text.
+    """
+
+    patient_id: str
+    hospital: str
+    sex: Sex = "unknown"
+    age_years: float | None = None
+    race: str = UNKNOWN
+    ethnicity: str = UNKNOWN
+    extra: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        """Refuse names that could not be a folder, and impossible ages."""
+        _check_name("patient id", self.patient_id)
+        _check_name("hospital name", self.hospital)
+        if self.age_years is not None and not 0 <= self.age_years <= 130:
+            raise DataError(
+                f"Hospital {self.hospital}: an age is outside 0 to 130 years; "
+                "correct it in the participants table or write n/a."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One study of one patient as it lies in a store; voxels are read on demand.
+
+    `sequences` maps a sequence name (such as "FLAIR") to the sha256 of its
+    voxels; `shape` is (i, j, k), slices along k. `mask_sha256` is None where no
+    reference mask exists.
+    """
+
+    case_id: str
+    patient: Patient
+    shape: tuple[int, int, int]
+    affine: Affine
+    sequences: MappingProxyType[str, str]
+    mask_sha256: str | None
+    source: str
+
+    def __post_init__(self) -> None:
+        """Refuse case names that could not be a folder."""
+        _check_name("case id", self.case_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseVolumes:
+    """The voxels of a case: float32 images (i, j, k) by sequence, uint8 mask of 0 and 1."""
+
+    images: MappingProxyType[str, NDArray[np.float32]]
+    mask: NDArray[np.uint8] | None

@@ -1,0 +1,9 @@
+"""`evenhand ingest|cases|phantom`."""
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the root."""

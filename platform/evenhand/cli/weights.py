@@ -1,0 +1,9 @@
+"""`evenhand weights list|get|verify`."""
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the root."""

@@ -1,0 +1,256 @@
+"""One experiment as a TOML file: read strictly, overridden by `--set`, frozen.
+
+An unknown key is an error that names the nearest known one. Paths are read
+relative to the folder in which the command runs.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evenhand.errors import ConfigError
+
+__all__ = [
+    "ArmName",
+    "AuditConfig",
+    "DataConfig",
+    "ExperimentConfig",
+    "FederationConfig",
+    "ModelConfig",
+    "PhantomConfig",
+    "PrivacyConfig",
+    "TrainingConfig",
+    "load_config",
+]
+
+ArmName = Literal["box-zero-shot", "local", "pooled", "federated", "federated-private"]
+"""What can be compared in one experiment."""
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PhantomConfig(Section):
+    """Synthetic hospitals to make instead of reading real ones."""
+
+    patients: dict[str, Count] = {"north": 10, "east": 10, "south": 10, "west": 10}
+    """Patients of each hospital, by hospital name."""
+    shape: tuple[Count, Count, Count] = (96, 96, 12)
+    """Voxels of a volume (i, j, k)."""
+    bias_attribute: Literal["sex", "none"] = "sex"
+    """Whose tumours are made harder to see."""
+    bias_value: str = "F"
+    """The group of `bias_attribute` that the bias is planted in."""
+    bias_contrast: Annotated[float, Field(gt=0, le=1)] = 0.45
+    """Tumour contrast of that group, as a fraction of everybody else's."""
+    scanner_shift: Annotated[float, Field(ge=0)] = 1.0
+    """How far scanners differ (gain, bias field, noise); 0: all the same."""
+
+
+class DataConfig(Section):
+    """Where cases come from and how patients are split."""
+
+    source: Path | None = None
+    """A BIDS tree; exactly one of `source` and `phantom` is given."""
+    phantom: PhantomConfig | None = None
+    hospitals: tuple[str, ...] = ()
+    """Hospitals that take part; empty: all that are found."""
+    left_out: dict[str, str] = {}
+    """Hospitals that do not take part, each with the reason, for the report."""
+    sequences: tuple[str, ...] = ("FLAIR",)
+    """Image sequences by BIDS suffix; the first one feeds the backbone."""
+    units: Literal["mm", "voxel"] = "mm"
+    """`voxel` where the source has no true spacing: distances are then in voxels."""
+    test_fraction: Fraction = 1 / 3
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataConfig":
+        if (self.source is None) == (self.phantom is None):
+            raise ValueError("give exactly one of data.source (a BIDS tree) and [data.phantom]")
+        return self
+
+
+class ModelConfig(Section):
+    """The frozen backbone and the adapter on it."""
+
+    backbone: str = "mobile-sam"
+    image_size: Annotated[int, Field(ge=128, le=1024, multiple_of=64)] = 512
+    """Side to which slices are resized for the backbone, pixels."""
+    head: Literal["none", "small", "base"] = "base"
+    """Size of the prompt head, which works without a prompt."""
+    decoder_lora_rank: Annotated[int, Field(ge=0, le=64)] = 4
+    """Rank of LoRA in the mask decoder's attention; 0: none."""
+    encoder_lora_rank: Annotated[int, Field(ge=0, le=64)] = 0
+    encoder_lora_blocks: Annotated[int, Field(ge=0, le=32)] = 0
+    """How many of the last encoder blocks are adapted; what is before them is cached."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the frozen part; auto: bfloat16 where the processor has it."""
+
+
+class TrainingConfig(Section):
+    """How the adapter is trained when no privacy is asked for."""
+
+    epochs: Count = 8
+    """Passes over the training patients, for local and pooled arms."""
+    patients_per_step: Count = 4
+    tumour_slices: Count = 6
+    """Slices with tumour drawn from a patient in a step, at most."""
+    other_slices: Annotated[int, Field(ge=0)] = 6
+    box_slices: Annotated[int, Field(ge=0)] = 2
+    """Slices a patient and step on which the decoder learns from a jittered box."""
+    box_jitter: Annotated[int, Field(ge=0)] = 5
+    """Largest shift of each box side, in pixels of the original slice."""
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class FederationConfig(Section):
+    """How hospitals train together."""
+
+    rounds: Count = 6
+    local_epochs: Count = 1
+    """Passes over its own patients that a hospital makes in a round."""
+    minimum_hospitals: Count = 2
+    round_timeout_s: Positive = 1800
+    client_cpus: Count = 1
+    """Processor cores that one simulated hospital may use."""
+
+
+class PrivacyConfig(Section):
+    """Patient-level differential privacy at each hospital."""
+
+    epsilon: Positive = 8.0
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """None: 1 / (10 x training patients), each hospital its own."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Probability with which each patient takes part in a step."""
+    clip_norm: Positive = 1.0
+    rounds: Count = 10
+    steps_per_round: Count = 4
+    slices_per_patient: Count = 8
+    """Contribution bound: slices of one patient that a step may use."""
+    learning_rate: Positive = 1e-3
+    trainable: tuple[str, ...] = ("*",)
+    """Patterns of adapter tensors that the private arm trains; fewer need less noise."""
+    warm_start_phantoms: Annotated[int, Field(ge=0)] = 0
+    """Synthetic patients on which the adapter is trained first; they cost no privacy."""
+
+
+class AuditConfig(Section):
+    """How the audit groups patients and counts."""
+
+    attributes: tuple[str, ...] = ("hospital", "sex", "age_group", "race")
+    age_edges: tuple[Annotated[float, Field(gt=0)], ...] = (50,)
+    """Age groups are cut at these ages: under the first, from it on, ..."""
+    minimum_group: Annotated[int, Field(ge=2)] = 5
+    """Groups with fewer patients are not shown."""
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    nsd_tolerance: Positive = 2.0
+    """Tolerance of the normalised surface Dice, in `data.units`."""
+
+
+class ExperimentConfig(Section):
+    """Everything that `evenhand run` needs to know."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    arms: tuple[ArmName, ...] = (
+        "box-zero-shot",
+        "local",
+        "pooled",
+        "federated",
+        "federated-private",
+    )
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    audit: AuditConfig = AuditConfig()
+
+    def fingerprint(self, *sections: str) -> str:
+        """Hash of the named sections (all when none is named), 16 hex digits.
+
+        Two configs with equal fingerprints ask for the same result.
+        """
+        content = self.model_dump(mode="json", include=set(sections) if sections else None)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read an experiment from TOML and apply `key=value` overrides.
+
+    Args:
+        path: the TOML file.
+        overrides: such as `training.epochs=2`; the value is TOML, a bare word a string.
+
+    Raises:
+        ConfigError: the file, a key or a value is wrong; says which and the way out.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file '{path}'. Examples are in configs/.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not valid TOML: {error}.") from None
+    for override in overrides:
+        _apply(raw, override)
+    _check_keys(raw, ExperimentConfig, prefix="", where=str(path))
+    try:
+        return ExperimentConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"'{path}', {key}: {reason}.") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set wants key=value, such as training.epochs=2; got '{override}'.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    table = raw
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: '{parent}' is a value, not a section.")
+    table[last] = value
+
+
+def _check_keys(raw: Mapping[str, Any], section: type[Section], prefix: str, where: str) -> None:
+    known = section.model_fields
+    for key, value in raw.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(known)}."
+            raise ConfigError(f"'{where}' has an unknown key '{prefix}{key}'; {hint}")
+        inner = _section_of(known[key].annotation)
+        if inner is not None and isinstance(value, Mapping):
+            _check_keys(value, inner, prefix=f"{prefix}{key}.", where=where)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    candidates = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None

@@ -1,0 +1,1 @@
+"""Cases in: BIDS trees and phantoms, checked before anything is written."""

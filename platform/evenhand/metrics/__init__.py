@@ -1,0 +1,1 @@
+"""How good a mask is: overlap and surface metrics, definitions named."""

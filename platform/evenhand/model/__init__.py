@@ -1,0 +1,1 @@
+"""Backbones, adapters, prompts and the embedding cache."""

@@ -1,0 +1,1 @@
+"""Patient-level differential privacy: sampling, the private step, accounting, ledger."""

@@ -1,0 +1,1 @@
+"""Decisions about masks, and where they are kept."""
