@@ -13,20 +13,19 @@ its place and renamed. Folders are readable by their owner only (0700).
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from evenhand.cases.nifti import READ_ERRORS, write_nifti
+from evenhand.cases.nifti import read_nifti, write_nifti
 from evenhand.cases.records import Case, CaseVolumes, Patient
-from evenhand.errors import ResourceError, StoreError
+from evenhand.errors import DataError, ResourceError, StoreError
 from evenhand.geometry import Affine
 
 __all__ = ["SCHEMA_VERSION", "CaseStore", "array_sha256"]
@@ -54,12 +53,15 @@ class CaseStore:
                 f"'{path}' is not a case store (no store.json). "
                 "Make one with `evenhand ingest SOURCE --into DIR`."
             ) from None
-        except json.JSONDecodeError:
-            raise StoreError(f"'{path}/store.json' is damaged; ingest the source again.") from None
-        if header.get("schema_version") != SCHEMA_VERSION:
+        except (OSError, ValueError):
             raise StoreError(
-                f"'{path}' has store schema {header.get('schema_version')}; this version of "
-                f"Evenhand reads {SCHEMA_VERSION}. Ingest the source again."
+                f"'{path}/store.json' is damaged; delete '{path}' and ingest the source again."
+            ) from None
+        version = header.get("schema_version") if isinstance(header, dict) else None
+        if version != SCHEMA_VERSION or not isinstance(header.get("hospital"), str):
+            raise StoreError(
+                f"'{path}' has store schema {version}; this version of Evenhand reads "
+                f"{SCHEMA_VERSION}. Delete it and ingest the source again."
             )
         self.hospital: str = header["hospital"]
 
@@ -69,12 +71,19 @@ class CaseStore:
 
         Raises:
             StoreError: the folder holds another hospital's store.
+            ResourceError: the disk is full or not writable.
         """
         if not (path / "store.json").exists():
-            (path / "cases").mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.chmod(0o700)
             header = {"schema_version": SCHEMA_VERSION, "hospital": hospital}
-            _write_atomically(path / "store.json", json.dumps(header))
+            try:
+                (path / "cases").mkdir(parents=True, exist_ok=True, mode=0o700)
+                path.chmod(0o700)
+                _write_atomically(path / "store.json", json.dumps(header))
+            except OSError as error:
+                raise ResourceError(
+                    f"Could not make a case store at '{path}': {error.strerror}. Free some disk "
+                    "space or choose another folder."
+                ) from None
         store = cls(path)
         if store.hospital != hospital:
             raise StoreError(
@@ -98,7 +107,12 @@ class CaseStore:
     def case_ids(self) -> list[str]:
         """Ids of all cases, sorted."""
         folder = self.path / "cases"
-        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        try:
+            return sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
+        except FileNotFoundError:
+            raise StoreError(
+                f"'{folder}' is missing, so the store is damaged; ingest the source again."
+            ) from None
 
     def case(self, case_id: str) -> Case:
         """Return the record of one case.
@@ -124,7 +138,7 @@ class CaseStore:
                 f"Hospital {self.hospital}'s store has no such case. "
                 "List what it holds with `evenhand cases STORE`."
             ) from None
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
             raise StoreError(
                 f"A case record in '{self.path}' is damaged; ingest the source again."
             ) from None
@@ -188,8 +202,9 @@ class CaseStore:
             source=source,
         )
         parent = self.path / "cases"
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+        draft = parent / f".draft-{secrets.token_hex(8)}"
         try:
+            draft.mkdir(mode=0o700)
             for name, voxels in images.items():
                 write_nifti(draft / f"{name}.nii.gz", voxels, affine)
             if mask is not None:
@@ -210,11 +225,12 @@ class CaseStore:
 
     def _read(self, path: Path, dtype: type, sha256: str) -> NDArray[Any]:
         try:
-            voxels: NDArray[Any] = np.asarray(nib.load(path).dataobj).astype(dtype)
-        except READ_ERRORS:
+            stored, _ = read_nifti(path, name=path.name)
+        except DataError:
             raise StoreError(
                 f"A volume in '{self.path}' is missing or damaged; ingest the source again."
             ) from None
+        voxels: NDArray[Any] = stored.astype(dtype, copy=False)
         if array_sha256(voxels) != sha256:
             raise StoreError(
                 f"A volume in '{self.path}' was changed since it was ingested (its checksum "
@@ -255,5 +271,8 @@ def _to_json(case: Case) -> dict[str, Any]:
 
 def _write_atomically(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

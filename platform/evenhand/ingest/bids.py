@@ -1,0 +1,286 @@
+"""A BIDS tree into case stores, one a hospital. Everything is checked before anything is written.
+
+Images are read from `sub-X/anat/`, manual masks from
+`derivatives/**/sub-X/anat/*_mask.nii.gz`, patients from `participants.tsv`.
+Voxels are stored as they are: no reorientation, slices along the third axis.
+A case whose files and row have not changed since is not read or written again.
+"""
+
+import difflib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from evenhand.cases.records import Patient
+from evenhand.cases.store import CaseStore
+from evenhand.errors import DataError, StoreError, UsageError
+from evenhand.ingest.participants import Participant, read_participants
+from evenhand.ingest.tree import CaseFiles, find_case_files, read_case, strangers
+
+__all__ = ["HospitalReport", "IngestPlan", "IngestReport", "ingest_bids", "plan_bids"]
+
+_FINGERPRINT_VERSION = 1
+"""Raised when a case would be stored differently, so that old ones are made anew."""
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """A case that is to be stored, and the fingerprint of what it is made from."""
+
+    patient: Patient
+    files: CaseFiles
+    source: str
+    stored: bool
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What an ingest would do.
+
+    `stores` maps each hospital to its store's folder; `findings` are the
+    sentences of all cases that cannot be taken in.
+    """
+
+    source: Path
+    stores: dict[str, Path]
+    cases: tuple[PlannedCase, ...]
+    findings: tuple[str, ...]
+
+    def of(self, hospital: str) -> tuple[PlannedCase, ...]:
+        """Return the planned cases of one hospital."""
+        return tuple(case for case in self.cases if case.patient.hospital == hospital)
+
+
+@dataclass(frozen=True)
+class HospitalReport:
+    """What came into one hospital's store.
+
+    `written` are new or changed cases, `reused` those that were there already,
+    `without_mask` those of both that have no reference, `not_in_source` cases
+    that the store holds from elsewhere or from before; they are kept.
+    """
+
+    hospital: str
+    store: Path
+    written: int
+    reused: int
+    without_mask: int
+    not_in_source: int
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did, hospital by hospital, sorted by name."""
+
+    hospitals: tuple[HospitalReport, ...]
+
+    @property
+    def written(self) -> int:
+        """Cases that were written."""
+        return sum(hospital.written for hospital in self.hospitals)
+
+    @property
+    def reused(self) -> int:
+        """Cases that were there already, unchanged."""
+        return sum(hospital.reused for hospital in self.hospitals)
+
+
+def ingest_bids(
+    source: Path,
+    into: Path,
+    *,
+    hospitals: Sequence[str] | None = None,
+    sequences: Sequence[str] | None = None,
+    site_column: str = "site",
+    layout: str = "{hospital}",
+    masks_required: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> IngestReport:
+    """Store the cases of a BIDS tree; unchanged cases are reused.
+
+    Args:
+        source: the BIDS tree.
+        into: under it lie the stores, one a hospital.
+        hospitals: whose rows to take; None or empty: all.
+        sequences: BIDS suffixes (`FLAIR`) or labels (`ce-gd_T1w`) that each case
+            must have; None or empty: all that a case has, by label.
+        site_column: the column of `participants.tsv` that names the hospital.
+        layout: where a hospital's store lies under `into`; `{hospital}` in it is
+            the name, as in `{hospital}/store`.
+        masks_required: whether a case without a manual mask is refused.
+        progress: called with (steps done, steps in all); a case is checked in
+            one step and written in another.
+
+    Raises:
+        UsageError: no such source, or a hospital that the table does not have.
+        DataError: something in the tree is not what it should be; nothing is
+            written then.
+        ResourceError: the disk is full; whole cases are kept, nothing else.
+    """
+    step = progress or (lambda _done, _total: None)
+    plan = plan_bids(
+        source,
+        into,
+        hospitals=hospitals,
+        sequences=sequences,
+        site_column=site_column,
+        layout=layout,
+        masks_required=masks_required,
+        progress=lambda done, total: step(done, 2 * total),
+    )
+    if plan.findings:
+        more = len(plan.findings) - 1
+        rest = f" ({more} more; `evenhand ingest --dry-run` lists all.)" if more else ""
+        raise DataError(plan.findings[0] + rest)
+    total = 2 * len(plan.cases)
+    reports = []
+    done = len(plan.cases)
+    for hospital, path in plan.stores.items():
+        cases = plan.of(hospital)
+        store, is_new = _open(path, hospital)
+        try:
+            for case in cases:
+                if not case.stored:
+                    _store(store, case, source)
+                done += 1
+                step(done, total)
+        finally:
+            if is_new and not len(store):
+                shutil.rmtree(path, ignore_errors=True)
+        reports.append(_report(store, cases))
+    return IngestReport(tuple(reports))
+
+
+def plan_bids(
+    source: Path,
+    into: Path,
+    *,
+    hospitals: Sequence[str] | None = None,
+    sequences: Sequence[str] | None = None,
+    site_column: str = "site",
+    layout: str = "{hospital}",
+    masks_required: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> IngestPlan:
+    """Check a BIDS tree as `ingest_bids` does, and write nothing.
+
+    Arguments are those of `ingest_bids`; problems of single cases are collected
+    in the plan's `findings`, problems of the tree or its table are raised.
+    """
+    if not source.is_dir():
+        raise UsageError(f"There is no folder '{source}'; give the top of a BIDS tree.")
+    people = read_participants(source, site_column=site_column)
+    lost = strangers(source, {person.folder for person in people})
+    if lost:
+        raise DataError(
+            f"'{lost[0]}' has no row in 'participants.tsv' ({len(lost)} such folder(s)); add a "
+            "row, or move the folder away."
+        )
+    people = _of_hospitals(people, hospitals, site_column)
+    stores = {
+        hospital: into / layout.format(hospital=hospital)
+        for hospital in sorted({person.patient.hospital for person in people})
+    }
+    _refuse_moved(people, into, layout)
+    step = progress or (lambda _done, _total: None)
+    cases, findings = [], []
+    files = find_case_files(source)
+    for number, person in enumerate(people):
+        step(number, len(people))
+        try:
+            own = files(person.folder, sequences or (), masks_required)
+            cases.append(_plan(person.patient, own, source, stores[person.patient.hospital]))
+        except DataError as error:
+            findings.append(str(error))
+    step(len(people), len(people))
+    return IngestPlan(source, stores, tuple(cases), tuple(findings))
+
+
+def _of_hospitals(
+    people: list[Participant], hospitals: Sequence[str] | None, site_column: str
+) -> list[Participant]:
+    known = sorted({person.patient.hospital for person in people})
+    for hospital in hospitals or ():
+        if hospital not in known:
+            near = difflib.get_close_matches(hospital, known, n=1, cutoff=0.3)
+            hint = f"; did you mean '{near[0]}'?" if near else "."
+            raise UsageError(
+                f"No data for hospital '{hospital}': column '{site_column}' of "
+                f"'participants.tsv' has {', '.join(known)}{hint}"
+            )
+    return [p for p in people if not hospitals or p.patient.hospital in hospitals]
+
+
+def _refuse_moved(people: list[Participant], into: Path, layout: str) -> None:
+    """Refuse patients who are in another hospital's store under `into` already."""
+    hospital_of = {person.patient.patient_id: person.patient.hospital for person in people}
+    for header in sorted(into.glob(layout.format(hospital="*") + "/store.json")):
+        store = CaseStore(header.parent)
+        for case_id in store.case_ids():
+            if hospital_of.get(case_id, store.hospital) != store.hospital:
+                raise DataError(
+                    f"'sub-{case_id}' is a patient of hospital {hospital_of[case_id]} in "
+                    f"'participants.tsv' but lies in the store of {store.hospital} "
+                    f"('{store.path}'); a patient belongs to one hospital. Correct the table, "
+                    "or delete that store and ingest it again."
+                )
+
+
+def _plan(patient: Patient, files: CaseFiles, source: Path, store: Path) -> PlannedCase:
+    fingerprint = _fingerprint(patient, files)
+    stored = _is_stored(store, patient.patient_id, fingerprint)
+    if not stored:
+        read_case(files, source)
+    return PlannedCase(patient, files, fingerprint, stored)
+
+
+def _is_stored(store: Path, case_id: str, fingerprint: str) -> bool:
+    if not (store / "store.json").exists():
+        return False
+    try:
+        return CaseStore(store).case(case_id).source == fingerprint
+    except StoreError:  # not there yet, or damaged: it is written anew
+        return False
+
+
+def _fingerprint(patient: Patient, files: CaseFiles) -> str:
+    row = {field.name: getattr(patient, field.name) for field in fields(patient)}
+    row["extra"] = dict(patient.extra)
+    digest = hashlib.sha256(json.dumps(row, sort_keys=True).encode())
+    for name, path in sorted({**files.images, **files.mask}.items()):
+        digest.update(f"{name}:".encode())
+        if path.is_file():  # a missing one is found, and named, when it is read
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"BIDS, version {_FINGERPRINT_VERSION}, sha256:{digest.hexdigest()}"
+
+
+def _open(path: Path, hospital: str) -> tuple[CaseStore, bool]:
+    is_new = not path.exists()
+    return CaseStore.create(path, hospital), is_new
+
+
+def _store(store: CaseStore, case: PlannedCase, source: Path) -> None:
+    volumes, affine = read_case(case.files, source)
+    store.add(
+        case_id=case.patient.patient_id,
+        patient=case.patient,
+        affine=affine,
+        images=dict(volumes.images),
+        mask=volumes.mask,
+        source=case.source,
+    )
+
+
+def _report(store: CaseStore, cases: tuple[PlannedCase, ...]) -> HospitalReport:
+    reused = sum(case.stored for case in cases)
+    return HospitalReport(
+        hospital=store.hospital,
+        store=store.path,
+        written=len(cases) - reused,
+        reused=reused,
+        without_mask=sum(not case.files.mask for case in cases),
+        not_in_source=len(store) - len(cases),
+    )
