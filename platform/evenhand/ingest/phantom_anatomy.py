@@ -102,25 +102,23 @@ def make_brain(shape: tuple[int, int, int], tumour_share: float, rng: np.random.
     x, y, z = _bent(_grid(shape), rng)
     size = np.sqrt(np.clip(1 - 0.8 * (z - 0.05) ** 2, 0.05, None))  # of the outline, by height
     torque = 1 + 0.05 * np.tanh(3 * x) * np.clip(y, -1, 1)  # frontal right, occipital left
-    half_width = size * (0.70 - 0.07 * np.clip(-y, 0, 1)) * torque * rng.uniform(0.96, 1.04)
-    depth = 1 - np.hypot(x / half_width, y / (0.88 * size * rng.uniform(0.97, 1.03)))
-    folds = _smooth(rng, shape, 0.016)
-    brain = depth > 0.015 * folds
-    white = _step(depth - 0.13 - 0.07 * folds, 0.02)
+    half_width = size * (0.76 - 0.08 * np.clip(-y, 0, 1)) * torque * rng.uniform(0.96, 1.04)
+    depth = 1 - np.hypot(x / half_width, y / (0.92 * size * rng.uniform(0.97, 1.03)))
+    folds = _smooth(rng, shape, 0.017)
+    brain = depth > 0.012 * folds
+    white = _step(depth - 0.12 - 0.08 * folds, 0.025)
     tissue = _GREY + (_WHITE - _GREY) * white
     tissue = _deep_grey(tissue, x, y, z)
-    sulci = _step(folds - 0.75, 0.15) * _step(0.13 - depth, 0.03)
-    fissure = _step(0.014 - np.abs(x), 0.008) * _step(np.abs(y + 0.02) - 0.34, 0.05)
-    fissure = np.maximum(fissure, _step(0.012 - np.abs(x), 0.008) * _step(z - 0.45, 0.1))
     ventricles = _ventricles(x, y, z, rng)
-    fluid = np.maximum(np.maximum(0.75 * sulci, 0.8 * fissure), ventricles)
+    fluid = np.maximum(_clefts(x, y, z, depth, folds), ventricles)
     caps = _step(ndimage.gaussian_filter(ventricles, (1.2, 1.2, 0)) - 0.12, 0.05)
     tissue = tissue + 0.07 * caps * rng.uniform(0.3, 1.2)
     tissue = tissue * (1 + 0.035 * _smooth(rng, shape, 0.05) + 0.02 * _smooth(rng, shape, 0.012))
     tissue = tissue * (1 - fluid) + _FLUID * fluid
     tissue = np.where(brain, tissue * _step(depth + 0.03, 0.03), 0.0)
     allowed = brain & (ventricles < 0.5) & (depth > 0.04)
-    tumour, mask = _tumour(allowed, depth, (x, y, z), tumour_share, rng)
+    voxels = max(8, round(tumour_share * int(brain.sum())))
+    tumour, mask = _tumour(allowed, depth, (x, y, z), voxels, rng)
     return Brain(tissue=tissue, tumour=tumour, mask=mask, brain=brain)
 
 
@@ -177,6 +175,21 @@ def _deep_grey(tissue: Volume, x: Volume, y: Volume, z: Volume) -> Volume:
     return tissue
 
 
+def _clefts(x: Volume, y: Volume, z: Volume, depth: Volume, folds: Volume) -> Volume:
+    """Return how much of a voxel is fluid between folds, lobes and halves (0 to 1)."""
+    sulci = _step(folds - 0.55, 0.2) * _step(0.17 - depth, 0.04)
+    half = _step(0.014 - np.abs(x), 0.008)
+    fissure = half * np.maximum(_step(np.abs(y + 0.02) - 0.34, 0.05), _step(z - 0.45, 0.1))
+    side = np.abs(x)
+    slope = y + 0.16 - 0.35 * (side - 0.4) - 0.03 * np.sign(x)  # one side lies further back
+    sylvian = _step(0.022 - np.abs(slope), 0.02) * _step(side - 0.36, 0.04)
+    sylvian = sylvian * _step(0.22 - np.abs(z + 0.15), 0.1)
+    arms = np.minimum(np.abs(x), np.abs(y + 0.05) + 0.4 * np.abs(x))
+    cistern = _step(0.05 - arms, 0.03) * _step(0.22 - np.hypot(x, y + 0.05), 0.05)
+    cistern = cistern * _step(-0.45 - z, 0.08)
+    return np.max([0.75 * sulci, 0.8 * fissure, 0.7 * sylvian, 0.85 * cistern], axis=0)  # type: ignore[no-any-return]
+
+
 def _ventricles(x: Volume, y: Volume, z: Volume, rng: np.random.Generator) -> Volume:
     wide = rng.uniform(0.8, 1.35)
     parts = [_blob((x, y, z), (0.0, 0.03, -0.12), (0.02 * wide, 0.13, 0.22))]  # the third
@@ -192,16 +205,17 @@ def _tumour(
     allowed: NDArray[np.bool_],
     depth: Volume,
     axes: tuple[Volume, Volume, Volume],
-    share: float,
+    voxels: int,
     rng: np.random.Generator,
 ) -> tuple[Volume, NDArray[np.bool_]]:
-    """Return the tumour's share of each voxel (0 to 1) and its outline."""
+    """Return the tumour's share of each voxel (0 to 1) and its outline, about `voxels` large."""
     x, _, z = axes
     home = allowed & (depth > 0.22) & (np.abs(x) > 0.16) & (np.abs(z - 0.12) < 0.5)
     places = np.flatnonzero(home if home.any() else allowed)
     seed = int(rng.choice(places))
     centre = np.array([axis.flat[seed] for axis in axes])
-    reach = share ** (1 / 3)  # of the whole tumour, in parts of the head
+    allowed = allowed & (x * np.sign(centre[0]) > 0.02)  # the falx holds it on one side
+    reach = (voxels / (depth > 0).sum()) ** (1 / 3)  # of the whole tumour, in parts of the head
     field = np.zeros(allowed.shape)
     for _ in range(6):
         offset = rng.normal(0, 0.42 * reach, 3)
@@ -213,7 +227,7 @@ def _tumour(
         )
         field += rng.uniform(0.6, 1.0) * np.exp(-0.5 * np.asarray(squares))
     field *= np.exp(0.20 * _smooth(rng, allowed.shape, 0.025))
-    wanted = max(8, round(share * int(allowed.sum())))
+    wanted = min(voxels, int(allowed.sum()) // 2)
     edge = float(np.partition(field[allowed], -wanted)[-wanted])
     blocks, _ = ndimage.label((field >= edge) & allowed)
     sizes = np.bincount(blocks.ravel())
