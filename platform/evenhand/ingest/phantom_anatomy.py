@@ -104,9 +104,9 @@ def make_brain(shape: tuple[int, int, int], tumour_share: float, rng: np.random.
     torque = 1 + 0.05 * np.tanh(3 * x) * np.clip(y, -1, 1)  # frontal right, occipital left
     half_width = size * (0.76 - 0.08 * np.clip(-y, 0, 1)) * torque * rng.uniform(0.96, 1.04)
     depth = 1 - np.hypot(x / half_width, y / (0.92 * size * rng.uniform(0.97, 1.03)))
-    folds = _smooth(rng, shape, 0.017)
-    brain = depth > 0.012 * folds
-    white = _step(depth - 0.12 - 0.08 * folds, 0.025)
+    folds = _folds(rng, depth)
+    brain = depth > 0.01 * folds
+    white = _step(depth - 0.12 - 0.10 * np.clip(folds, -0.6, 2), 0.03)
     tissue = _GREY + (_WHITE - _GREY) * white
     tissue = _deep_grey(tissue, x, y, z)
     ventricles = _ventricles(x, y, z, rng)
@@ -149,6 +149,17 @@ def _smooth(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> V
     return np.asarray((noise - noise.mean()) / noise.std())
 
 
+def _folds(rng: np.random.Generator, depth: Volume) -> Volume:
+    """Return smooth noise drawn out towards the centre, as the cortex folds inwards."""
+    noise = _smooth(rng, depth.shape, 0.016)
+    radius = np.clip(1 - depth, 0.3, None)
+    middle = (np.array(depth.shape[:2]) - 1) / 2
+    i, j, k = np.indices(depth.shape, dtype=np.float64)
+    pull = 0.8 * radius**-0.75
+    places = [middle[0] + (i - middle[0]) * pull, middle[1] + (j - middle[1]) * pull, k]
+    return np.asarray(ndimage.map_coordinates(noise, places, order=1, mode="nearest"))
+
+
 def _step(value: Volume, width: float) -> Volume:
     """Return a soft step: 0 below, 1 above, `width` wide."""
     return np.clip(0.5 + value / (2 * width), 0, 1)
@@ -177,7 +188,7 @@ def _deep_grey(tissue: Volume, x: Volume, y: Volume, z: Volume) -> Volume:
 
 def _clefts(x: Volume, y: Volume, z: Volume, depth: Volume, folds: Volume) -> Volume:
     """Return how much of a voxel is fluid between folds, lobes and halves (0 to 1)."""
-    sulci = _step(folds - 0.55, 0.2) * _step(0.17 - depth, 0.04)
+    sulci = _step(folds - 0.8 - 2.5 * np.clip(depth, 0, 1), 0.3) * _step(0.24 - depth, 0.06)
     half = _step(0.014 - np.abs(x), 0.008)
     fissure = half * np.maximum(_step(np.abs(y + 0.02) - 0.34, 0.05), _step(z - 0.45, 0.1))
     side = np.abs(x)
