@@ -62,7 +62,7 @@ def _get(
 
     Example: evenhand weights get mobile-sam
 
-    Example: evenhand weights get mobile-sam lite-medsam --cache /mnt/shared/weights
+    Example: evenhand weights get mobile-sam lite-medsam --cache shared/weights
     """
     for name in names:
         weights.find(name)  # a wrong name is told before anything is downloaded
