@@ -1,0 +1,158 @@
+"""What a reader decides about one proposed mask. Frozen, valid by construction."""
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from evenhand.errors import ReviewError
+
+__all__ = [
+    "COMMENT_LIMIT",
+    "Decision",
+    "Entry",
+    "Reason",
+    "State",
+    "Verdict",
+    "state_of",
+]
+
+COMMENT_LIMIT = 2000
+"""Longest free text of a decision, in characters."""
+
+READER_LIMIT = 100
+"""Longest reader name, in characters."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Verdict(StrEnum):
+    """What a reader does with a proposed mask."""
+
+    ACCEPT = "accept"
+    CORRECT = "correct"
+    REJECT = "reject"
+    WITHDRAW = "withdraw"
+    """Takes the decision before it back: the case is open again."""
+
+
+class Reason(StrEnum):
+    """Why a mask was corrected or rejected. Codes are stored; never rename one."""
+
+    BOUNDARY = "boundary"
+    MISSED_TUMOUR = "missed-tumour"
+    NOT_TUMOUR = "not-tumour"
+    WRONG_SIDE = "wrong-side"
+    POOR_IMAGE = "poor-image"
+    OTHER = "other"
+    """Needs free text."""
+
+
+class State(StrEnum):
+    """Where a case stands on the worklist."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"
+    CORRECTED = "corrected"
+    REJECTED = "rejected"
+
+
+_STATE_AFTER = {
+    Verdict.ACCEPT: State.ACCEPTED,
+    Verdict.CORRECT: State.CORRECTED,
+    Verdict.REJECT: State.REJECTED,
+    Verdict.WITHDRAW: State.OPEN,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One reader's decision about one proposed mask.
+
+    `arm` is the arm of training whose mask was shown. Hashes are sha256 in hex
+    of the mask's voxels (`evenhand.cases.store.array_sha256`). `corrected_path`
+    is relative to the folder of the review database. `seconds` is the time
+    spent on the case, `slices_seen` the indices k of the slices that were shown.
+    """
+
+    case_id: str
+    hospital: str
+    arm: str
+    verdict: Verdict
+    reader: str
+    proposed_sha256: str
+    seconds: float
+    slices_seen: tuple[int, ...]
+    reason: Reason | None = None
+    comment: str = ""
+    corrected_sha256: str | None = None
+    corrected_path: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what a later reader of the trail could not make sense of."""
+        if not self.reader.strip() or len(self.reader) > READER_LIMIT:
+            raise ReviewError(
+                f"A decision needs its reader's name, 1 to {READER_LIMIT} characters; "
+                "enter it and decide again."
+            )
+        if not self.case_id or not self.hospital or not self.arm:
+            raise ReviewError("A decision needs its case, hospital and arm; one of them is empty.")
+        if len(self.comment) > COMMENT_LIMIT:
+            raise ReviewError(
+                f"A comment can have {COMMENT_LIMIT} characters; this one has "
+                f"{len(self.comment)}. Shorten it."
+            )
+        if not math.isfinite(self.seconds) or self.seconds < 0:
+            raise ReviewError("The seconds spent on a case must be a number from 0 up.")
+        if any(k < 0 for k in self.slices_seen):
+            raise ReviewError("Slices are counted from 0; one that was seen is below.")
+        self._check_reason()
+        self._check_hashes()
+
+    def _check_reason(self) -> None:
+        wants_reason = self.verdict in {Verdict.CORRECT, Verdict.REJECT}
+        if wants_reason and self.reason is None:
+            raise ReviewError(f"To {self.verdict} a mask, choose a reason.")
+        if not wants_reason and self.reason is not None:
+            raise ReviewError(f"A decision to {self.verdict} carries no reason code; remove it.")
+        if self.reason is Reason.OTHER and not self.comment.strip():
+            raise ReviewError("The reason 'other' needs a comment that says what it is.")
+
+    def _check_hashes(self) -> None:
+        if not _SHA256.fullmatch(self.proposed_sha256):
+            raise ReviewError("A decision needs the sha256 of the proposed mask in 64 hex digits.")
+        given = (self.corrected_sha256 is not None, self.corrected_path is not None)
+        if given != ((True, True) if self.verdict is Verdict.CORRECT else (False, False)):
+            raise ReviewError(
+                "A correction, and only a correction, comes with a corrected mask "
+                "(its path and sha256)."
+            )
+        if self.corrected_sha256 is not None and not _SHA256.fullmatch(self.corrected_sha256):
+            raise ReviewError("The sha256 of a corrected mask must have 64 hex digits.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A decision as it stands in the trail: its place, its time, its links.
+
+    `position` counts from 1. `sha256` covers everything else here, and so all
+    decisions before through `previous_sha256`.
+    """
+
+    position: int
+    decided_at_utc: datetime
+    decision: Decision
+    previous_sha256: str
+    sha256: str
+
+
+def state_of(latest: Entry | None, proposed_sha256: str) -> State:
+    """Return a case's state from the latest decision about it.
+
+    A decision about another mask than the one that is proposed now (the arm was
+    trained again since) leaves the case open.
+    """
+    if latest is None or latest.decision.proposed_sha256 != proposed_sha256:
+        return State.OPEN
+    return _STATE_AFTER[latest.decision.verdict]

@@ -1,0 +1,194 @@
+"""`evenhand review`: start the review page over a run, or verify its trail of decisions."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+from urllib.error import URLError
+
+import typer
+
+from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
+from evenhand.progress import console
+
+__all__ = ["check_port_is_free", "register", "verify_trail"]
+
+DEFAULT_PORT = 8501
+"""Streamlit's own."""
+
+START_LIMIT_S = 60.0
+"""How long the page may take to answer."""
+
+STOP_LIMIT_S = 10.0
+"""How long the page may take to end before it is killed."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `evenhand review` to the root."""
+    app.command("review")(_review)
+
+
+def _review(
+    run: Annotated[Path, typer.Argument(help="Folder that `evenhand run` wrote.")],
+    arm: Annotated[
+        str | None,
+        typer.Option(help="Arm whose masks are reviewed; default: federated, if it has masks."),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = (
+        DEFAULT_PORT
+    ),
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the URL.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the trail of decisions instead.")
+    ] = False,
+) -> None:
+    """Review a run's proposed masks in the browser: accept, correct, reject."""
+    from evenhand_ui.runs import ReviewRun
+
+    if verify:
+        typer.echo(verify_trail(run))
+        return
+    opened = ReviewRun.open(run, arm)
+    count = len(opened.hospital_of)
+    check_port_is_free(port, run)
+    url = f"http://127.0.0.1:{port}"
+    with _ended_by_signals(), _page(opened.folder, opened.arm, port) as child:
+        _wait_until_up(child, url)
+        console.print(f"Reviewing {count} cases of arm [bold]{opened.arm}[/]. Ctrl-C ends it.")
+        # On standard output, so that a script can read it.
+        typer.echo(url)
+        if not no_browser:
+            webbrowser.open(url)
+        try:
+            child.wait()
+        except KeyboardInterrupt:
+            console.print(f"Review page closed. Decisions are in {opened.database}.")
+            return
+    raise ResourceError("The review page ended by itself; its last messages are above.")
+
+
+def check_port_is_free(port: int, run: Path) -> None:
+    """Refuse a port that something else listens on.
+
+    Raises:
+        ResourceError: it is taken, or not ours to take; says how to choose another.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the server does: a port that was just given up is free, one that is listened on is not.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            other = port + 1 if 1024 <= port < 65535 else DEFAULT_PORT
+            raise ResourceError(
+                f"Port {port} cannot be used ({error.strerror}); choose another: "
+                f"evenhand review {run} --port {other}"
+            ) from None
+
+
+def verify_trail(run: Path) -> str:
+    """Check the decisions of a run and the corrected masks they name; return a sentence.
+
+    Raises:
+        UsageError: there is no such run folder.
+        ReviewError: the chain is broken; says at which decision.
+        DataError: a corrected mask is missing or was changed.
+    """
+    from evenhand.cases.nifti import read_nifti
+    from evenhand.cases.store import array_sha256
+    from evenhand.review import ReviewStore
+
+    if not run.is_dir():
+        raise UsageError(f"There is no run folder '{run}'; name one that `evenhand run` wrote.")
+    database = run / "review" / "review.sqlite"
+    if not database.is_file():
+        return "0 decisions: this run has not been reviewed yet."
+    with ReviewStore(database) as store:
+        check = store.verify()
+        if check.broken_at is not None:
+            raise ReviewError(
+                f"{check.length} decisions, chain broken at decision {check.broken_at}: "
+                f"{check.why}. Restore '{database}' from a backup."
+            )
+        for entry in store.entries():
+            if entry.decision.corrected_path is None:
+                continue
+            path = database.parent / entry.decision.corrected_path
+            mask, _ = read_nifti(path, name=path.name)
+            if array_sha256(mask) != entry.decision.corrected_sha256:
+                raise DataError(
+                    f"The corrected mask '{path.name}' of decision {entry.position} was changed "
+                    "after it was recorded; restore it from a backup."
+                )
+    return f"{check.length} decisions, chain intact; last hash {check.head_sha256}."
+
+
+@contextmanager
+def _page(run: Path, arm: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Streamlit in a child process; it has ended when the block is left."""
+    from evenhand_ui.options import ARM_VARIABLE, RUN_VARIABLE, STREAMLIT_OPTIONS
+
+    options = {**STREAMLIT_OPTIONS, "server.port": port}
+    script = Path(__file__).with_name("__main__.py")
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
+    command += [f"--{name}={str(value).lower()}" for name, value in options.items()]
+    environment = {**os.environ, RUN_VARIABLE: str(run.absolute()), ARM_VARIABLE: arm}
+    # A session of its own: Ctrl-C reaches this process only, which then ends the child in order.
+    child = subprocess.Popen(  # noqa: S603 - our own interpreter and script
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a polite kill and a closed terminal end the page as Ctrl-C does."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    watched = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in watched}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_until_up(child: subprocess.Popen[bytes], url: str) -> None:
+    until = time.monotonic() + START_LIMIT_S
+    # No proxy from the environment may stand between this process and its own child.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < until:
+        if child.poll() is not None:
+            raise ResourceError(
+                "The review page could not start; Streamlit's message is above. "
+                "If the port was taken meanwhile, choose another with --port."
+            )
+        try:
+            with opener.open(f"{url}/_stcore/health", timeout=2):
+                return
+        except (URLError, OSError):
+            time.sleep(0.2)
+    raise ResourceError(
+        f"The review page did not answer within {START_LIMIT_S:.0f} s. "
+        "Try again when the machine is less busy."
+    )

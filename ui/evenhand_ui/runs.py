@@ -1,0 +1,129 @@
+"""A run folder as the review page reads it: its arms, proposed masks and hospitals' stores."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from evenhand.cases.records import Case
+from evenhand.cases.store import CaseStore
+from evenhand.errors import DataError, UsageError
+
+__all__ = ["PREFERRED_ARMS", "ReviewRun"]
+
+PREFERRED_ARMS = ("federated", "federated-private", "pooled")
+"""Which arm is reviewed when none is named: the first of these that has masks."""
+
+_MASK_SUFFIX = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class ReviewRun:
+    """A finished run and the arm whose masks are reviewed. `open` checks both."""
+
+    folder: Path
+    arm: str
+
+    @classmethod
+    def open(cls, folder: Path, arm: str | None = None) -> "ReviewRun":
+        """Open a run folder for review of one arm (None: the preferred one).
+
+        Raises:
+            UsageError: there is no such folder or no such arm; says what there is.
+            DataError: the run has no masks or no case stores.
+        """
+        if not folder.is_dir():
+            raise UsageError(
+                f"There is no run folder '{folder}'. Make one with "
+                "`evenhand run configs/demo.toml`, or name the one that `evenhand run` printed."
+            )
+        arms = _arms_with_masks(folder)
+        if not arms:
+            raise DataError(
+                f"'{folder}' has no proposed masks (arms/ARM/masks/*{_MASK_SUFFIX}); let "
+                "`evenhand run` finish first."
+            )
+        if arm is None:
+            arm = next((name for name in PREFERRED_ARMS if name in arms), arms[0])
+        if arm not in arms:
+            raise UsageError(
+                f"'{folder}' has no masks of an arm '{arm}'. Choose with --arm one of: "
+                f"{', '.join(arms)}."
+            )
+        run = cls(folder, arm)
+        if not run.stores:
+            raise DataError(
+                f"'{folder}' has no case stores (hospitals/HOSPITAL/store); "
+                "name a folder that `evenhand run` wrote."
+            )
+        return run
+
+    @cached_property
+    def stores(self) -> dict[str, CaseStore]:
+        """Case store of each hospital, by hospital name."""
+        folders = sorted((self.folder / "hospitals").glob("*/store"))
+        stores = [CaseStore(folder) for folder in folders]
+        return {store.hospital: store for store in stores}
+
+    @cached_property
+    def hospital_of(self) -> dict[str, str]:
+        """Hospital of each case that has a proposed mask, by case id.
+
+        Raises:
+            DataError: a mask belongs to no case, or to cases of two hospitals.
+        """
+        found: dict[str, str] = {}
+        for case_id in self.case_ids():
+            hospitals = [name for name, store in self.stores.items() if case_id in store]
+            if len(hospitals) != 1:
+                where = " and ".join(hospitals) if hospitals else "no hospital"
+                raise DataError(
+                    f"The mask of case '{case_id}' in arms/{self.arm}/masks belongs to {where}; "
+                    "it must belong to one. Run `evenhand run` again."
+                )
+            found[case_id] = hospitals[0]
+        return found
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file with the decisions of this run."""
+        return self.folder / "review" / "review.sqlite"
+
+    @cached_property
+    def units(self) -> Literal["mm", "voxel"]:
+        """Whether spacings are true millimetres; `voxel` where the config says or is missing."""
+        try:
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            return "mm" if config["data"]["units"] == "mm" else "voxel"
+        except (OSError, json.JSONDecodeError, KeyError, TypeError):
+            return "voxel"
+
+    def case_ids(self) -> list[str]:
+        """Cases that have a proposed mask of this arm, sorted."""
+        masks = (self.folder / "arms" / self.arm / "masks").glob(f"*{_MASK_SUFFIX}")
+        return sorted(path.name.removesuffix(_MASK_SUFFIX) for path in masks)
+
+    def mask_path(self, case_id: str) -> Path:
+        """Where the proposed mask of a case lies."""
+        return self.folder / "arms" / self.arm / "masks" / f"{case_id}{_MASK_SUFFIX}"
+
+    def image_path(self, case: Case, sequence: str) -> Path:
+        """Where an image of a case lies in its hospital's store."""
+        store = self.stores[case.patient.hospital]
+        return store.path / "cases" / case.case_id / f"{sequence}.nii.gz"
+
+    def case(self, case_id: str) -> Case:
+        """Return the record of a case that has a proposed mask.
+
+        Raises:
+            DataError: there is no such case, or its record is damaged.
+        """
+        if case_id not in self.hospital_of:
+            raise DataError("There is no such case among the proposed masks of this run.")
+        return self.stores[self.hospital_of[case_id]].case(case_id)
+
+
+def _arms_with_masks(folder: Path) -> list[str]:
+    masks = (folder / "arms").glob(f"*/masks/*{_MASK_SUFFIX}")
+    return sorted({path.parent.parent.name for path in masks})

@@ -1,0 +1,79 @@
+"""Words for people where the records have codes."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from evenhand.review import Entry, Reason, State, Verdict
+from evenhand_ui.masks import MaskSummary
+
+__all__ = ["history_line", "reason_text", "size_text", "slices_text", "state_text"]
+
+# The sign says the state where colour cannot.
+_STATES = {
+    State.OPEN: "○ Open",
+    State.ACCEPTED: "✓ Accepted",
+    State.CORRECTED: "✎ Corrected",
+    State.REJECTED: "✕ Rejected",
+}
+
+_REASONS = {
+    Reason.BOUNDARY: "Boundary is off",
+    Reason.MISSED_TUMOUR: "Tumour was missed",
+    Reason.NOT_TUMOUR: "Marks what is not tumour",
+    Reason.WRONG_SIDE: "Wrong side or wrong place",
+    Reason.POOR_IMAGE: "Image is too poor to judge",
+    Reason.OTHER: "Other (say what)",
+}
+
+_PAST = {
+    Verdict.ACCEPT: "accepted",
+    Verdict.CORRECT: "corrected",
+    Verdict.REJECT: "rejected",
+    Verdict.WITHDRAW: "withdrew the decision before",
+}
+
+
+def state_text(state: State) -> str:
+    """Name a state, with its sign."""
+    return _STATES[state]
+
+
+def reason_text(reason: Reason) -> str:
+    """Name a reason."""
+    return _REASONS[reason]
+
+
+def size_text(proposal: MaskSummary, units: Literal["mm", "voxel"]) -> str:
+    """Give a mask's size: millilitres, or voxels where spacings are not true."""
+    if units == "mm":
+        return f"{proposal.volume_mm3 / 1000:.1f} ml"
+    return f"{proposal.voxels} voxels"
+
+
+def slices_text(indices: Sequence[int]) -> str:
+    """Name displayed slices (sorted, from 0) as people count them: "3-5, 9"."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(
+        f"{run[0] + 1}-{run[-1] + 1}" if len(run) > 1 else str(run[0] + 1) for run in runs
+    )
+
+
+def history_line(entry: Entry, proposed_sha256: str) -> str:
+    """Tell one decision: when, who, what, why; and whether it was about another mask."""
+    decision = entry.decision
+    line = (
+        f"{entry.position}. {entry.decided_at_utc:%Y-%m-%d %H:%M} UTC, {decision.reader} "
+        f"{_PAST[decision.verdict]}, {decision.seconds:.0f} s, {len(decision.slices_seen)} slices"
+    )
+    if decision.reason is not None:
+        line += f" · {reason_text(decision.reason)}"
+    if decision.comment:
+        line += f" · {decision.comment}"
+    if decision.proposed_sha256 != proposed_sha256:
+        line += " · about an earlier mask"
+    return line
