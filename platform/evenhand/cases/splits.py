@@ -40,16 +40,11 @@ class Split:
         for part in (self.train, self.test):
             for hospital, ids in part.items():
                 _refuse(_repeated(ids), f"listed twice for hospital {hospital}")
+        own = [{*self.train.get(h, ()), *self.test.get(h, ())} for h in self.hospitals]
+        _refuse(_repeated(patient for ids in own for patient in ids), "in two hospitals")
         in_train = {patient for ids in self.train.values() for patient in ids}
         in_test = {patient for ids in self.test.values() for patient in ids}
         _refuse(in_train & in_test, "both in train and in test")
-        hospitals = sorted({*self.train, *self.test})
-        everywhere = [
-            patient
-            for hospital in hospitals
-            for patient in (*self.train.get(hospital, ()), *self.test.get(hospital, ()))
-        ]
-        _refuse(_repeated(everywhere), "in two hospitals")
 
     @property
     def hospitals(self) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def make_brain(shape: tuple[int, int, int], tumour_share: float, rng: np.random.
     """
     x, y, z = _bent(_grid(shape), rng)
     size = np.sqrt(np.clip(1 - 0.8 * (z - 0.05) ** 2, 0.05, None))  # of the outline, by height
-    torque = 1 + 0.05 * np.tanh(3 * x) * np.clip(y, -1, 1)  # frontal right, occipital left
+    torque = 1 + 0.09 * np.tanh(3 * x) * np.clip(y, -1, 1)  # frontal right, occipital left
     half_width = size * (0.76 - 0.08 * np.clip(-y, 0, 1)) * torque * rng.uniform(0.96, 1.04)
     depth = 1 - np.hypot(x / half_width, y / (0.92 * size * rng.uniform(0.97, 1.03)))
     folds = _folds(rng, depth)

@@ -1,0 +1,39 @@
+"""What many tests share: a tiny phantom tree and tiny stores made from it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from evenhand.cases.store import CaseStore
+from evenhand.config import PhantomConfig
+from evenhand.ingest.bids import ingest_bids
+from evenhand.ingest.phantom import make_phantoms
+
+TINY = PhantomConfig(patients={"north": 3, "south": 2}, shape=(32, 32, 6))
+"""Two hospitals whose volumes are read and written in milliseconds."""
+
+
+@pytest.fixture(scope="session")
+def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom BIDS tree of hospitals north (3 patients) and south (2). Read only."""
+    return make_phantoms(TINY, tmp_path_factory.mktemp("tiny") / "tree", seed=7)
+
+
+@pytest.fixture
+def bids_tree(tiny_tree: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny tree that a test may break."""
+    return Path(shutil.copytree(tiny_tree, tmp_path / "tree"))
+
+
+@pytest.fixture(scope="session")
+def tiny_stores(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CaseStore]:
+    """The stores of the tiny tree's hospitals, by name. Read only."""
+    report = ingest_bids(tiny_tree, tmp_path_factory.mktemp("stores"))
+    return {own.hospital: CaseStore(own.store) for own in report.hospitals}
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_stores: dict[str, CaseStore]) -> CaseStore:
+    """The store of hospital north: three cases. Read only."""
+    return tiny_stores["north"]
