@@ -97,7 +97,7 @@ def exported(tree):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_all_is_complete_and_true(path):
-    """A module offers what it says: each public def and class is listed, each name listed is there."""
+    """`__all__` lists each public def and class, and nothing that is not there."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     public = {
