@@ -64,8 +64,9 @@ class Loopback:
         handler.end_headers()
         if served.breaks:
             body = body[: served.breaks.pop(0)]
-        handler.wfile.write(body)
+        # Counted first: the client may be done before this thread goes on after the write.
         self.sent[handler.path] = self.sent.get(handler.path, 0) + len(body)
+        handler.wfile.write(body)
 
 
 @contextmanager
