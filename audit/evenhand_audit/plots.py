@@ -1,0 +1,213 @@
+"""Plots as inline SVG: text stays text, colours follow the page's light or dark theme."""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
+
+from evenhand_audit.records import ArmAudit, Audit, GroupAudit
+from evenhand_audit.words import arm_name, attribute_name, number
+
+__all__ = ["Plot", "arms_plot", "forest_plot", "scatter_plot"]
+
+INK = "#010203"
+"""Stands for the page's text colour until the SVG is written; no plot uses it for data."""
+
+ACCENT = "#3f7fd0"
+"""Data: readable on white and on near-black."""
+
+WARN = "#d9772b"
+"""The worst group of a gap beyond chance."""
+
+ROW_INCHES = 0.3
+"""Height of one line of a forest plot."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of the report."""
+
+    svg: str
+    alt: str
+    caption: str
+
+
+def arms_plot(audit: Audit) -> Plot:
+    """Mean Dice of every arm with its interval."""
+    with _style("arms"):
+        figure = Figure(figsize=(8, 0.9 + 0.34 * len(audit.arms)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, arm in enumerate(audit.arms):
+            _interval(axes, row, arm.overall, ACCENT)
+        _label_rows(axes, [f"{arm_name(arm)}  (n = {arm.overall.patients})" for arm in audit.arms])
+        axes.set_xlabel("mean Dice over patients, 95% interval")
+        svg = _svg(figure, "arms")
+    best = max(audit.arms, key=lambda arm: arm.overall.metrics["dice"].mean.value)
+    return Plot(
+        svg=svg,
+        alt=(
+            f"Mean Dice of {len(audit.arms)} arms with 95% intervals; highest is {arm_name(best)} "
+            f"with {number(best.overall.metrics['dice'].mean.value)}."
+        ),
+        caption="Arms compared. Dot: mean over patients. Line: 95% bootstrap interval.",
+    )
+
+
+def forest_plot(arm: ArmAudit, index: int) -> Plot:
+    """Mean Dice of each group of each attribute, one panel an attribute, overall as a line."""
+    rows = [len(found.by_group) for found in arm.attributes]
+    with _style(f"forest{index}"):
+        height = 0.6 + sum(ROW_INCHES * count + 0.42 for count in rows)
+        figure = Figure(figsize=(8, height), layout="constrained")
+        panels = figure.subplots(
+            len(rows), 1, sharex=True, squeeze=False, height_ratios=[count + 0.6 for count in rows]
+        )[:, 0]
+        overall = arm.overall.metrics["dice"].mean.value
+        for axes, found in zip(panels, arm.attributes, strict=True):
+            difference = found.difference.get("dice")
+            worst = difference.worst_group if difference and difference.beyond_chance else None
+            axes.axvline(overall, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
+            for row, group in enumerate(found.by_group):
+                _interval(axes, row, group, WARN if group.group == worst else ACCENT)
+            _label_rows(axes, [f"{each.group}  (n = {each.patients})" for each in found.by_group])
+            axes.set_title(attribute_name(found.attribute), loc="left", fontsize=10)
+        panels[-1].set_xlabel("mean Dice over patients, 95% interval")
+        svg = _svg(figure, f"forest{index}")
+    return Plot(
+        svg=svg,
+        alt=f"Forest plot of mean Dice by group for {arm_name(arm)}. " + _groups_in_words(arm),
+        caption=(
+            f"{arm_name(arm)}: groups of each attribute. Dashed: everybody. Orange: the worst "
+            "group where the gap is beyond chance."
+        ),
+    )
+
+
+def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
+    """Dice of each case against the volume of its reference, one panel an arm and prompt.
+
+    Points carry no attribute and are rounded (Dice to 0.01, volume to two digits), so that they
+    cannot be matched with group means.
+    """
+    columns = min(3, len(audit.arms))
+    lines = -(-len(audit.arms) // columns)
+    unit, per_unit = ("ml", 1000.0) if audit.units == "mm" else ("voxels", 1.0)
+    drawn = table["volume_reference"][table["volume_reference"] > 0] / per_unit
+    with _style("scatter"):
+        figure = Figure(figsize=(8.4, 0.5 + 2.1 * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, arm in zip(panels, audit.arms, strict=False):
+            cases = table[(table["arm"] == arm.arm) & (table["prompt"] == arm.prompt)]
+            volumes = cases["volume_reference"].to_numpy(dtype=np.float64) / per_unit
+            seen = volumes > 0
+            axes.scatter(
+                _two_digits(volumes[seen]),
+                cases["dice"].to_numpy(dtype=np.float64)[seen].round(2),
+                s=14, color=ACCENT, alpha=0.7, linewidths=0,
+            )  # fmt: skip
+            axes.set_title(arm_name(arm), fontsize=9)
+            axes.set_ylim(-0.03, 1.03)
+            _logarithmic(axes, drawn.to_numpy(dtype=np.float64))
+        for axes in panels[len(audit.arms) :]:
+            axes.set_visible(False)
+        figure.supxlabel(f"reference volume, {unit} (logarithmic scale)", fontsize=9.5, color=INK)
+        figure.supylabel("Dice", fontsize=9.5, color=INK)
+        svg = _svg(figure, "scatter")
+    return Plot(
+        svg=svg,
+        alt=(
+            "Scatter plots of Dice against reference volume, one panel for each of "
+            f"{len(audit.arms)} arms; each point is one case."
+        ),
+        caption=(
+            "Dice depends on tumour size. Each point is one case, rounded and without attributes; "
+            "cases with an empty reference are not drawn."
+        ),
+    )
+
+
+def _logarithmic(axes: Any, values: NDArray[np.float64]) -> None:
+    """A logarithmic x axis with few, plain labels; matplotlib's own collide in narrow panels."""
+    decades = float(np.log10(values.max() / values.min())) if len(values) else 1.0
+    multiples = (1, 2, 5) if decades < 2 else (1,)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=multiples))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _two_digits(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{value:.2g}") for value in values]
+
+
+def _groups_in_words(arm: ArmAudit) -> str:
+    parts = []
+    for found in arm.attributes:
+        groups = ", ".join(
+            f"{each.group} {number(each.metrics['dice'].mean.value)}" for each in found.by_group
+        )
+        parts.append(f"{attribute_name(found.attribute)}: {groups}.")
+    return " ".join(parts)
+
+
+def _interval(axes: Any, row: int, group: GroupAudit, colour: str) -> None:
+    mean = group.metrics["dice"].mean
+    axes.plot([mean.low, mean.high], [row, row], color=colour, linewidth=2.2)
+    axes.plot([mean.value], [row], color=colour, marker="o", markersize=6)
+
+
+def _label_rows(axes: Any, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)  # the first row on top
+    axes.grid(visible=True, axis="x")
+    axes.tick_params(axis="y", length=0)
+
+
+def _style(salt: str) -> Any:
+    return rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": salt,
+            "font.family": "sans-serif",
+            "font.size": 9.5,
+            **dict.fromkeys(
+                ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"),
+                INK,
+            ),
+            "grid.color": INK,
+            "grid.alpha": 0.12,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.spines.left": False,
+        }
+    )
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Write a figure so that it can stand inside HTML beside others: no outside names, own ids."""
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    stream = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s(xmlns(:xlink)?)="[^"]*"', "", text)
+    text = text.replace("xlink:href=", "href=")
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'<svg\s[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', text, count=1)
+    text = re.sub(r'(style="[^"]*?)font-family: [^;"]*', r"\1font-family: inherit", text)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r"(\.\d\d)\d+", r"\1", text)
+    return text.replace(INK, "currentColor").strip()

@@ -1,0 +1,231 @@
+"""The report: one self-contained HTML page for people, `audit.json` for programs.
+
+Neither holds a patient's or a case's id. The page loads nothing from elsewhere and runs no script.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from evenhand.artifacts import file_sha256, read_prediction_table, write_atomically
+from evenhand.config import AuditConfig
+from evenhand_audit.analysis import audit_table
+from evenhand_audit.plots import arms_plot, forest_plot, scatter_plot
+from evenhand_audit.records import METRICS, Audit, Estimate
+from evenhand_audit.words import (
+    UNKNOWN_FIGURE,
+    arm_name,
+    attribute_name,
+    finding_of,
+    headline_arm,
+    number,
+)
+
+__all__ = [
+    "REPORT_SCHEMA_VERSION",
+    "AuditedTable",
+    "audit_file",
+    "write_audit",
+    "write_report",
+]
+
+REPORT_SCHEMA_VERSION = 1
+"""Raised when the layout of audit.json changes."""
+
+NO_FACTS: dict[str, Any] = {
+    "epsilon": None,
+    "seconds": None,
+    "bytes_moved": None,
+    "note": "",
+    "train_patients": None,
+}
+"""What is known of an arm when the run says nothing."""
+
+TITLE = "Subgroup audit"
+"""Heading where the run gives none."""
+
+
+@dataclass(frozen=True, eq=False)
+class AuditedTable:
+    """A prediction table and what the audit found in it."""
+
+    audit: Audit
+    table: pd.DataFrame
+    origin: dict[str, Any]
+    """Name, hash and sidecar of the table, versions of what judged it."""
+
+
+def write_audit(
+    table_path: Path,
+    out_dir: Path,
+    *,
+    config: AuditConfig,
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Audit a prediction table and write `index.html` and `audit.json` into `out_dir`.
+
+    Args:
+        table_path: the prediction table; its sidecar, where there is one, is checked.
+        out_dir: made if need be.
+        config: attributes, age edges, minimum group, resamples.
+        facts: what the run knows beyond the table, all optional: `title`; `arms`, by arm name
+            `epsilon` (by hospital: `epsilon`, `delta`, `unit`, `accountant`), `seconds`,
+            `bytes_moved`, `note`, `train_patients`; `notes`; `left_out` (hospital: reason);
+            `weights`; `planted_bias` (of phantoms: `attribute`, `value`,
+            `contrast_ratio`).
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        DataError: the table is damaged, or holds too few patients.
+        UsageError: an attribute or the age edges are wrong.
+        ResourceError: the report cannot be written.
+    """
+    return write_report(audit_file(table_path, config), out_dir, facts=facts or {})
+
+
+def audit_file(table_path: Path, config: AuditConfig) -> AuditedTable:
+    """Read a prediction table and judge it, writing nothing; errors as in `write_audit`."""
+    table, meta = read_prediction_table(table_path)
+    return AuditedTable(audit_table(table, config), table, _origin(table_path, meta))
+
+
+def write_report(audited: AuditedTable, out_dir: Path, *, facts: Mapping[str, Any]) -> Path:
+    """Write index.html and audit.json of a judged table; `facts` as in `write_audit`."""
+    audit = audited.audit
+    page = _page(audited, facts)
+    findings = [found for found in map(finding_of, audit.arms) if found is not None]
+    record = {
+        "schema_version": REPORT_SCHEMA_VERSION,
+        "origin": audited.origin,
+        "audit": asdict(audit),
+        "findings": [asdict(found) for found in findings],
+        "facts": facts,
+    }
+    text = json.dumps(_plain(record), indent=1, allow_nan=False)
+    write_atomically(out_dir / "audit.json", f"{text}\n".encode())
+    index = out_dir / "index.html"
+    write_atomically(index, page.encode())
+    return index
+
+
+def _origin(table_path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "table": table_path.name,
+        "table_sha256": file_sha256(table_path),
+        "vouched_by_sidecar": table_path.with_suffix(".json").exists(),
+        "meta": dict(meta),
+        "versions": {name: version(name) for name in ("evenhand", "fairlearn", "numpy", "scipy")},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Make a record valid JSON: an infinite bound becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
+    audit = audited.audit
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("evenhand_audit"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        number=number, interval=_interval, duration=_duration, megabytes=_megabytes,
+        attribute=attribute_name, arm=arm_name,
+    )  # fmt: skip
+    lead = headline_arm(audit)
+    leading = finding_of(lead)
+    others = [finding_of(arm) for arm in audit.arms if arm is not lead]
+    return environment.get_template("report.html.j2").render(
+        audit=audit,
+        facts=facts,
+        origin=audited.origin,
+        title=facts.get("title") or TITLE,
+        arm_facts={
+            arm.arm: NO_FACTS | dict((facts.get("arms") or {}).get(arm.arm) or {})
+            for arm in audit.arms
+        },
+        any_arm_facts=bool(facts.get("arms")),
+        counts=_counts(audited.table),
+        metrics=METRICS,
+        lead=lead,
+        leading=leading,
+        others=[found for found in others if found is not None],
+        bias=_planted(audit, facts.get("planted_bias")),
+        arms_plot=arms_plot(audit),
+        forests=[
+            forest_plot(arm, index) if arm.attributes else None
+            for index, arm in enumerate(audit.arms)
+        ],
+        scatter=scatter_plot(audited.table, audit),
+    )
+
+
+def _counts(table: pd.DataFrame) -> dict[str, int]:
+    return {
+        "patients": int(table["patient"].nunique()),
+        "cases": int(table["case"].nunique()),
+        "hospitals": int(table["hospital"].nunique()),
+        "arms": int(table["arm"].nunique()),
+    }
+
+
+def _planted(audit: Audit, bias: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What was planted in synthetic data, and in which arms the audit names that group worst."""
+    attribute = (bias or {}).get("attribute")
+    if bias is None or attribute is None:
+        return None
+    value = bias.get("value")
+    verdicts: dict[str, list[str]] = {
+        "Named worst, beyond chance": [],
+        "Named worst, within chance": [],
+        "Not named worst": [],
+    }
+    beyond, within, not_named = verdicts.values()
+    for arm in audit.arms:
+        for found in arm.attributes:
+            difference = found.difference.get("dice")
+            if found.attribute == attribute and difference is not None:
+                named = difference.worst_group == value
+                heard = beyond if difference.beyond_chance else within
+                (heard if named else not_named).append(arm_name(arm))
+    return {
+        "attribute": attribute,
+        "value": value,
+        "contrast_ratio": bias.get("contrast_ratio"),
+        "verdicts": [(text, members) for text, members in verdicts.items() if members],
+    }
+
+
+def _interval(estimate: Estimate, column: str = "dice") -> str:
+    return f"{number(estimate.low, column)} to {number(estimate.high, column)}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return UNKNOWN_FIGURE
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _megabytes(size: float | None) -> str:
+    if not size:
+        return UNKNOWN_FIGURE if size is None else "0"
+    return f"{size / 1e6:.1f}"
