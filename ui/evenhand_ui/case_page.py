@@ -6,11 +6,12 @@ which the last slice with tumour came up. Widget keys carry the case and the
 hash of its mask: under a fixed key a widget keeps the state of the case before.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import streamlit as st
 
-from evenhand.review import ReviewStore, State
+from evenhand.review import ReviewStore
 from evenhand_ui.decision_panel import show_decision_panel
 from evenhand_ui.desk import Desk, leave_desk, sit_down
 from evenhand_ui.faults import told_plainly
@@ -26,6 +27,15 @@ from evenhand_ui.wording import state_text
 from evenhand_ui.worklist import WorkItem
 
 __all__ = ["show_case"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Display:
+    """How a slice is drawn."""
+
+    style: Literal["outline", "fill"]
+    opacity: float
+    window: Window
 
 
 def show_case(
@@ -61,17 +71,18 @@ def _review(
     with told_plainly():
         desk = sit_down(run, store, item, reader, following)
         picture, panel = st.columns((2.1, 1), gap="medium")
-        # The panel first: an uploaded correction must be known before the slice is drawn.
+        # The panel first: what is drawn depends on its controls and on an uploaded correction.
         with panel:
             show_decision_panel(desk)
+            display = _display_controls(desk)
         with picture:
-            _picture(desk)
+            _steps(desk)
+            _picture(desk, display)
 
 
-def _picture(desk: Desk) -> None:
-    hidden = bool(st.session_state.get("mask_hidden", False))
+def _steps(desk: Desk) -> None:
+    """Draw the ways through the slices, and the switch that hides the mask."""
     count = len(desk.view)
-    slice_key = desk.key("slice")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if count > 1:
             _step_button("Previous", desk, desk.index - 1, shortcut="PageUp")
@@ -79,29 +90,35 @@ def _picture(desk: Desk) -> None:
         unseen = _next_after(desk.sitting.missing, desk.index)
         _step_button("Next unseen", desk, unseen, shortcut="N")
         st.button(
-            "Show mask" if hidden else "Hide mask",
-            key="hide",
+            "Show mask" if desk.hidden else "Hide mask",
+            key=desk.key("hide"),
             shortcut="H",
             on_click=_set_hidden,
-            args=(not hidden,),
+            args=(desk.key("hidden"), not desk.hidden),
         )
     if count > 1:
-        st.slider(f"Slice ({desk.view.plane})", 1, count, key=slice_key, format=f"%d of {count}")
-    drawing = st.container()
-    style, opacity = _overlay_controls()
-    window = _window_controls(desk)
-    overlays = [] if hidden else _overlays(desk, style=style, opacity=opacity)
+        st.slider(
+            f"Slice ({desk.view.plane})",
+            1,
+            count,
+            key=desk.key("slice"),
+            format=f"%d of {count}",
+            label_visibility="collapsed",
+        )
+
+
+def _picture(desk: Desk, display: _Display) -> None:
+    overlays = [] if desk.hidden else _overlays(desk, display)
     tumour = "tumour proposed" if desk.areas[desk.index] else "no tumour proposed"
-    drawing.image(
-        render_slice(desk.view, desk.index, window, overlays),
+    place = f"Slice {desk.index + 1} of {len(desk.view)}"
+    st.image(
+        render_slice(desk.view, desk.index, display.window, overlays),
         output_format="PNG",
-        alt=f"Slice {desk.index + 1} of {count}, {desk.view.plane}, {tumour}; "
+        alt=f"{place}, {desk.view.plane}, {tumour}; "
         f"{desk.view.letters.left} of the patient is on the left",
     )
-    shown = "mask hidden" if hidden else "orange: proposed"
-    if desk.sitting.correction is not None or desk.item.state is State.CORRECTED:
-        shown += "" if hidden else ", blue: corrected"
-    drawing.caption(f"Slice {desk.index + 1} of {count}: {tumour} ({shown})")
+    colours = ("orange: proposed", "blue: corrected")[: len(overlays)]
+    st.caption(f"{place}, {desk.view.plane}: {tumour} ({', '.join(colours) or 'mask hidden'})")
 
 
 def _step_button(label: str, desk: Desk, target: int | None, *, shortcut: str) -> None:
@@ -116,59 +133,75 @@ def _step_button(label: str, desk: Desk, target: int | None, *, shortcut: str) -
     )
 
 
-def _overlay_controls() -> tuple[Literal["outline", "fill"], float]:
-    left, right = st.columns(2)
-    style = left.segmented_control(
-        "Mask as",
-        ("outline", "fill"),
-        default="outline",
-        required=True,
-        format_func=str.capitalize,
-        key="style",
-        persist_state="session",
-    )
-    percent = right.slider(
-        "Mask opacity", 10, 100, 80, format="%d %%", key="opacity", persist_state="session"
-    )
-    return "fill" if style == "fill" else "outline", percent / 100
+def _display_controls(desk: Desk) -> _Display:
+    """Draw how the mask and the grey scale are set. What is set stays for the session."""
+    with st.container(border=True):
+        style = st.segmented_control(
+            "Mask",
+            ("outline", "fill"),
+            default="outline",
+            required=True,
+            format_func=str.capitalize,
+            key="style",
+            persist_state="session",
+        )
+        # An outline covers nothing and may be strong; a fill must let the anatomy through.
+        percent = st.slider(
+            "Mask opacity",
+            10,
+            100,
+            90 if style == "outline" else 35,
+            format="%d %%",
+            key=f"opacity-{style}",
+            persist_state="session",
+        )
+        return _Display(
+            style="outline" if style == "outline" else "fill",
+            opacity=percent / 100,
+            window=_window_controls(desk),
+        )
 
 
 def _window_controls(desk: Desk) -> Window:
     normal = desk.window
     reach, step = normal.width * 2, normal.width / 100
-    left, right = st.columns(2)
-    level = left.slider(
+    # The normal window is part of the keys: another sequence starts with its own.
+    level = st.slider(
         "Window level",
         normal.level - reach,
         normal.level + reach,
         normal.level,
         step,
-        key=f"{desk.key('level')}-{normal}",
+        key=desk.key(f"level-{normal}"),
         persist_state="session",
     )
-    width = right.slider(
+    width = st.slider(
         "Window width",
         step,
         reach * 2,
         normal.width,
         step,
-        key=f"{desk.key('width')}-{normal}",
+        key=desk.key(f"width-{normal}"),
         persist_state="session",
     )
     return Window(level=level, width=width)
 
 
-def _overlays(desk: Desk, *, style: Literal["outline", "fill"], opacity: float) -> list[Overlay]:
-    drawn = [
-        Overlay(mask=desk.proposed, colour=PROPOSED_COLOUR, style=style, opacity=opacity),
-    ]
+def _overlays(desk: Desk, display: _Display) -> list[Overlay]:
+    proposed = Overlay(
+        mask=desk.proposed,
+        colour=PROPOSED_COLOUR,
+        style=display.style,
+        opacity=display.opacity,
+    )
     corrected = desk.corrected()
-    if corrected is not None:
-        # Always an outline: two fills over each other would hide where they differ.
-        drawn.append(
-            Overlay(mask=corrected, colour=CORRECTED_COLOUR, style="outline", opacity=opacity)
-        )
-    return drawn
+    if corrected is None:
+        return [proposed]
+    # Always an outline: two fills over each other would hide where they differ.
+    return [
+        proposed,
+        Overlay(mask=corrected, colour=CORRECTED_COLOUR, style="outline", opacity=1.0),
+    ]
 
 
 def _turn_to(item: WorkItem, case_id: str | None) -> None:
@@ -181,8 +214,8 @@ def _go(slice_key: str, target: int) -> None:
     st.session_state[slice_key] = target + 1
 
 
-def _set_hidden(hidden: bool) -> None:
-    st.session_state["mask_hidden"] = hidden
+def _set_hidden(hidden_key: str, hidden: bool) -> None:
+    st.session_state[hidden_key] = hidden
 
 
 def _next_after(indices: list[int], index: int) -> int | None:

@@ -31,6 +31,8 @@ START_LIMIT_S = 60.0
 STOP_LIMIT_S = 10.0
 """How long the page may take to end before it is killed."""
 
+_NOT_REVIEWED = "0 decisions: this run has not been reviewed yet."
+
 
 def register(app: typer.Typer) -> None:
     """Add `evenhand review` to the root."""
@@ -111,9 +113,11 @@ def verify_trail(run: Path) -> str:
         raise UsageError(f"There is no run folder '{run}'; name one that `evenhand run` wrote.")
     database = run / "review" / "review.sqlite"
     if not database.is_file():
-        return "0 decisions: this run has not been reviewed yet."
+        return _NOT_REVIEWED
     with ReviewStore(database) as store:
         check = store.verify()
+        if check.length == 0:
+            return _NOT_REVIEWED
         if check.broken_at is not None:
             raise ReviewError(
                 f"{check.length} decisions, chain broken at decision {check.broken_at}: "
@@ -129,7 +133,7 @@ def verify_trail(run: Path) -> str:
                     f"The corrected mask '{path.name}' of decision {entry.position} was changed "
                     "after it was recorded; restore it from a backup."
                 )
-    return f"{check.length} decisions, chain intact; last hash {check.head_sha256}."
+    return f"{check.length} decisions, chain intact; hash of the last one: {check.head_sha256}"
 
 
 @contextmanager

@@ -53,13 +53,15 @@ def show_decision_panel(desk: Desk) -> None:
             key=desk.key("reject"),
             disabled=not desk.reader,
         )
+    answer = st.container()
     corrected = _correction_panel(desk)
-    if accept:
-        _decide(desk, Verdict.ACCEPT, reason, comment)
-    elif reject:
-        _decide(desk, Verdict.REJECT, reason, comment)
-    elif corrected is not None:
-        _decide(desk, Verdict.CORRECT, reason, comment, corrected)
+    with answer:
+        if accept:
+            _decide(desk, Verdict.ACCEPT, reason, comment)
+        elif reject:
+            _decide(desk, Verdict.REJECT, reason, comment)
+        elif corrected is not None:
+            _decide(desk, Verdict.CORRECT, reason, comment, corrected)
     _show_history(desk)
 
 

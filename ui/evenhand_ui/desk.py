@@ -20,7 +20,10 @@ __all__ = ["Desk", "leave_desk", "sit_down", "widget_key"]
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """All that one case needs on the page. `index` is the displayed slice, from 0."""
+    """All that one case needs on the page.
+
+    `index` is the displayed slice, from 0; `hidden`: it is drawn without masks.
+    """
 
     run: ReviewRun
     store: ReviewStore
@@ -32,6 +35,7 @@ class Desk:
     areas: NDArray[np.intp]
     sitting: Sitting
     index: int
+    hidden: bool
     reader: str
     following: str | None
 
@@ -93,7 +97,8 @@ def sit_down(
     sitting = sittings.setdefault(widget_key("sitting", item), Sitting.at(areas))
     first = int(areas.argmax()) if areas.any() else len(view) // 2
     index = int(st.session_state.setdefault(widget_key("slice", item), first + 1)) - 1
-    sitting.look(index, time.monotonic())
+    hidden = bool(st.session_state.get(widget_key("hidden", item), False))
+    sitting.look(index, time.monotonic(), mask_shown=not hidden)
     return Desk(
         run=run,
         store=store,
@@ -105,6 +110,7 @@ def sit_down(
         areas=areas,
         sitting=sitting,
         index=index,
+        hidden=hidden,
         reader=reader,
         following=following,
     )

@@ -25,5 +25,9 @@ STREAMLIT_OPTIONS: dict[str, str | bool | int] = {
     "client.showErrorLinks": False,
     "client.toolbarMode": "viewer",
     "browser.gatherUsageStats": False,
+    # Information about the web server is not for the person who started the page.
+    "logger.level": "error",
+    # Streamlit's red would say "stop" on the button that accepts.
+    "theme.primaryColor": "#0b5cad",
 }
 """Streamlit options by name."""

@@ -24,14 +24,17 @@ __all__ = ["main"]
 ROWS_PER_PAGE = 15
 """Cases on one page of the worklist."""
 
+_TITLES = ("Case", "Hospital", "State", "Slices", "Proposed size", "Last reader", "When (UTC)", "")
+_WIDTHS = (3, 2, 2, 1, 2, 2, 2, 1.2)
+
 
 def main() -> None:
     """Draw the page: the open case, or the worklist."""
     st.set_page_config(
         page_title="Evenhand review", page_icon=":material/rate_review:", layout="wide"
     )
-    # Streamlit leaves a hand's breadth above the page that a picture needs more.
-    st.html("<style>.stMainBlockContainer {padding-top: 2.6rem; padding-bottom: 1rem}</style>")
+    # The picture needs the room that Streamlit leaves around a page.
+    st.html("<style>.stMainBlockContainer {padding: 4rem 2rem 1rem 2rem}</style>")
     with told_plainly():
         _show()
 
@@ -79,7 +82,6 @@ def _sidebar(run: ReviewRun, items: Sequence[WorkItem]) -> tuple[str, list[WorkI
             key="reader",
             max_chars=100,
             placeholder="Your name",
-            help="Kept with each decision.",
         )
         st.progress(done / len(items), text=f"{done} of {len(items)} cases decided")
         st.caption(f"Masks of arm: {run.arm}")
@@ -110,32 +112,34 @@ def _show_worklist(run: ReviewRun, items: Sequence[WorkItem], wanted: Sequence[W
     if not wanted:
         st.info("No case fits the filters.")
         return
-    pages = -(-len(wanted) // ROWS_PER_PAGE)
-    page = 1
-    if pages > 1:
-        page = st.number_input(f"Page of {pages}", 1, pages, key="worklist_page", width=160)
-    widths = (3, 2, 2, 2, 2, 3, 1.5)
-    titles = ("Case", "Hospital", "State", "Slices with tumour", "Proposed size", "Last reader", "")
-    for column, title in zip(st.columns(widths), titles, strict=True):
+    for column, title in zip(st.columns(_WIDTHS), _TITLES, strict=True):
         column.caption(title)
-    for item in wanted[(page - 1) * ROWS_PER_PAGE : page * ROWS_PER_PAGE]:
-        cells = st.columns(widths, vertical_alignment="center")
-        entry = item.latest
-        texts = (
-            item.case_id,
-            item.hospital,
-            state_text(item.state),
-            str(item.proposal.tumour_slices),
-            size_text(item.proposal, run.units),
-            ""
-            if entry is None
-            else f"{entry.decision.reader}, {entry.decided_at_utc:%d %b %H:%M} UTC",
-        )
-        for cell, text in zip(cells, texts, strict=False):
-            cell.text(text)
-        cells[-1].button(
-            "Open", key=f"open-{item.case_id}", on_click=_open_case, args=(item.case_id,)
-        )
+    pages = -(-len(wanted) // ROWS_PER_PAGE)
+    table = st.container()
+    page = st.pagination(pages, key=f"page-of-{pages}", persist_state="session") if pages > 1 else 1
+    with table:
+        for item in wanted[(page - 1) * ROWS_PER_PAGE : page * ROWS_PER_PAGE]:
+            _show_row(run, item)
+
+
+def _show_row(run: ReviewRun, item: WorkItem) -> None:
+    entry = item.latest
+    reader = when = ""
+    if entry is not None:
+        reader, when = entry.decision.reader, f"{entry.decided_at_utc:%d %b %H:%M}"
+    texts = (
+        item.case_id,
+        item.hospital,
+        state_text(item.state),
+        str(item.proposal.tumour_slices),
+        size_text(item.proposal, run.units),
+        reader,
+        when,
+    )
+    *cells, last = st.columns(_WIDTHS, vertical_alignment="center")
+    for cell, text in zip(cells, texts, strict=True):
+        cell.text(text)
+    last.button("Open", key=f"open-{item.case_id}", on_click=_open_case, args=(item.case_id,))
 
 
 def _open_case(case_id: str) -> None:

@@ -35,7 +35,7 @@ PROPOSED_COLOUR = (230, 159, 0)
 CORRECTED_COLOUR = (86, 180, 233)
 """Sky blue of the same palette."""
 
-PICTURE_LENGTH_PX = 680
+PICTURE_LENGTH_PX = 580
 """Longer side of a drawn slice, without its margins."""
 
 MARGIN_PX = 26

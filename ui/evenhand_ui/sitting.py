@@ -41,12 +41,16 @@ class Sitting:
         """Slices that must still be seen before the mask can be accepted."""
         return sorted(self.must_see - self.seen)
 
-    def look(self, index: int, now_s: float) -> None:
-        """Note that slice `index` is shown at the time `now_s` of a monotonic clock."""
+    def look(self, index: int, now_s: float, *, mask_shown: bool) -> None:
+        """Note that slice `index` is shown at the time `now_s` of a monotonic clock.
+
+        It counts as seen only with the mask on it: the mask is what is judged.
+        """
         if self._last_s is not None:
             self.seconds += min(now_s - self._last_s, PAUSE_LIMIT_S)
         self._last_s = now_s
-        self.seen.add(index)
+        if mask_shown:
+            self.seen.add(index)
 
     def leave(self) -> None:
         """Stop the clock until the case is looked at again."""
