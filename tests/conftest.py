@@ -4,11 +4,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from evenhand.cases.store import CaseStore
 from evenhand.config import PhantomConfig
 from evenhand.ingest.bids import ingest_bids
 from evenhand.ingest.phantom import make_phantoms
+
+settings.register_profile("evenhand", deadline=None)  # machines that share cores stall at times
+settings.load_profile("evenhand")
 
 TINY = PhantomConfig(patients={"north": 3, "south": 2}, shape=(32, 32, 6))
 """Two hospitals whose volumes are read and written in milliseconds."""

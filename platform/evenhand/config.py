@@ -39,9 +39,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of the config: frozen, and strict about its keys."""
+    """A part of the config: frozen, strict about its keys, and its numbers finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PhantomConfig(Section):
@@ -71,7 +71,7 @@ class DataConfig(Section):
     """Hospitals that take part; empty: all that are found."""
     left_out: dict[str, str] = {}
     """Hospitals that do not take part, each with the reason, for the report."""
-    sequences: tuple[str, ...] = ("FLAIR",)
+    sequences: Annotated[tuple[str, ...], Field(min_length=1)] = ("FLAIR",)
     """Image sequences by BIDS suffix; the first one feeds the backbone."""
     units: Literal["mm", "voxel"] = "mm"
     """`voxel` where the source has no true spacing: distances are then in voxels."""
@@ -83,6 +83,13 @@ class DataConfig(Section):
             raise ValueError("give exactly one of data.source (a BIDS tree) and [data.phantom]")
         return self
 
+    @model_validator(mode="after")
+    def _in_or_out(self) -> "DataConfig":
+        both = sorted({*self.hospitals} & {*self.left_out})
+        if both:
+            raise ValueError(f"{', '.join(both)} is both in hospitals and in left_out; choose one")
+        return self
+
 
 class ModelConfig(Section):
     """The frozen backbone and the adapter on it."""
@@ -92,6 +99,8 @@ class ModelConfig(Section):
     """Side to which slices are resized for the backbone, pixels."""
     head: Literal["none", "small", "base"] = "base"
     """Size of the prompt head, which works without a prompt."""
+    head_size: Annotated[int, Field(ge=64, le=512, multiple_of=16)] = 256
+    """Side to which slices are resized for the prompt head, pixels."""
     decoder_lora_rank: Annotated[int, Field(ge=0, le=64)] = 4
     """Rank of LoRA in the mask decoder's attention; 0: none."""
     encoder_lora_rank: Annotated[int, Field(ge=0, le=64)] = 0
@@ -155,12 +164,18 @@ class AuditConfig(Section):
 
     attributes: tuple[str, ...] = ("hospital", "sex", "age_group", "race")
     age_edges: tuple[Annotated[float, Field(gt=0)], ...] = (50,)
-    """Age groups are cut at these ages: under the first, from it on, ..."""
+    """Age groups are cut at these rising ages: under the first, from it on, ..."""
     minimum_group: Annotated[int, Field(ge=2)] = 5
     """Groups with fewer patients are not shown."""
     resamples: Annotated[int, Field(ge=100)] = 2000
     nsd_tolerance: Positive = 2.0
     """Tolerance of the normalised surface Dice, in `data.units`."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> "AuditConfig":
+        if list(self.age_edges) != sorted(set(self.age_edges)):
+            raise ValueError("age_edges must rise, such as [40, 60]")
+        return self
 
 
 class ExperimentConfig(Section):
@@ -181,6 +196,12 @@ class ExperimentConfig(Section):
     federation: FederationConfig = FederationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     audit: AuditConfig = AuditConfig()
+
+    @model_validator(mode="after")
+    def _arms_once(self) -> "ExperimentConfig":
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError("arms must name at least one arm, and none twice")
+        return self
 
     def fingerprint(self, *sections: str) -> str:
         """Hash of the named sections (all when none is named), 16 hex digits.
@@ -205,6 +226,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"There is no config file '{path}'. Examples are in configs/.") from None
+    except OSError as error:
+        raise ConfigError(f"The config file '{path}' cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not valid TOML: {error}.") from None
     for override in overrides:

@@ -21,6 +21,7 @@ SEEDS = st.integers(0, 2**31)
 
 
 def case(hospital: str, patient: str, study: str = "1") -> Case:
+    """Return a record; its voxels are nowhere."""
     return Case(
         case_id=f"{patient}-{study}",
         patient=Patient(patient_id=patient, hospital=hospital),
@@ -33,6 +34,7 @@ def case(hospital: str, patient: str, study: str = "1") -> Case:
 
 
 def cases_of(sizes: dict[str, int]) -> list[Case]:
+    """Return one case for each of so many patients a hospital."""
     return [case(h, f"{h}{n}") for h, size in sizes.items() for n in range(size)]
 
 
@@ -155,7 +157,8 @@ def test_a_hospital_without_cases_is_named(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"train": {}}', '{"train": {"A": "p"}, "test": {}}', '{"train": 1, "test": 2}']
+    "text",
+    ["", "[]", '{"train": {}}', '{"train": {"A": "p"}, "test": {}}', '{"train": 1, "test": 2}'],
 )
 def test_text_that_is_no_split_is_refused(text: str) -> None:
     """A damaged splits.json is one clear sentence, not a traceback."""
