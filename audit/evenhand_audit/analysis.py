@@ -59,7 +59,7 @@ def audit_table(table: pd.DataFrame, config: AuditConfig, *, seed: int = SEED) -
 
     Raises:
         DataError: no arm has enough patients, or a patient has two values of an attribute.
-        UsageError: an attribute or the age edges are wrong.
+        UsageError: an attribute is not one of a table, or is named twice.
     """
     check_attributes(config.attributes)
     arms: list[ArmAudit] = []

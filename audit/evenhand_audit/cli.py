@@ -67,21 +67,20 @@ def _ages(text: str) -> tuple[float, ...]:
         edges = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         edges = (float("nan"),)
-    if not all(0 < edge <= 130 for edge in edges):
-        raise UsageError(f"--age-edges wants ages such as 40,60; got '{text}'.")
+    if not all(0 < edge <= 130 for edge in edges) or list(edges) != sorted(set(edges)):
+        raise UsageError(f"--age-edges wants rising ages such as 40,60; got '{text}'.")
     return edges
 
 
 def _show(audit: "Audit") -> None:
-    """Print what each arm reaches and its largest gap."""
+    """Print what each arm reaches and its largest gap, each with its 95% interval below."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from evenhand_audit.words import UNKNOWN_FIGURE, attribute_name, finding_of, number
 
-    shown = Table(
-        "arm", "prompt", "patients", "mean Dice (95%)", "largest gap (95%)", "worst group"
-    )
+    shown = Table("arm, prompt", "patients", "mean Dice", "largest gap", "worst group")
     for arm in audit.arms:
         dice = arm.overall.metrics["dice"].mean
         found = finding_of(arm)
@@ -91,7 +90,9 @@ def _show(audit: "Audit") -> None:
             gap = f"{number(each.value)}\n{number(each.low)} to {number(each.high)}"
             worst = f"{attribute_name(found.attribute)}: {found.difference.worst_group}"
         reached = f"{number(dice.value)}\n{number(dice.low)} to {number(dice.high)}"
-        shown.add_row(arm.arm, arm.prompt, str(arm.overall.patients), reached, gap, worst)
+        name = f"{arm.arm}\n{arm.prompt}"
+        shown.add_row(escape(name), str(arm.overall.patients), reached, gap, escape(worst))
     for hidden in audit.withheld:
-        shown.add_row(hidden.arm, hidden.prompt, f"under {audit.minimum_group}", "not shown")
+        name = f"{hidden.arm}\n{hidden.prompt}"
+        shown.add_row(escape(name), f"under {audit.minimum_group}", "not shown")
     Console(highlight=False).print(shown)

@@ -35,13 +35,7 @@ def check_attributes(attributes: Sequence[str]) -> None:
 
 
 def age_group_names(edges: Sequence[float]) -> tuple[str, ...]:
-    """Name the groups that `edges` cut; each edge belongs to the group above it.
-
-    Raises:
-        UsageError: the edges do not rise.
-    """
-    if any(low >= high for low, high in itertools.pairwise(edges)):
-        raise UsageError(f"Age edges must rise, such as 40,60; got {_listed(edges)}.")
+    """Name the groups that rising `edges` cut; each edge belongs to the group above it."""
     if not edges:
         return ("all ages",)
     between = (f"{low:g} to under {high:g}" for low, high in itertools.pairwise(edges))
@@ -98,7 +92,3 @@ def _refuse_two_values(counts: "pd.Series[int]", attribute: str) -> None:
             "a patient is one person with one. Correct the table, or make patient ids unique "
             "across hospitals, such as by putting the hospital's name before each."
         )
-
-
-def _listed(edges: Sequence[float]) -> str:
-    return ",".join(f"{edge:g}" for edge in edges)

@@ -137,8 +137,11 @@ def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
 
 def _logarithmic(axes: Any, values: NDArray[np.float64]) -> None:
     """A logarithmic x axis with few, plain labels; matplotlib's own collide in narrow panels."""
-    decades = float(np.log10(values.max() / values.min())) if len(values) else 1.0
-    multiples = (1, 2, 5) if decades < 2 else (1,)
+    if not len(values):
+        return
+    low, high = _two_digits(np.array([values.min() / 1.3, values.max() * 1.3]))
+    multiples = (1, 2, 5) if high / low < 100 else (1,)
+    axes.set_xlim(low, high)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=multiples))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -86,7 +86,7 @@ def write_audit(
 
     Raises:
         DataError: the table is damaged, or holds too few patients.
-        UsageError: an attribute or the age edges are wrong.
+        UsageError: an attribute is not one of a table, or is named twice.
         ResourceError: the report cannot be written.
     """
     return write_report(audit_file(table_path, config), out_dir, facts=facts or {})

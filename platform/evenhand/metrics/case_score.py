@@ -24,6 +24,7 @@ The diagonal is a finite worst case: a missed tumour must not vanish from a mean
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -166,10 +167,15 @@ def _monai_scores(
     p = torch.from_numpy(np.ascontiguousarray(predicted, dtype=np.float32))[None, None]
     r = torch.from_numpy(np.ascontiguousarray(reference, dtype=np.float32))[None, None]
     dice = compute_dice(p, r, include_background=True)
-    hd95 = compute_hausdorff_distance(
-        p, r, include_background=True, percentile=95, spacing=list(spacing)
-    )
-    nsd = compute_surface_dice(
-        p, r, class_thresholds=[nsd_tolerance], include_background=True, spacing=list(spacing)
-    )
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of an argument that it passes itself; nothing here could avoid it.
+        warnings.filterwarnings(
+            "ignore", message=".*always_return_as_numpy", category=FutureWarning
+        )
+        hd95 = compute_hausdorff_distance(
+            p, r, include_background=True, percentile=95, spacing=list(spacing)
+        )
+        nsd = compute_surface_dice(
+            p, r, class_thresholds=[nsd_tolerance], include_background=True, spacing=list(spacing)
+        )
     return float(dice.item()), float(hd95.item()), float(nsd.item())

@@ -1,0 +1,84 @@
+"""The sentences of page one say what the numbers say, and no more."""
+
+import pandas as pd
+import pytest
+
+from evenhand.config import AuditConfig
+from evenhand_audit.analysis import audit_table
+from evenhand_audit.simulate import simulated_rows
+from evenhand_audit.words import finding_of, headline_arm, number
+
+QUICK = AuditConfig(resamples=300, attributes=("sex",))
+
+
+def audited(**options):
+    """Audit of a simulated table by sex."""
+    return audit_table(pd.DataFrame(simulated_rows(**options)), QUICK)
+
+
+def test_a_clear_gap_is_said_plainly():
+    """Worst group, both means, both numbers of patients, gap with interval, and that it is real."""
+    arm = audited(patients=120, gap=0.2).arms[0]
+    found = finding_of(arm)
+    difference = arm.attributes[0].difference["dice"]
+    assert found.sentence.startswith("Patients of sex F have the lowest mean Dice")
+    assert number(difference.gap.value) in found.sentence
+    assert f"{number(difference.gap.low)} to {number(difference.gap.high)}" in found.sentence
+    assert found.sentence.count("60") >= 2
+    assert found.sureness.startswith("That is more than chance among these patients explains")
+    assert found.agreement == "HD95 and NSD name the same group as worst."
+
+
+def test_a_gap_within_chance_is_not_called_fair():
+    """The sentence says what is not ruled out."""
+    arm = audited(patients=12, gap=0.0).arms[0]
+    found = finding_of(arm)
+    assert "Chance alone could make a gap of this size" in found.sureness
+    assert number(arm.attributes[0].difference["dice"].gap.high) in found.sureness
+    assert "no gap found does not mean no gap" in found.sureness
+
+
+def test_nothing_to_compare_is_no_finding():
+    """With one group there is no sentence."""
+    rows = [row | {"sex": "F"} for row in simulated_rows(patients=8)]
+    assert finding_of(audit_table(pd.DataFrame(rows), QUICK).arms[0]) is None
+
+
+def test_another_metric_that_disagrees_is_said():
+    """Where HD95 and NSD call another group worst, tumour size is named as a possible reason."""
+    rows = simulated_rows(patients=120, gap=0.2)
+    turned = [
+        row | {"hd95": 5.0 if row["sex"] == "F" else 9.0, "nsd": 0.9 if row["sex"] == "F" else 0.5}
+        for row in rows
+    ]
+    found = finding_of(audit_table(pd.DataFrame(turned), QUICK).arms[0])
+    assert found.agreement.startswith("Neither HD95 nor NSD names the same group")
+
+
+@pytest.mark.parametrize(
+    ("arms", "lead"),
+    [
+        ([("pooled", "automatic"), ("federated", "box"), ("federated", "automatic")], 2),
+        ([("theirs", "box"), ("ours", "automatic")], 0),
+        ([("local-a", "automatic"), ("pooled", "box")], 1),
+    ],
+)
+def test_the_leading_arm_is_chosen_by_name(arms, lead):
+    """Which arm leads does not depend on results; foreign names keep the table's order."""
+    audit = audited(patients=10, arms=arms)
+    assert headline_arm(audit) is audit.arms[lead]
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "text"),
+    [
+        (0.12345, "dice", "0.123"),
+        (-0.05, "nsd", "\N{MINUS SIGN}0.050"),
+        (12.345, "hd95", "12.3"),
+        (float("inf"), "hd95", "∞"),
+        (float("-inf"), "hd95", "\N{MINUS SIGN}∞"),
+    ],
+)
+def test_numbers_are_written_for_print(value, column, text):
+    """Shares have three decimals, distances one, and a minus is a minus."""
+    assert number(value, column) == text
