@@ -1,0 +1,119 @@
+"""A hospital's side of the work, without Flower: what is done with a message's content.
+
+The hospital reads its own store, its own split and its own copy of the experiment;
+of a message it takes the adapter and the number of the round.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from evenhand.config import ExperimentConfig
+from evenhand.errors import FederationError
+from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
+from evenhand.model.adapted import AdaptedModel
+from evenhand.training.data import load_patients
+from evenhand.training.loop import Schedule, train
+from evenhand.training.private import train_private
+
+__all__ = ["SIMULATION_VARIABLE", "HospitalNode", "RoundOrder"]
+
+SIMULATION_VARIABLE = "EVENHAND_SIMULATION"
+"""Names the run folder whose hospitals are simulated on this machine."""
+
+
+@dataclass(frozen=True)
+class RoundOrder:
+    """What the coordinator asks for: an arm, a round of it (from 1), and of how many."""
+
+    arm: str
+    round: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class HospitalNode:
+    """One federation member and everything it may see."""
+
+    home: HospitalHome
+    config: ExperimentConfig
+    train_patients: tuple[str, ...]
+
+    @classmethod
+    def of_partition(cls, partition: int) -> "HospitalNode":
+        """The hospital that a simulated SuperNode stands for.
+
+        Raises:
+            FederationError: no simulation is set up, or it has fewer hospitals.
+        """
+        folder = os.environ.get(SIMULATION_VARIABLE)
+        if not folder:
+            raise FederationError(f"{SIMULATION_VARIABLE} is not set: no run folder to serve.")
+        run = RunFolder(Path(folder))
+        split = run.split()
+        if partition >= len(split.hospitals):
+            raise FederationError(
+                f"SuperNode {partition} has no hospital; the run has {len(split.hospitals)}."
+            )
+        name = split.hospitals[partition]
+        return cls(run.hospital(name), run.config(), split.train[name])
+
+    def train_round(
+        self, order: RoundOrder, state: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, float | int]]:
+        """Train one round from the common adapter.
+
+        Returns:
+            The hospital's adapter, and figures that may leave: patients always; losses
+            without privacy; epsilon and delta with it.
+        """
+        model = _model(self.config.model_dump_json())
+        model.load_adapter(state)
+        home = self.home
+        cache = home.cache(model, self.config.data.sequences[0])
+        patients = load_patients(home.store(), cache, self.train_patients, model)
+        figures: dict[str, float | int] = {"patients": len(patients)}
+        if order.arm == "federated-private":
+            spending = train_private(
+                model,
+                patients,
+                self.config.privacy,
+                self.config.training,
+                learning_rate=self.config.privacy.learning_rate,
+                ledger=home.ledger(),
+                purpose=f"{self.config.name} {order.arm} round {order.round}",
+            )
+            figures |= {"epsilon": spending.epsilon, "delta": spending.delta}
+        else:
+            report = train(
+                model,
+                patients,
+                self.config.training,
+                epochs=self.config.federation.local_epochs,
+                schedule=Schedule(
+                    self.config.training.learning_rate,
+                    start=(order.round - 1) / order.rounds,
+                    end=order.round / order.rounds,
+                ),
+                seed=hash_seed(self.config.seed, self.home.name, order.round),
+            )
+            figures |= {"first_loss": report.first_loss, "last_loss": report.last_loss}
+        return model.adapter_state(), figures
+
+
+def hash_seed(seed: int, hospital: str, number: int) -> int:
+    """A seed of its own for each hospital and round, the same on every machine."""
+    import hashlib
+
+    digest = hashlib.sha256(f"{seed}/{hospital}/{number}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+@lru_cache(maxsize=1)
+def _model(config_json: str) -> AdaptedModel:
+    # One worker process serves many messages; the frozen backbone is loaded once in it.
+    return build_model(ExperimentConfig.model_validate_json(config_json))

@@ -1,0 +1,91 @@
+"""The Flower ServerApp: find the hospitals, run the rounds, leave the adapter behind."""
+
+import os
+import time
+from pathlib import Path
+
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from safetensors import safe_open
+from torch import Tensor
+
+from evenhand.errors import FederationError
+from evenhand.experiment.layout import ArmFolder, RunFolder, build_model
+from evenhand.model.adapter_files import load_onto
+from evenhand_federated.node import SIMULATION_VARIABLE
+from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
+
+__all__ = ["ARM_VARIABLE", "app"]
+
+ARM_VARIABLE = "EVENHAND_ARM"
+"""Names the arm that is run."""
+
+_PATIENCE_S = 120.0
+"""How long hospitals may take to connect."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
+    """Run one arm of the experiment named by the environment."""
+    run = RunFolder(Path(os.environ[SIMULATION_VARIABLE]))
+    arm = os.environ[ARM_VARIABLE]
+    folder = run.arm(arm)
+    config = run.config()
+    rounds = config.privacy.rounds if arm == "federated-private" else config.federation.rounds
+    done, state = _resume(folder)
+    if state is None:
+        model = build_model(config)
+        if folder.start_path.exists():
+            load_onto(folder.start_path, model)
+        state = model.adapter_state()
+    plan = FederationPlan(
+        arm=arm,
+        rounds=rounds,
+        done=done,
+        hospitals=_introductions(grid, expected=set(run.split().hospitals)),
+        minimum_hospitals=config.federation.minimum_hospitals,
+    )
+    RecordedFedAvg(plan, folder).start(
+        grid=grid,
+        initial_arrays=ArrayRecord(state),
+        num_rounds=rounds - done,
+        timeout=config.federation.round_timeout_s,
+    )
+
+
+def _introductions(grid: Grid, expected: set[str]) -> dict[int, str]:
+    """Ask every node who it is, until all expected hospitals have answered.
+
+    Raises:
+        FederationError: some did not in time.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    known: dict[int, str] = {}
+    while set(known.values()) != expected:
+        if time.monotonic() > deadline:
+            missing = ", ".join(sorted(expected - set(known.values())))
+            raise FederationError(
+                f"These hospitals did not come within {_PATIENCE_S:.0f} s: {missing}. "
+                "Start their nodes, or take them out of data.hospitals."
+            )
+        fresh = [node for node in grid.get_node_ids() if node not in known]
+        questions = [Message(RecordDict(), node, MessageType.QUERY) for node in fresh]
+        for reply in grid.send_and_receive(questions, timeout=_PATIENCE_S):
+            if not reply.has_error():
+                name = str(reply.content["hospital"]["name"])
+                if name in expected:
+                    known[reply.metadata.src_node_id] = name
+        if not fresh:
+            time.sleep(0.5)
+    return known
+
+
+def _resume(folder: ArmFolder) -> tuple[int, dict[str, Tensor] | None]:
+    """Finished rounds and their adapter, if an earlier run was stopped."""
+    if not folder.checkpoint_path.exists():
+        return 0, None
+    with safe_open(folder.checkpoint_path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return int(file.metadata()["round"]), state

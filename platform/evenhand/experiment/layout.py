@@ -1,0 +1,181 @@
+"""Where everything of a run lies on disk: the one owner of a run folder's layout.
+
+    OUT/config.json                     the experiment, resolved and frozen
+    OUT/run.json                        machine, versions, seconds by stage
+    OUT/source/                         phantoms, when the experiment makes its own hospitals
+    OUT/hospitals/HOSPITAL/store/       the hospital's case store
+    OUT/hospitals/HOSPITAL/embeddings/  its cache of frozen activations
+    OUT/hospitals/HOSPITAL/ledger.sqlite
+    OUT/splits.json
+    OUT/arms/ARM/                       adapter, round records, masks
+    OUT/predictions.csv
+    OUT/report/index.html
+    OUT/review/review.sqlite
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from evenhand.cases.splits import Split
+from evenhand.cases.store import CaseStore
+from evenhand.config import ExperimentConfig
+from evenhand.errors import UsageError
+from evenhand.model.adapted import AdaptedModel
+from evenhand.model.backbones import load_backbone
+from evenhand.model.embeddings import EmbeddingCache
+from evenhand.privacy.ledger import Ledger
+
+__all__ = ["HospitalHome", "RunFolder", "build_model"]
+
+
+@dataclass(frozen=True)
+class HospitalHome:
+    """What one hospital has: all of it stays there."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The hospital's name, which is its folder's."""
+        return self.path.name
+
+    def store(self) -> CaseStore:
+        """Open the hospital's case store."""
+        return CaseStore(self.path / "store")
+
+    def cache(self, model: AdaptedModel, sequence: str) -> EmbeddingCache:
+        """The embedding cache that fits a model."""
+        return EmbeddingCache.of_model(self.path / "embeddings", model, sequence)
+
+    def ledger(self) -> Ledger:
+        """Open the hospital's privacy ledger."""
+        return Ledger(self.path / "ledger.sqlite", self.name)
+
+    @property
+    def log_path(self) -> Path:
+        """The hospital's own log; unlike what leaves, it may name files."""
+        return self.path / "node.log"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved experiment."""
+        return self.path / "config.json"
+
+    @property
+    def split_path(self) -> Path:
+        """Who trains and who tests."""
+        return self.path / "splits.json"
+
+    @property
+    def predictions_path(self) -> Path:
+        """The prediction table of all arms."""
+        return self.path / "predictions.csv"
+
+    @property
+    def report_folder(self) -> Path:
+        """The audit's report."""
+        return self.path / "report"
+
+    @property
+    def record_path(self) -> Path:
+        """Machine, versions, seconds by stage."""
+        return self.path / "run.json"
+
+    def config(self) -> ExperimentConfig:
+        """Read the experiment that this folder belongs to.
+
+        Raises:
+            UsageError: the folder is no run, or of another version.
+        """
+        try:
+            return ExperimentConfig.model_validate_json(self.config_path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise UsageError(
+                f"'{self.path}' is not a run (no config.json). "
+                "Make one with `evenhand run CONFIG.toml --out DIR`."
+            ) from None
+        except ValidationError:
+            raise UsageError(
+                f"'{self.config_path}' is not a config of this version of Evenhand; "
+                "run again into a new folder."
+            ) from None
+
+    def split(self) -> Split:
+        """Read who trains and who tests."""
+        return Split.from_json(self.split_path.read_text("utf-8"))
+
+    def hospital(self, name: str) -> HospitalHome:
+        """The home of one hospital."""
+        return HospitalHome(self.path / "hospitals" / name)
+
+    def hospitals(self) -> list[HospitalHome]:
+        """All hospitals of the run, by name."""
+        return [self.hospital(name) for name in self.split().hospitals]
+
+    def arm(self, name: str) -> "ArmFolder":
+        """The folder of one arm."""
+        return ArmFolder(self.path / "arms" / name)
+
+
+@dataclass(frozen=True)
+class ArmFolder:
+    """What one arm of an experiment leaves behind."""
+
+    path: Path
+
+    @property
+    def adapter_path(self) -> Path:
+        """The trained adapter; written last, so its presence means that training is done."""
+        return self.path / "adapter.safetensors"
+
+    @property
+    def start_path(self) -> Path:
+        """The adapter that training starts from, where it does not start at random."""
+        return self.path / "start.safetensors"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The aggregated adapter after the last finished round."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def rounds_path(self) -> Path:
+        """One record a round, JSON lines."""
+        return self.path / "rounds.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """What the federated processes printed."""
+        return self.path / "flower.log"
+
+    @property
+    def record_path(self) -> Path:
+        """Seconds, bytes and epsilon of the arm, for the report."""
+        return self.path / "arm.json"
+
+    def mask_path(self, case_id: str) -> Path:
+        """Proposed mask of a test case."""
+        return self.path / "masks" / f"{case_id}.nii.gz"
+
+    def read_rounds(self) -> list[dict[str, object]]:
+        """Records of the finished rounds, first to last; a cut-off last line is left out."""
+        if not self.rounds_path.exists():
+            return []
+        lines = self.rounds_path.read_text("utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+
+def build_model(config: ExperimentConfig) -> AdaptedModel:
+    """The backbone with a fresh adapter, the same everywhere for one config."""
+    backbone = load_backbone(config.model.backbone, config.model.image_size)
+    return AdaptedModel(backbone, config.model, seed=config.seed)

@@ -1,0 +1,152 @@
+"""`evenhand run`: the whole way from cases to report, resumable at every stage."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from evenhand import __version__, plugins
+from evenhand.artifacts import write_atomically, write_prediction_table
+from evenhand.config import ExperimentConfig
+from evenhand.errors import ResourceError, UsageError
+from evenhand.experiment.arms import arms_of, run_arm
+from evenhand.experiment.layout import RunFolder, build_model
+from evenhand.experiment.stages import prepare_cases, prepare_embeddings, stepper
+from evenhand.model.weights import fetch, find
+
+__all__ = ["Outcome", "run_experiment"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves: its folder, the report, and one record an arm by name."""
+
+    run: RunFolder
+    report: Path
+    arms: dict[str, dict[str, Any]]
+
+
+def run_experiment(config: ExperimentConfig, out: Path, bar: Progress) -> Outcome:
+    """Run what is not done yet, and write the report.
+
+    Args:
+        config: the experiment.
+        out: its folder; made if need be. A folder of another experiment is refused.
+        bar: where progress is shown.
+
+    Raises:
+        UsageError: `out` belongs to another experiment.
+        EvenhandError: whatever a stage refuses.
+    """
+    run = _open(config, out)
+    fetch(config.model.backbone, progress=bar)
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str, work: Callable[[], None]) -> None:
+        started = time.monotonic()
+        work()
+        seconds[stage] = round(time.monotonic() - started, 1)
+
+    timed("cases", lambda: prepare_cases(run, config, bar))
+    model = build_model(config)
+    timed("embeddings", lambda: prepare_embeddings(run, config, model, bar))
+    del model
+    records = {}
+    for arm in arms_of(config, run.split().hospitals):
+        timed(arm.name, lambda arm=arm: records.update({arm.name: run_arm(run, config, arm, bar)}))  # type: ignore[misc]
+    _write_table(run, config, records)
+    with stepper(bar, "report", 1):
+        write = plugins.load("evenhand.reports", "audit")
+        report: Path = write(
+            run.predictions_path,
+            run.report_folder,
+            config=config.audit,
+            facts=_facts(run, config, records),
+        )
+    _write_record(run, config, seconds)
+    return Outcome(run, report, records)
+
+
+def _open(config: ExperimentConfig, out: Path) -> RunFolder:
+    run = RunFolder(out)
+    content = json.dumps(config.model_dump(mode="json"), indent=1)
+    if run.config_path.exists():
+        earlier = run.config()
+        if (earlier.name, earlier.data) != (config.name, config.data):
+            raise UsageError(
+                f"'{out}' holds another experiment, or the same on other data. "
+                "Choose another folder with --out."
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise UsageError(f"'{out}' is not empty and not a run. Choose another folder with --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(run.config_path, content.encode())
+    except OSError as error:
+        raise ResourceError(
+            f"Cannot write to '{out}': {error.strerror}. Choose another folder with --out."
+        ) from None
+    return run
+
+
+def _write_table(
+    run: RunFolder, config: ExperimentConfig, records: dict[str, dict[str, Any]]
+) -> None:
+    weights = find(config.model.backbone)
+    meta = {
+        "experiment": config.name,
+        "config_fingerprint": config.fingerprint(),
+        "backbone": config.model.backbone,
+        "weights_sha256": weights.sha256,
+        "evenhand": __version__,
+    }
+    rows = [row for record in records.values() for row in record["rows"]]
+    write_prediction_table(run.predictions_path, rows, meta)
+
+
+def _facts(
+    run: RunFolder, config: ExperimentConfig, records: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What the report says beside the table."""
+    truth_path = run.path / "source" / "phantom_truth.json"
+    split = run.split()
+    test = sum(len(patients) for patients in split.test.values())
+    train = sum(len(patients) for patients in split.train.values())
+    keys = ("epsilon", "seconds", "bytes_moved", "note", "train_patients")
+    return {
+        "title": f"Subgroup audit: {config.name}",
+        "arms": {name: {key: record[key] for key in keys} for name, record in records.items()},
+        "notes": [
+            f"One split by patient, stratified by hospital: {train} train, {test} test.",
+            "Automatic mode: no prompt, every slice counted. Box: one box on every slice with "
+            f"tumour, made from the reference and jittered by up to {config.training.box_jitter} "
+            "pixels a side.",
+        ],
+        "left_out": dict(config.data.left_out),
+        "weights": f"{config.model.backbone} ({find(config.model.backbone).sha256[:12]})",
+        "planted_bias": json.loads(truth_path.read_text("utf-8")) if truth_path.exists() else None,
+    }
+
+
+def _write_record(run: RunFolder, config: ExperimentConfig, seconds: dict[str, float]) -> None:
+    import os
+
+    import torch
+
+    record = {
+        "evenhand": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "config_fingerprint": config.fingerprint(),
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": seconds,
+    }
+    write_atomically(run.record_path, json.dumps(record, indent=1).encode())

@@ -1,0 +1,101 @@
+"""From a source of cases to stores, split and embeddings: what all arms stand on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.progress import Progress, TaskID
+
+from evenhand.artifacts import write_atomically
+from evenhand.cases.splits import split_patients
+from evenhand.cases.store import CaseStore
+from evenhand.config import DataConfig, ExperimentConfig
+from evenhand.errors import ConfigError, DataError
+from evenhand.experiment.layout import RunFolder
+from evenhand.ingest.bids import ingest_bids
+from evenhand.ingest.participants import read_participants
+from evenhand.ingest.phantom import make_phantoms
+from evenhand.model.adapted import AdaptedModel
+
+__all__ = ["prepare_cases", "prepare_embeddings", "stepper"]
+
+
+@contextmanager
+def stepper(bar: Progress, description: str, total: int) -> Iterator[TaskID]:
+    """A line of the progress bar that is complete when its block ends well."""
+    task = bar.add_task(description, total=total)
+    yield task
+    bar.update(task, total=max(total, 1), completed=max(total, 1))
+
+
+def prepare_cases(run: RunFolder, config: ExperimentConfig, bar: Progress) -> None:
+    """Fill every hospital's store and write the split.
+
+    Raises:
+        ConfigError: a hospital is neither taken nor left out with a reason.
+        DataError: something in the source is not what it should be.
+    """
+    data = config.data
+    with stepper(bar, "cases", 1) as task:
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        source = data.source
+        if data.phantom is not None:
+            source = make_phantoms(
+                data.phantom, run.path / "source", seed=config.seed, progress=advance
+            )
+        if source is None:
+            raise ConfigError("Give data.source or [data.phantom].")
+        hospitals = _hospitals(data, source)
+        ingest_bids(
+            source,
+            run.path / "hospitals",
+            hospitals=hospitals,
+            sequences=data.sequences,
+            layout="{hospital}/store",
+            progress=advance,
+        )
+    stores = [run.hospital(name).store() for name in hospitals]
+    _refuse_tiny(stores)
+    split = split_patients(stores, test_fraction=data.test_fraction, seed=config.seed)
+    write_atomically(run.split_path, split.to_json().encode())
+
+
+def _hospitals(data: DataConfig, source: Path) -> tuple[str, ...]:
+    """Hospitals that take part; every other one of the source needs a reason."""
+    present = {person.patient.hospital for person in read_participants(source)}
+    silent = present - set(data.hospitals) - set(data.left_out)
+    if data.hospitals and silent:
+        raise ConfigError(
+            f"The source has hospitals that the config does not mention: "
+            f"{', '.join(sorted(silent))}. Add them to data.hospitals, or to data.left_out with "
+            "the reason."
+        )
+    return tuple(sorted(data.hospitals or present - set(data.left_out)))
+
+
+def _refuse_tiny(stores: list[CaseStore]) -> None:
+    for store in stores:
+        patients = {case.patient.patient_id for case in store}
+        if len(patients) < 2:
+            raise DataError(
+                f"Hospital {store.hospital} has {len(patients)} patient; training and testing "
+                "need two. Leave it out with a reason in data.left_out."
+            )
+
+
+def prepare_embeddings(
+    run: RunFolder, config: ExperimentConfig, model: AdaptedModel, bar: Progress
+) -> None:
+    """Compute the frozen part for all cases that are not in a cache yet."""
+    sequence = config.data.sequences[0]
+    work = []
+    for home in run.hospitals():
+        store, cache = home.store(), home.cache(model, sequence)
+        work.append((store, cache, cache.missing(store)))
+    total = sum(case.shape[2] for _, _, cases in work for case in cases)
+    with stepper(bar, "embeddings (slices)", total) as task:
+        for store, cache, cases in work:
+            cache.fill(store, cases, lambda slices: bar.advance(task, slices))

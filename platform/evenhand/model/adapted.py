@@ -1,0 +1,127 @@
+"""Backbone plus adapter: what is trained, saved, and asked for masks.
+
+The adapter is a prompt head and low-rank parts inside the backbone. Its tensors are
+known by dotted names (`head.*`, `backbone.mask_decoder.*.lora_a`, ...), which is
+also the order in which they travel and are saved.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+
+import torch
+from torch import Tensor, nn
+
+from evenhand.config import ModelConfig
+from evenhand.errors import AdapterError
+from evenhand.model.backbones import Backbone
+from evenhand.model.head import PromptHead
+from evenhand.model.lora import add_lora
+
+__all__ = ["AdaptedModel"]
+
+
+class AdaptedModel(nn.Module):
+    """A frozen backbone with a trainable adapter.
+
+    Args:
+        backbone: taken over; its layers are replaced where LoRA goes.
+        config: which parts the adapter has.
+        seed: of the adapter's random start. Everybody who trains together uses one.
+    """
+
+    def __init__(self, backbone: Backbone, config: ModelConfig, *, seed: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = config
+        self.tail_blocks = config.encoder_lora_blocks if config.encoder_lora_rank else 0
+        tail = backbone.encoder.tail
+        if self.tail_blocks > len(tail):
+            raise AdapterError(
+                f"{backbone.name} has {len(tail)} encoder blocks that can be adapted; "
+                f"model.encoder_lora_blocks asks for {self.tail_blocks}."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if config.decoder_lora_rank:
+                targets = ("q_proj", "v_proj")
+                add_lora(backbone.mask_decoder, config.decoder_lora_rank, targets)
+            for block in tail[len(tail) - self.tail_blocks :]:
+                add_lora(block, config.encoder_lora_rank, ("qkv",))
+            self.head = None if config.head == "none" else PromptHead(config.head)
+
+    def adapter(self) -> dict[str, nn.Parameter]:
+        """All trainable tensors by name, in a fixed order."""
+        return {name: p for name, p in self.named_parameters() if _is_adapter(name)}
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """A copy of the adapter's tensors, detached, on the CPU."""
+        return {name: p.detach().cpu().clone() for name, p in self.adapter().items()}
+
+    def load_adapter(self, state: Mapping[str, Tensor]) -> None:
+        """Put tensors into the adapter, strictly.
+
+        Raises:
+            AdapterError: names or shapes differ from this adapter's.
+        """
+        own = self.adapter()
+        wrong = {n for n in own if n in state and own[n].shape != state[n].shape}
+        wrong |= own.keys() ^ state.keys()
+        if wrong:
+            raise AdapterError(
+                f"The adapter does not fit this model: {len(wrong)} tensors differ, such as "
+                f"'{min(wrong)}'. Use the [model] section that it was trained with."
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def choose_trainable(self, patterns: tuple[str, ...] = ("*",)) -> dict[str, nn.Parameter]:
+        """Let only adapter tensors that match a pattern be trained; return them.
+
+        Raises:
+            AdapterError: no tensor matches.
+        """
+        chosen = {}
+        for name, parameter in self.adapter().items():
+            matches = any(fnmatch(name, pattern) for pattern in patterns)
+            parameter.requires_grad_(matches)
+            if matches:
+                chosen[name] = parameter
+        if not chosen:
+            raise AdapterError(
+                f"No adapter tensor matches {', '.join(patterns)}; names start with "
+                f"{', '.join(sorted({name.partition('.')[0] for name in self.adapter()}))}."
+            )
+        return chosen
+
+    def propose(self, slices: Tensor, hidden: Tensor) -> Tensor:
+        """Automatic mode: logits (batch, h, w) for slices (batch, 3, h, w).
+
+        Args:
+            slices: with neighbours, fractions of the display range.
+            hidden: what the embedding cache holds for them.
+
+        Raises:
+            AdapterError: the adapter has no prompt head.
+        """
+        if self.head is None:
+            raise AdapterError("This adapter has no prompt head; it needs a box.")
+        logits: Tensor = self.head(slices, self.embed_rest(hidden))
+        return logits
+
+    def answer_boxes(self, hidden: Tensor, boxes: Tensor) -> Tensor:
+        """Prompted mode: logits (batch, 4 grid, 4 grid) for one box per slice.
+
+        Args:
+            hidden: what the embedding cache holds for the slices.
+            boxes: (batch, 4), x0 y0 x1 y1 in pixels of the backbone's square.
+        """
+        return self.backbone.decode_boxes(self.embed_rest(hidden), boxes)
+
+    def embed_rest(self, hidden: Tensor) -> Tensor:
+        """From the cache to the embedding, through the adapted blocks if there are any."""
+        return self.backbone.encoder.suffix(hidden, self.tail_blocks)
+
+
+def _is_adapter(name: str) -> bool:
+    return name.startswith("head.") or name.endswith((".lora_a", ".lora_b"))

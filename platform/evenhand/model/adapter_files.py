@@ -1,0 +1,145 @@
+"""Adapters on disk: safetensors, with metadata that says what they fit and how they came to be.
+
+An adapter is tied to the checkpoint it was trained on by that file's hash; putting it
+onto another backbone is refused.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evenhand.config import ModelConfig
+from evenhand.errors import AdapterError, ResourceError
+from evenhand.model.adapted import AdaptedModel
+
+__all__ = ["AdapterFile", "load_onto", "read_adapter", "save_adapter", "state_sha256"]
+
+FORMAT = "evenhand-adapter-1"
+"""Raised when the metadata changes its meaning."""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What an adapter file holds.
+
+    Attributes:
+        backbone: name of the backbone it was trained on.
+        backbone_sha256: of that backbone's checkpoint.
+        model: the [model] section it was trained with.
+        config_fingerprint: of the whole experiment.
+        training: free record of the training: arm, rounds, patients, epsilon, ...
+        state: the tensors by name.
+    """
+
+    backbone: str
+    backbone_sha256: str
+    model: ModelConfig
+    config_fingerprint: str
+    training: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash of names, shapes and values of an adapter's tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_adapter(
+    path: Path,
+    model: AdaptedModel,
+    *,
+    config_fingerprint: str,
+    training: Mapping[str, Any],
+) -> None:
+    """Write the adapter of `model`, whole or not at all.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    state = model.adapter_state()
+    metadata = {
+        "format": FORMAT,
+        "backbone": model.backbone.name,
+        "backbone_sha256": model.backbone.weights_sha256,
+        "model": model.config.model_dump_json(),
+        "config_fingerprint": config_fingerprint,
+        "training": json.dumps(dict(training), sort_keys=True),
+        "state_sha256": state_sha256(state),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file(state, draft, metadata=metadata)
+        draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"Could not write the adapter '{path}': {error}. Free some disk space and run again."
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_adapter(path: Path) -> AdapterFile:
+    """Read an adapter file and check that its tensors are those that were saved.
+
+    Raises:
+        AdapterError: the file is missing, damaged, or not an adapter.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise AdapterError(f"There is no adapter file '{path}'.") from None
+    except (OSError, SafetensorError):
+        raise AdapterError(f"'{path}' is not a readable adapter file; it may be cut off.") from None
+    if metadata.get("format") != FORMAT:
+        raise AdapterError(
+            f"'{path}' is not an adapter of this version (wanted format {FORMAT}, got "
+            f"{metadata.get('format', 'none')})."
+        )
+    if metadata["state_sha256"] != state_sha256(state):
+        raise AdapterError(f"'{path}' was changed after it was saved: its checksum differs.")
+    try:
+        model = ModelConfig.model_validate_json(metadata["model"])
+    except ValidationError:
+        raise AdapterError(f"'{path}' has a [model] section that this version cannot read.") from None
+    return AdapterFile(
+        backbone=metadata["backbone"],
+        backbone_sha256=metadata["backbone_sha256"],
+        model=model,
+        config_fingerprint=metadata["config_fingerprint"],
+        training=json.loads(metadata["training"]),
+        state=state,
+    )
+
+
+def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
+    """Put a saved adapter onto a model.
+
+    Raises:
+        AdapterError: it was trained on other weights, or has other tensors.
+    """
+    adapter = read_adapter(path)
+    if adapter.backbone_sha256 != model.backbone.weights_sha256:
+        raise AdapterError(
+            f"'{path}' was trained on {adapter.backbone} (weights "
+            f"{adapter.backbone_sha256[:12]}); this model is {model.backbone.name} (weights "
+            f"{model.backbone.weights_sha256[:12]}). Set model.backbone to '{adapter.backbone}'."
+        )
+    model.load_adapter(adapter.state)
+    return adapter

@@ -1,0 +1,149 @@
+"""The cache of everything frozen: one file a case, computed once, read by memory map.
+
+Cached activations are patient data: they lie with the hospital's store, in a folder
+that only its owner reads, and are deleted with it. fp16 on disk: an embedding's
+values are of order 1, and rounding changes logits by about 2e-4.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evenhand.cases.records import Case
+from evenhand.cases.store import CaseStore
+from evenhand.errors import ResourceError
+from evenhand.model.adapted import AdaptedModel
+from evenhand.model.backbones import Backbone, Encoder
+from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
+
+__all__ = ["EmbeddingCache", "frozen_precision"]
+
+PREPROCESSING_VERSION = 1
+"""Raised when pixels reach the encoder differently; older cache files are then not used."""
+
+_BATCH = 4
+
+
+def frozen_precision(wanted: str) -> torch.dtype:
+    """Arithmetic for the frozen part: `auto` is bfloat16 where the processor computes in it."""
+    if wanted != "auto":
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+class EmbeddingCache:
+    """Frozen activations of the cases of one hospital.
+
+    Args:
+        folder: where files go; made on demand.
+        backbone: whose prefix is computed.
+        tail_blocks: encoder blocks that are adapted and so not cached.
+        sequence: the image sequence that feeds the backbone.
+        precision: of the frozen arithmetic.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        *,
+        tail_blocks: int,
+        sequence: str,
+        precision: torch.dtype,
+    ) -> None:
+        self.folder = folder
+        self.backbone = backbone
+        self.tail_blocks = tail_blocks
+        self.sequence = sequence
+        self.precision = precision
+
+    @classmethod
+    def of_model(cls, folder: Path, model: AdaptedModel, sequence: str) -> "EmbeddingCache":
+        """The cache that fits a model's backbone, adapted blocks and precision."""
+        return cls(
+            folder,
+            model.backbone,
+            tail_blocks=model.tail_blocks,
+            sequence=sequence,
+            precision=frozen_precision(model.config.precision),
+        )
+
+    def path(self, case: Case) -> Path:
+        """File of one case; its name depends on everything that its content depends on."""
+        key = (
+            self.backbone.weights_sha256,
+            self.backbone.image_size,
+            self.tail_blocks,
+            str(self.precision),
+            PREPROCESSING_VERSION,
+            case.sequences[self.sequence],
+        )
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+        return self.folder / f"{digest}.npy"
+
+    def read(self, case: Case) -> NDArray[np.float16]:
+        """Memory-mapped (k, channels, grid, grid) of a case that `fill` has computed."""
+        try:
+            mapped: NDArray[np.float16] = np.load(self.path(case), mmap_mode="r")
+        except FileNotFoundError:
+            raise ResourceError(
+                "An embedding is missing from the cache; run the same command again to compute it."
+            ) from None
+        return mapped
+
+    def missing(self, cases: Iterable[Case]) -> list[Case]:
+        """Cases that have no file yet."""
+        return [case for case in cases if not self.path(case).exists()]
+
+    def fill(
+        self, store: CaseStore, cases: Iterable[Case], advance: Callable[[int], None]
+    ) -> None:
+        """Compute what is missing, case by case; `advance` is told the slices done.
+
+        Raises:
+            ResourceError: the disk is full; nothing half-written stays.
+        """
+        missing = self.missing(cases)
+        if not missing:
+            return
+        # A copy: casting the backbone itself down and up again would round its weights.
+        encoder = cast(Encoder, deepcopy(self.backbone.image_encoder).to(self.precision))
+        for case in missing:
+            volume = store.volumes(case, (self.sequence,)).images[self.sequence]
+            self._write(self.path(case), self._embed(encoder, display_range(volume)))
+            advance(case.shape[2])
+
+    @torch.inference_mode()
+    def _embed(self, encoder: Encoder, slices: Tensor) -> NDArray[np.float16]:
+        box = Letterbox(slices.shape[1], slices.shape[2], self.backbone.image_size)
+        parts = []
+        for index in torch.arange(slices.shape[0]).split(_BATCH):
+            pixels = box.apply(with_neighbours(slices, index))
+            pixels = self.backbone.normalise(pixels).to(self.precision)
+            hidden = encoder.prefix(pixels, self.tail_blocks)
+            parts.append(hidden.to(torch.float16).numpy())
+        return np.concatenate(parts)
+
+    def _write(self, path: Path, values: NDArray[np.float16]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with draft.open("wb") as file:
+                np.save(file, values)
+            draft.replace(path)
+        except OSError as error:
+            raise ResourceError(
+                f"Could not write the embedding cache into '{self.folder}': {error.strerror}. "
+                "Free some disk space and run again; finished cases are kept."
+            ) from None
+        finally:
+            draft.unlink(missing_ok=True)

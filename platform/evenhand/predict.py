@@ -1,0 +1,104 @@
+"""Case and prompt in, mask and probability out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evenhand.cases.records import Case
+from evenhand.cases.store import CaseStore
+from evenhand.model.adapted import AdaptedModel
+from evenhand.model.embeddings import EmbeddingCache
+from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
+from evenhand.model.prompts import jittered, tight_boxes
+
+__all__ = ["Prediction", "boxes_from_reference", "predict_automatic", "predict_boxes"]
+
+_BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A proposed mask.
+
+    Attributes:
+        mask: (i, j, k) uint8, 0 and 1, on the case's own grid.
+        probability: (i, j, k) float16.
+    """
+
+    mask: NDArray[np.uint8]
+    probability: NDArray[np.float16]
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, *, threshold: float) -> "Prediction":
+        """From (k, i, j) logits; a voxel belongs to the mask above `threshold` probability."""
+        probability = logits.sigmoid().permute(1, 2, 0).numpy()
+        return cls((probability > threshold).astype(np.uint8), probability.astype(np.float16))
+
+
+@torch.inference_mode()
+def predict_automatic(
+    model: AdaptedModel,
+    store: CaseStore,
+    cache: EmbeddingCache,
+    case: Case,
+    *,
+    threshold: float = 0.5,
+) -> Prediction:
+    """Segment a whole volume without a prompt, every slice."""
+    volume = store.volumes(case, (cache.sequence,)).images[cache.sequence]
+    slices = display_range(volume)
+    box = Letterbox(slices.shape[1], slices.shape[2], model.config.head_size)
+    slices = box.apply(slices[:, None])[:, 0]
+    parts = []
+    for index, hidden in _batches(cache, case):
+        parts.append(box.invert(model.propose(with_neighbours(slices, index), hidden)))
+    return Prediction.from_logits(torch.cat(parts), threshold=threshold)
+
+
+@torch.inference_mode()
+def predict_boxes(
+    model: AdaptedModel,
+    cache: EmbeddingCache,
+    case: Case,
+    boxes: Tensor,
+    *,
+    threshold: float = 0.5,
+) -> Prediction:
+    """Segment the slices that have a box; the others stay empty.
+
+    Args:
+        model: with or without a trained adapter.
+        cache: of the case's hospital.
+        case: what is segmented.
+        boxes: (k, 4), x0 y0 x1 y1 in pixels of the slice; NaN where there is none.
+        threshold: probability above which a voxel belongs to the mask.
+    """
+    height, width, depth = case.shape
+    box = Letterbox(height, width, model.config.image_size)
+    logits = torch.full((depth, height, width), -20.0)
+    for index, hidden in _batches(cache, case):
+        given = ~boxes[index, 0].isnan()
+        if given.any():
+            answer = model.answer_boxes(hidden[given], box.boxes(boxes[index[given]]))
+            logits[index[given]] = box.invert(answer)
+    return Prediction.from_logits(logits, threshold=threshold)
+
+
+def boxes_from_reference(mask: NDArray[np.uint8], *, jitter: int, seed: int) -> Tensor:
+    """Jittered boxes around each slice of a reference mask (i, j, k): prompts for evaluation."""
+    boxes = tight_boxes(torch.from_numpy(np.ascontiguousarray(mask.transpose(2, 0, 1))))
+    given = ~boxes[:, 0].isnan()
+    generator = torch.Generator().manual_seed(seed)
+    limit = float(max(mask.shape[:2]))
+    boxes[given] = jittered(boxes[given], by=jitter, limit=limit, generator=generator)
+    return boxes
+
+
+def _batches(cache: EmbeddingCache, case: Case) -> Iterator[tuple[Tensor, Tensor]]:
+    hidden = cache.read(case)
+    for index in torch.arange(case.shape[2]).split(_BATCH):
+        yield index, torch.from_numpy(hidden[index[0] : index[-1] + 1]).float()

@@ -1,0 +1,186 @@
+"""What training sees of a patient: cached activations, slices and masks, drawn by patient."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evenhand.cases.records import Case
+from evenhand.cases.store import CaseStore
+from evenhand.config import TrainingConfig
+from evenhand.errors import DataError
+from evenhand.model.adapted import AdaptedModel
+from evenhand.model.embeddings import EmbeddingCache
+from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
+from evenhand.model.prompts import jittered, tight_boxes
+
+__all__ = ["Batch", "TrainingCase", "TrainingPatient", "draw", "load_patients"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCase:
+    """One case, ready for training.
+
+    Attributes:
+        hidden: memory-mapped (k, channels, grid, grid) frozen activations.
+        slices: (k, s, s) float16, fractions of the display range.
+        masks: (k, s, s) uint8.
+        boxes: (k, 4) tight boxes in pixels of the backbone's square; NaN without tumour.
+        pixel: size of a pixel of the original slice in the backbone's square.
+    """
+
+    hidden: NDArray[np.float16]
+    slices: Tensor
+    masks: Tensor
+    boxes: Tensor
+    pixel: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPatient:
+    """All cases of one patient: the unit that is drawn, clipped and accounted."""
+
+    patient_id: str
+    cases: tuple[TrainingCase, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Slices of one or several patients.
+
+    Attributes:
+        hidden: (batch, channels, grid, grid).
+        slices: (batch, 3, s, s).
+        masks: (batch, s, s) in 0 and 1.
+        boxed: (m,) positions in the batch of the slices that also get a box.
+        boxes: (m, 4) jittered boxes in pixels of the backbone's square.
+    """
+
+    hidden: Tensor
+    slices: Tensor
+    masks: Tensor
+    boxed: Tensor
+    boxes: Tensor
+
+    @staticmethod
+    def join(parts: Sequence["Batch"]) -> "Batch":
+        """Put several batches into one."""
+        starts = np.cumsum([0, *(len(part.masks) for part in parts[:-1])])
+        return Batch(
+            hidden=torch.cat([part.hidden for part in parts]),
+            slices=torch.cat([part.slices for part in parts]),
+            masks=torch.cat([part.masks for part in parts]),
+            boxed=torch.cat([p.boxed + int(s) for p, s in zip(parts, starts, strict=True)]),
+            boxes=torch.cat([part.boxes for part in parts]),
+        )
+
+
+def load_patients(
+    store: CaseStore, cache: EmbeddingCache, patient_ids: Iterable[str], model: AdaptedModel
+) -> list[TrainingPatient]:
+    """Read the cases of the named patients, ordered by id.
+
+    Raises:
+        DataError: a case has no reference mask.
+    """
+    wanted = set(patient_ids)
+    by_patient: dict[str, list[TrainingCase]] = {}
+    for case in store:
+        if case.patient.patient_id in wanted:
+            ready = _load_case(store, cache, case, model)
+            by_patient.setdefault(case.patient.patient_id, []).append(ready)
+    return [TrainingPatient(name, tuple(by_patient[name])) for name in sorted(by_patient)]
+
+
+def _load_case(
+    store: CaseStore, cache: EmbeddingCache, case: Case, model: AdaptedModel
+) -> TrainingCase:
+    volumes = store.volumes(case, (cache.sequence,))
+    if volumes.mask is None:
+        raise DataError(
+            f"A case of hospital {store.hospital} has no reference mask; training needs one. "
+            "Add the mask and ingest again, or leave the patient out."
+        )
+    slices = display_range(volumes.images[cache.sequence])
+    masks = torch.from_numpy(np.ascontiguousarray(volumes.mask.transpose(2, 0, 1)))
+    head_box = Letterbox(slices.shape[1], slices.shape[2], model.config.head_size)
+    image_box = Letterbox(slices.shape[1], slices.shape[2], model.config.image_size)
+    return TrainingCase(
+        hidden=cache.read(case),
+        slices=head_box.apply(slices[:, None])[:, 0].half(),
+        masks=(head_box.apply(masks[:, None].float())[:, 0] > 0.5).to(torch.uint8),
+        boxes=image_box.boxes(tight_boxes(masks)),
+        pixel=image_box.scale,
+    )
+
+
+def draw(
+    patient: TrainingPatient,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    *,
+    image_size: int,
+    slices_at_most: int | None = None,
+) -> Batch:
+    """Draw slices of one patient: some with tumour, some without, flipped at random.
+
+    Args:
+        patient: whose slices are drawn, over all cases.
+        config: how many of each kind, and how boxes are jittered.
+        generator: of the draw.
+        image_size: side of the backbone's square, pixels.
+        slices_at_most: contribution bound of a private step; None: no bound.
+    """
+    with_tumour = [
+        (case, z)
+        for case in patient.cases
+        for z in torch.nonzero(case.masks.flatten(1).any(1))[:, 0].tolist()
+    ]
+    taken = set(with_tumour)
+    without = [
+        (case, z)
+        for case in patient.cases
+        for z in range(len(case.masks))
+        if (case, z) not in taken
+    ]
+    tumour, other = config.tumour_slices, config.other_slices
+    if slices_at_most is not None and tumour + other > slices_at_most:
+        tumour = max(1, round(slices_at_most * tumour / (tumour + other)))
+        other = slices_at_most - tumour
+    chosen = _pick(with_tumour, tumour, generator) + _pick(without, other, generator)
+    parts = [_one_case(case, [z for c, z in chosen if c is case], config, generator, image_size)
+             for case in patient.cases if any(c is case for c, _ in chosen)]
+    return Batch.join(parts)
+
+
+def _pick(
+    pool: list[tuple[TrainingCase, int]], count: int, generator: torch.Generator
+) -> list[tuple[TrainingCase, int]]:
+    order = torch.randperm(len(pool), generator=generator)[:count]
+    return [pool[i] for i in order.tolist()]
+
+
+def _one_case(
+    case: TrainingCase,
+    chosen: list[int],
+    config: TrainingConfig,
+    generator: torch.Generator,
+    image_size: int,
+) -> Batch:
+    index = torch.tensor(chosen)
+    hidden = torch.from_numpy(np.stack([case.hidden[z] for z in chosen])).float()
+    slices = with_neighbours(case.slices, index).float()
+    masks = case.masks[index].float()
+    boxes = case.boxes[index]
+    boxed = torch.nonzero(~boxes[:, 0].isnan())[:, 0][: config.box_slices]
+    by = config.box_jitter * case.pixel
+    boxes = jittered(boxes[boxed], by=by, limit=image_size, generator=generator)
+    for axis, (low, high) in ((-1, (0, 2)), (-2, (1, 3))):
+        if torch.rand((), generator=generator) < 0.5:
+            hidden, slices, masks = hidden.flip(axis), slices.flip(axis), masks.flip(axis)
+            boxes = boxes.clone()
+            boxes[:, [low, high]] = image_size - boxes[:, [high, low]]
+    return Batch(hidden, slices, masks, boxed, boxes)

@@ -1,0 +1,120 @@
+"""The training loop: without privacy here, with it in `training.private`."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evenhand.config import TrainingConfig
+from evenhand.errors import DataError
+from evenhand.model.adapted import AdaptedModel
+from evenhand.model.embeddings import frozen_precision
+from evenhand.training.data import Batch, TrainingPatient, draw
+from evenhand.training.loss import adapter_loss
+
+__all__ = ["Schedule", "TrainingReport", "loss_of", "train"]
+
+WARM_UP = 0.05
+"""Share of all steps over which the learning rate rises."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where in the whole training this piece lies, from `start` to `end` (0 to 1).
+
+    A hospital that trains one round of several runs a piece of one common schedule:
+    the learning rate rises over the first 5% and falls as a half cosine to zero.
+    """
+
+    learning_rate: float
+    start: float = 0.0
+    end: float = 1.0
+
+    def at(self, fraction: float) -> float:
+        """Learning rate when `fraction` (0 to 1) of this piece is done."""
+        progress = self.start + (self.end - self.start) * fraction
+        if progress < WARM_UP:
+            return self.learning_rate * max(progress / WARM_UP, 0.02)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a piece of training did: mean losses of its first and last quarter, seconds."""
+
+    steps: int
+    patients: int
+    first_loss: float
+    last_loss: float
+    seconds: float
+
+
+def loss_of(model: AdaptedModel, batch: Batch) -> Tensor:
+    """Loss of a batch, computed in the precision that the processor is quick in."""
+    precision = frozen_precision(model.config.precision)
+    with torch.autocast("cpu", dtype=precision, enabled=precision is not torch.float32):
+        return adapter_loss(model, batch)
+
+
+def train(
+    model: AdaptedModel,
+    patients: Sequence[TrainingPatient],
+    config: TrainingConfig,
+    *,
+    epochs: int,
+    schedule: Schedule,
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> TrainingReport:
+    """Train all of the adapter with AdamW; every epoch sees every patient once.
+
+    Args:
+        model: its adapter is changed in place.
+        patients: at least one.
+        config: batch composition and weight decay.
+        epochs: passes over the patients.
+        schedule: of the learning rate.
+        seed: of the order, the slices and the jitter.
+        advance: told 1 after each step.
+
+    Raises:
+        DataError: there is no patient.
+    """
+    if not patients:
+        raise DataError("There is no patient to train on; lower data.test_fraction or add cases.")
+    started = time.monotonic()
+    generator = torch.Generator().manual_seed(seed)
+    parameters = list(model.choose_trainable().values())
+    optimiser = torch.optim.AdamW(
+        parameters, lr=schedule.learning_rate, weight_decay=config.weight_decay
+    )
+    per_epoch = math.ceil(len(patients) / config.patients_per_step)
+    losses: list[float] = []
+    for _ in range(epochs):
+        order = torch.randperm(len(patients), generator=generator)
+        for chosen in order.chunk(per_epoch):
+            for group in optimiser.param_groups:
+                group["lr"] = schedule.at(len(losses) / (epochs * per_epoch))
+            image_size = model.config.image_size
+            parts = [
+                draw(patients[i], config, generator, image_size=image_size)
+                for i in chosen.tolist()
+            ]
+            loss = loss_of(model, Batch.join(parts))
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            losses.append(loss.item())
+            advance(1)
+    quarter = max(1, len(losses) // 4)
+    return TrainingReport(
+        steps=len(losses),
+        patients=len(patients),
+        first_loss=sum(losses[:quarter]) / quarter,
+        last_loss=sum(losses[-quarter:]) / quarter,
+        seconds=time.monotonic() - started,
+    )
