@@ -151,6 +151,7 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
         number=number, interval=_interval, duration=_duration, megabytes=_megabytes,
         attribute=attribute_name, arm=arm_name,
     )  # fmt: skip
+    told: Mapping[str, Any] = facts.get("arms") or {}
     lead = headline_arm(audit)
     leading = finding_of(lead)
     others = [finding_of(arm) for arm in audit.arms if arm is not lead]
@@ -159,11 +160,8 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
         facts=facts,
         origin=audited.origin,
         title=facts.get("title") or TITLE,
-        arm_facts={
-            arm.arm: NO_FACTS | dict((facts.get("arms") or {}).get(arm.arm) or {})
-            for arm in audit.arms
-        },
-        any_arm_facts=bool(facts.get("arms")),
+        arm_facts={arm.arm: NO_FACTS | dict(told.get(arm.arm) or {}) for arm in audit.arms},
+        told=told,
         counts=_counts(audited.table),
         metrics=METRICS,
         lead=lead,

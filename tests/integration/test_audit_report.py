@@ -109,6 +109,19 @@ def test_page_one_tells_a_clinician_what_was_found(report):
     assert text.index("Who is served worst?") < text.index("How good is each arm?")
 
 
+def test_an_arm_that_the_run_says_nothing_of_is_not_called_unprivate(report):
+    """Without facts the privacy of an arm is unknown, which is not the same as none."""
+    privacy = {}
+    for arm, _ in ARMS:
+        row = report[2].split(f'<th scope="row">{arm}<', 1)[1].split("</tr>")[0]
+        privacy[arm] = re.findall(r'<td class="num">(.*?)</td>', row)[1]
+    assert privacy == {
+        "box-zero-shot": "\N{EN DASH}",
+        "federated": "none",
+        "federated-private": "7.98",
+    }
+
+
 def test_caveats_and_definitions_are_named(report):
     """Both equity-scaled definitions, the tolerance, the empty-mask rule and the units are said."""
     text = re.sub(r"\s+", " ", Page(report[2]).text)
