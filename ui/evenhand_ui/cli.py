@@ -63,18 +63,19 @@ def _review(
     count = len(opened.hospital_of)
     check_port_is_free(port, run)
     url = f"http://127.0.0.1:{port}"
-    with _ended_by_signals(), _page(opened.folder, opened.arm, port) as child:
-        _wait_until_up(child, url)
-        console.print(f"Reviewing {count} cases of arm [bold]{opened.arm}[/]. Ctrl-C ends it.")
-        # On standard output, so that a script can read it.
-        typer.echo(url)
-        if not no_browser:
-            webbrowser.open(url)
-        try:
+    try:
+        with _ended_by_signals(), _page(opened.folder, opened.arm, port) as child:
+            _wait_until_up(child, url)
+            console.print(f"Reviewing {count} cases of arm [bold]{opened.arm}[/]. Ctrl-C ends it.")
+            # On standard output, so that a script can read it.
+            typer.echo(url)
+            if not no_browser:
+                webbrowser.open(url)
             child.wait()
-        except KeyboardInterrupt:
-            console.print(f"Review page closed. Decisions are in {opened.database}.")
-            return
+    except KeyboardInterrupt:
+        # The usual end, whenever it comes.
+        console.print(f"Review page closed. Decisions are in {opened.database}.")
+        return
     raise ResourceError("The review page ended by itself; its last messages are above.")
 
 

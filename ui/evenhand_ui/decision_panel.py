@@ -20,8 +20,12 @@ def show_decision_panel(desk: Desk) -> None:
     st.text(f"Proposed tumour: {size_text(desk.item.proposal, desk.run.units)}")
     st.progress(len(seen) / len(needed), text=f"Seen {len(seen)} of {len(needed)} {what}")
     missing = desk.sitting.missing
-    if missing:
-        st.caption(f"Accept opens when these were seen: {slices_text(missing)}")
+    # There is always a line here: if it came and went, the buttons would move under the pointer.
+    st.caption(
+        f"Accept opens when these were seen: {slices_text(missing)}"
+        if missing
+        else "All were seen: Accept is open."
+    )
     if not desk.reader:
         st.info("Write your name under Reader at the left to decide.")
     reason = st.selectbox(

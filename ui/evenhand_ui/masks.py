@@ -5,6 +5,7 @@ that a small file cannot unpack into a full memory.
 """
 
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -157,7 +158,8 @@ def keep_correction(path: Path, case: Case, mask: NDArray[np.uint8]) -> None:
         write_nifti(draft, mask, case.affine)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise ResourceError(
             f"The corrected mask could not be written: {error.strerror}. Nothing was "
             "recorded; free some disk space and decide again."

@@ -30,9 +30,8 @@ _WIDTHS = (3, 2, 2, 1, 2, 2, 2, 1.2)
 
 def main() -> None:
     """Draw the page: the open case, or the worklist."""
-    st.set_page_config(
-        page_title="Evenhand review", page_icon=":material/rate_review:", layout="wide"
-    )
+    # No page icon: Streamlit fetches the material ones from a server of Google's.
+    st.set_page_config(page_title="Evenhand review", layout="wide")
     # The picture needs the room that Streamlit leaves around a page.
     st.html("<style>.stMainBlockContainer {padding: 4rem 2rem 1rem 2rem}</style>")
     with told_plainly():
