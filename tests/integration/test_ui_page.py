@@ -259,6 +259,15 @@ class TestCorrect:
         assert entries(folder) == []
         assert not (folder / "review" / "corrected").exists()
 
+    def test_upload_is_not_forgotten(self, folder):
+        """Who has uploaded a correction and presses Accept would lose it, and is stopped."""
+        mask = proposed_mask()
+        mask[0, 0, 0] = 1
+        page = see_all(upload(open_case(open_page()), mask))
+        widget(page.button, "accept").click().run()
+        assert "record the correction" in page.error[0].value
+        assert entries(folder) == []
+
 
 class TestUndo:
     """A decision is taken back by another one."""

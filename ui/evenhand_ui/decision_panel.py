@@ -155,6 +155,10 @@ def _decide(
     try:
         if verdict is Verdict.ACCEPT and desk.sitting.missing:
             raise ReviewError("Look at all slices with proposed tumour before you accept.")
+        if verdict is not Verdict.CORRECT and desk.sitting.correction is not None:
+            raise ReviewError(
+                "A corrected mask is uploaded: record the correction, or remove the file first."
+            )
         path = sha256 = None
         if corrected is not None:
             path, sha256 = name_correction(desk.case, corrected)

@@ -68,7 +68,8 @@ def history_line(entry: Entry, proposed_sha256: str) -> str:
     decision = entry.decision
     line = (
         f"{entry.position}. {entry.decided_at_utc:%Y-%m-%d %H:%M} UTC, {decision.reader} "
-        f"{_PAST[decision.verdict]}, {decision.seconds:.0f} s, {len(decision.slices_seen)} slices"
+        f"{_PAST[decision.verdict]}, {decision.seconds:.0f} s, "
+        f"slices seen: {len(decision.slices_seen)}"
     )
     if decision.reason is not None:
         line += f" · {reason_text(decision.reason)}"
