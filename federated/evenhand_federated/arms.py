@@ -36,9 +36,7 @@ _GRACE_S = 20.0
 """How long a stopped simulation may take to end its workers."""
 
 
-def run_federated(
-    run: RunFolder, arm: str, model: AdaptedModel, bar: Progress
-) -> dict[str, Any]:
+def run_federated(run: RunFolder, arm: str, model: AdaptedModel, bar: Progress) -> dict[str, Any]:
     """Run what is left of an arm's rounds and load the result into `model`.
 
     Returns:
@@ -79,7 +77,7 @@ def _start(run: RunFolder, arm: str) -> subprocess.Popen[bytes]:
         ARM_VARIABLE: arm,
     }
     with run.arm(arm).log_path.open("ab") as log:
-        return subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
+        return subprocess.Popen(
             [sys.executable, "-m", "evenhand_federated.simulation"],
             env=environment,
             stdin=subprocess.DEVNULL,

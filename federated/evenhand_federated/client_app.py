@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 from evenhand.errors import BudgetError
 from evenhand_federated.node import HospitalNode, RoundOrder
 
-__all__ = ["BUDGET_REFUSED", "FAILED", "app"]
+__all__ = ["BUDGET_REFUSED", "FAILED", "app", "introduce", "train"]
 
 FAILED = 1001
 """Error code of a hospital that could not do what was asked."""

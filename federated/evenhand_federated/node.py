@@ -99,13 +99,13 @@ class HospitalNode:
                     start=(order.round - 1) / order.rounds,
                     end=order.round / order.rounds,
                 ),
-                seed=hash_seed(self.config.seed, self.home.name, order.round),
+                seed=_seed_of(self.config.seed, self.home.name, order.round),
             )
             figures |= {"first_loss": report.first_loss, "last_loss": report.last_loss}
         return model.adapter_state(), figures
 
 
-def hash_seed(seed: int, hospital: str, number: int) -> int:
+def _seed_of(seed: int, hospital: str, number: int) -> int:
     """A seed of its own for each hospital and round, the same on every machine."""
     import hashlib
 

@@ -15,7 +15,7 @@ from evenhand.model.adapter_files import load_onto
 from evenhand_federated.node import SIMULATION_VARIABLE
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 
-__all__ = ["ARM_VARIABLE", "app"]
+__all__ = ["ARM_VARIABLE", "app", "main"]
 
 ARM_VARIABLE = "EVENHAND_ARM"
 """Names the arm that is run."""

@@ -26,6 +26,7 @@ __all__ = [
     "ModelConfig",
     "PhantomConfig",
     "PrivacyConfig",
+    "Section",
     "TrainingConfig",
     "load_config",
 ]

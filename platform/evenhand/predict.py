@@ -100,5 +100,5 @@ def boxes_from_reference(mask: NDArray[np.uint8], *, jitter: int, seed: int) -> 
 
 def _batches(cache: EmbeddingCache, case: Case) -> Iterator[tuple[Tensor, Tensor]]:
     hidden = cache.read(case)
-    for index in torch.arange(case.shape[2]).split(_BATCH):
-        yield index, torch.from_numpy(hidden[index[0] : index[-1] + 1]).float()
+    for index in torch.split(torch.arange(case.shape[2]), _BATCH):
+        yield index, torch.tensor(hidden[index[0] : index[-1] + 1]).float()

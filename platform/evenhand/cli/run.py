@@ -22,9 +22,7 @@ def _run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override one key; may be repeated."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: runs/NAME.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/NAME.")] = None,
 ) -> None:
     """Run an experiment: cases in, adapters trained, audit written, masks ready for review.
 
@@ -48,8 +46,18 @@ def _summary(outcome: "Outcome") -> None:
     from rich.table import Table
 
     table = Table(title="Mean Dice per volume on the test patients", title_justify="left")
-    for column in ("arm", "automatic", "box", "train n", "epsilon (largest)", "seconds", "MB moved"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+    for column in (
+        "arm",
+        "automatic",
+        "box",
+        "train n",
+        "epsilon (largest)",
+        "seconds",
+        "MB moved",
+    ):
+        table.add_column(
+            column, justify="left" if column == "arm" else "right", no_wrap=column == "arm"
+        )
     for name, record in outcome.arms.items():
         table.add_row(
             name,
@@ -61,6 +69,7 @@ def _summary(outcome: "Outcome") -> None:
             f"{record['bytes_moved'] / 1e6:.1f}",
         )
     console = Console()
+    console.print()
     console.print(table)
     folder = outcome.run.path
     console.print(f"Report:  {outcome.report}", soft_wrap=True)

@@ -81,9 +81,7 @@ def arms_of(config: ExperimentConfig, hospitals: Sequence[str]) -> list[Arm]:
     return arms
 
 
-def run_arm(
-    run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress
-) -> dict[str, Any]:
+def run_arm(run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress) -> dict[str, Any]:
     """Train and score one arm, or return what an earlier run of it left.
 
     Returns:
@@ -105,7 +103,7 @@ def run_arm(
     trained = _train(run, config, arm, model, bar)
     seconds = trained.pop("seconds", time.monotonic() - started)
     prompts = _prompts(arm, model)
-    rows = evaluate_arm(run, config, arm.name, model, prompts, bar)
+    rows = evaluate_arm(run, config, arm.name, model=model, prompts=prompts, bar=bar)
     record = {
         "fingerprint": fingerprint,
         "seconds": seconds,

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from evenhand.cases.nifti import write_nifti
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
@@ -30,6 +30,7 @@ def evaluate_arm(
     run: RunFolder,
     config: ExperimentConfig,
     arm: str,
+    *,
     model: AdaptedModel,
     prompts: tuple[str, ...],
     bar: Progress,
@@ -56,7 +57,8 @@ def evaluate_arm(
                     prediction = _with_boxes(config, model, cache, case, reference)
                 if prompt == prompts[0]:
                     _write_mask(run.arm(arm), case, prediction)
-                rows.append(_row(config, arm, prompt, case, prediction.mask, reference))
+                row = _row(config, case, mask=prediction.mask, reference=reference)
+                rows.append({"arm": arm, "prompt": prompt, **row})
                 bar.advance(task)
     return rows
 
@@ -89,26 +91,21 @@ def _with_boxes(
 def _write_mask(folder: ArmFolder, case: Case, prediction: Prediction) -> None:
     path = folder.mask_path(case.case_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(prediction.mask, case.affine.ras_from_voxel), path)
+    write_nifti(path, prediction.mask, case.affine)
 
 
 def _row(
     config: ExperimentConfig,
-    arm: str,
-    prompt: str,
     case: Case,
+    *,
     mask: NDArray[np.uint8],
     reference: NDArray[np.uint8],
 ) -> dict[str, Any]:
     units = config.data.units
     spacing = case.affine.spacing_mm if units == "mm" else (1.0, 1.0, 1.0)
-    score = score_case(
-        mask, reference, spacing=spacing, nsd_tolerance=config.audit.nsd_tolerance
-    )
+    score = score_case(mask, reference, spacing=spacing, nsd_tolerance=config.audit.nsd_tolerance)
     patient = case.patient
     return {
-        "arm": arm,
-        "prompt": prompt,
         "case": case.case_id,
         "patient": patient.patient_id,
         "hospital": patient.hospital,

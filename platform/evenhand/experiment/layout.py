@@ -1,16 +1,16 @@
 """Where everything of a run lies on disk: the one owner of a run folder's layout.
 
-    OUT/config.json                     the experiment, resolved and frozen
-    OUT/run.json                        machine, versions, seconds by stage
-    OUT/source/                         phantoms, when the experiment makes its own hospitals
-    OUT/hospitals/HOSPITAL/store/       the hospital's case store
-    OUT/hospitals/HOSPITAL/embeddings/  its cache of frozen activations
-    OUT/hospitals/HOSPITAL/ledger.sqlite
-    OUT/splits.json
-    OUT/arms/ARM/                       adapter, round records, masks
-    OUT/predictions.csv
-    OUT/report/index.html
-    OUT/review/review.sqlite
+OUT/config.json                     the experiment, resolved and frozen
+OUT/run.json                        machine, versions, seconds by stage
+OUT/source/                         phantoms, when the experiment makes its own hospitals
+OUT/hospitals/HOSPITAL/store/       the hospital's case store
+OUT/hospitals/HOSPITAL/embeddings/  its cache of frozen activations
+OUT/hospitals/HOSPITAL/ledger.sqlite
+OUT/splits.json
+OUT/arms/ARM/                       adapter, round records, masks
+OUT/predictions.csv
+OUT/report/index.html
+OUT/review/review.sqlite
 """
 
 import json
@@ -28,7 +28,7 @@ from evenhand.model.backbones import load_backbone
 from evenhand.model.embeddings import EmbeddingCache
 from evenhand.privacy.ledger import Ledger
 
-__all__ = ["HospitalHome", "RunFolder", "build_model"]
+__all__ = ["ArmFolder", "HospitalHome", "RunFolder", "build_model"]
 
 
 @dataclass(frozen=True)

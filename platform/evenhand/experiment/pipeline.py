@@ -53,9 +53,7 @@ def run_experiment(config: ExperimentConfig, out: Path, bar: Progress) -> Outcom
         seconds[stage] = round(time.monotonic() - started, 1)
 
     timed("cases", lambda: prepare_cases(run, config, bar))
-    model = build_model(config)
-    timed("embeddings", lambda: prepare_embeddings(run, config, model, bar))
-    del model
+    timed("embeddings", lambda: prepare_embeddings(run, config, build_model(config), bar))
     records = {}
     for arm in arms_of(config, run.split().hospitals):
         timed(arm.name, lambda arm=arm: records.update({arm.name: run_arm(run, config, arm, bar)}))  # type: ignore[misc]
@@ -123,9 +121,11 @@ def _facts(
         "arms": {name: {key: record[key] for key in keys} for name, record in records.items()},
         "notes": [
             f"One split by patient, stratified by hospital: {train} train, {test} test.",
-            "Automatic mode: no prompt, every slice counted. Box: one box on every slice with "
-            f"tumour, made from the reference and jittered by up to {config.training.box_jitter} "
-            "pixels a side.",
+            (
+                "Automatic mode: no prompt, every slice counted. Box: one box on every slice "
+                "with tumour, made from the reference and jittered by up to "
+                f"{config.training.box_jitter} pixels a side."
+            ),
         ],
         "left_out": dict(config.data.left_out),
         "weights": f"{config.model.backbone} ({find(config.model.backbone).sha256[:12]})",

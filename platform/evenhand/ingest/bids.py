@@ -20,7 +20,14 @@ from evenhand.errors import DataError, StoreError, UsageError
 from evenhand.ingest.participants import Participant, read_participants
 from evenhand.ingest.tree import CaseFiles, find_case_files, read_case, strangers
 
-__all__ = ["HospitalReport", "IngestPlan", "IngestReport", "ingest_bids", "plan_bids"]
+__all__ = [
+    "HospitalReport",
+    "IngestPlan",
+    "IngestReport",
+    "PlannedCase",
+    "ingest_bids",
+    "plan_bids",
+]
 
 _FINGERPRINT_VERSION = 1
 """Raised when a case would be stored differently, so that old ones are made anew."""

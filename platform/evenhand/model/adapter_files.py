@@ -117,7 +117,9 @@ def read_adapter(path: Path) -> AdapterFile:
     try:
         model = ModelConfig.model_validate_json(metadata["model"])
     except ValidationError:
-        raise AdapterError(f"'{path}' has a [model] section that this version cannot read.") from None
+        raise AdapterError(
+            f"'{path}' has a [model] section that this version cannot read."
+        ) from None
     return AdapterFile(
         backbone=metadata["backbone"],
         backbone_sha256=metadata["backbone_sha256"],

@@ -17,7 +17,7 @@ from evenhand.model import sam_parts
 from evenhand.model.tiny_vit import TinyViT
 from evenhand.model.weights import fetch, find, load_state_dict
 
-__all__ = ["Backbone", "Encoder", "load_backbone"]
+__all__ = ["Backbone", "Encoder", "SplitViT", "load_backbone"]
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)

@@ -104,9 +104,7 @@ class EmbeddingCache:
         """Cases that have no file yet."""
         return [case for case in cases if not self.path(case).exists()]
 
-    def fill(
-        self, store: CaseStore, cases: Iterable[Case], advance: Callable[[int], None]
-    ) -> None:
+    def fill(self, store: CaseStore, cases: Iterable[Case], advance: Callable[[int], None]) -> None:
         """Compute what is missing, case by case; `advance` is told the slices done.
 
         Raises:
@@ -126,7 +124,7 @@ class EmbeddingCache:
     def _embed(self, encoder: Encoder, slices: Tensor) -> NDArray[np.float16]:
         box = Letterbox(slices.shape[1], slices.shape[2], self.backbone.image_size)
         parts = []
-        for index in torch.arange(slices.shape[0]).split(_BATCH):
+        for index in torch.split(torch.arange(slices.shape[0]), _BATCH):
             pixels = box.apply(with_neighbours(slices, index))
             pixels = self.backbone.normalise(pixels).to(self.precision)
             hidden = encoder.prefix(pixels, self.tail_blocks)

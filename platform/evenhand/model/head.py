@@ -38,9 +38,7 @@ class PromptHead(nn.Module):
         self.down_eighth = nn.Sequential(_block(quarter, eighth, 2), _block(eighth, eighth))
         self.project = nn.Conv2d(_EMBEDDING_CHANNELS, eighth, 1)
         self.join = nn.Sequential(_block(2 * eighth, eighth), _block(eighth, eighth))
-        self.up_quarter = nn.Sequential(
-            _block(eighth + quarter, quarter), _block(quarter, quarter)
-        )
+        self.up_quarter = nn.Sequential(_block(eighth + quarter, quarter), _block(quarter, quarter))
         self.up_half = nn.Sequential(_block(quarter + half, half), _block(half, half))
         self.leave = nn.Conv2d(half, 4, 3, padding=1)
 

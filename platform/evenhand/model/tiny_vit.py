@@ -9,6 +9,7 @@ the unused ImageNet classifier (`head.*`, `norm_head.*`).
 """
 
 from itertools import product
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evenhand.model.sam_parts import layer_norm_2d
 
-__all__ = ["TinyViT"]
+__all__ = [
+    "ConvNorm",
+    "FeedForward",
+    "InvertedBottleneck",
+    "Merge",
+    "PatchEmbed",
+    "Stage",
+    "TinyViT",
+    "WindowAttention",
+    "WindowBlock",
+]
 
 DIMS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -42,7 +53,8 @@ class ConvNorm(nn.Sequential):
 
     def fuse(self) -> nn.Conv2d:
         """Return the equal single convolution (running statistics are frozen in it)."""
-        return fuse_conv_bn_eval(self.get_submodule("c").eval(), self.get_submodule("bn").eval())  # type: ignore[type-var, no-any-return]
+        convolution, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
+        return fuse_conv_bn_eval(convolution.eval(), norm.eval())
 
 
 class InvertedBottleneck(nn.Module):
@@ -137,7 +149,8 @@ class WindowBlock(nn.Module):
         """(batch, dim, h, w) -> the same shape."""
         x = self.local_conv(x + self._attend(x))
         tokens = x.permute(0, 2, 3, 1)
-        return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        mixed: Tensor = (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        return mixed
 
     def _attend(self, x: Tensor) -> Tensor:
         batch, dim, height, width = x.shape
@@ -149,7 +162,8 @@ class WindowBlock(nn.Module):
         tokens = self.attn(tokens.reshape(-1, size * size, dim))
         tokens = tokens.view(batch, rows, columns, size, size, dim).transpose(2, 3)
         tokens = tokens.reshape(batch, rows * size, columns * size, dim)
-        return tokens[:, :height, :width].permute(0, 3, 1, 2)
+        attended: Tensor = tokens[:, :height, :width].permute(0, 3, 1, 2)
+        return attended
 
 
 class Stage(nn.Module):

@@ -18,15 +18,23 @@ from evenhand.privacy.accounting import ACCOUNTANT, UNIT, Mechanism, epsilon_of
 __all__ = ["Grant", "Ledger", "Spending"]
 
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS grants (id INTEGER PRIMARY KEY, at TEXT NOT NULL, "
-    "hospital TEXT NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS charges (id INTEGER PRIMARY KEY, at TEXT NOT NULL, "
-    "purpose TEXT NOT NULL, sampling_rate REAL NOT NULL, noise_multiplier REAL NOT NULL, "
-    "steps INTEGER NOT NULL)",
-    "CREATE TRIGGER IF NOT EXISTS charges_stay BEFORE UPDATE ON charges "
-    "BEGIN SELECT RAISE(ABORT, 'a charge cannot be changed'); END",
-    "CREATE TRIGGER IF NOT EXISTS charges_are_kept BEFORE DELETE ON charges "
-    "BEGIN SELECT RAISE(ABORT, 'a charge cannot be removed'); END",
+    (
+        "CREATE TABLE IF NOT EXISTS grants (id INTEGER PRIMARY KEY, at TEXT NOT NULL, "
+        "hospital TEXT NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL)"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS charges (id INTEGER PRIMARY KEY, at TEXT NOT NULL, "
+        "purpose TEXT NOT NULL, sampling_rate REAL NOT NULL, noise_multiplier REAL NOT NULL, "
+        "steps INTEGER NOT NULL)"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS charges_stay BEFORE UPDATE ON charges "
+        "BEGIN SELECT RAISE(ABORT, 'a charge cannot be changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS charges_are_kept BEFORE DELETE ON charges "
+        "BEGIN SELECT RAISE(ABORT, 'a charge cannot be removed'); END"
+    ),
 )
 
 _ROUNDING = 1e-6

@@ -151,8 +151,11 @@ def draw(
         tumour = max(1, round(slices_at_most * tumour / (tumour + other)))
         other = slices_at_most - tumour
     chosen = _pick(with_tumour, tumour, generator) + _pick(without, other, generator)
-    parts = [_one_case(case, [z for c, z in chosen if c is case], config, generator, image_size)
-             for case in patient.cases if any(c is case for c, _ in chosen)]
+    parts = [
+        _one_case(case, [z for c, z in chosen if c is case], config, generator, image_size)
+        for case in patient.cases
+        if any(c is case for c, _ in chosen)
+    ]
     return Batch.join(parts)
 
 

@@ -100,12 +100,11 @@ def train(
                 group["lr"] = schedule.at(len(losses) / (epochs * per_epoch))
             image_size = model.config.image_size
             parts = [
-                draw(patients[i], config, generator, image_size=image_size)
-                for i in chosen.tolist()
+                draw(patients[i], config, generator, image_size=image_size) for i in chosen.tolist()
             ]
             loss = loss_of(model, Batch.join(parts))
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             losses.append(loss.item())
