@@ -124,6 +124,8 @@ class TrainingConfig(Section):
     """Slices a patient and step on which the decoder learns from a jittered box."""
     box_jitter: Annotated[int, Field(ge=0)] = 5
     """Largest shift of each box side, in pixels of the original slice."""
+    intensity_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Largest relative change of a drawn slice's gain and gamma."""
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
 

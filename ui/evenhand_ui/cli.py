@@ -108,11 +108,12 @@ def verify_trail(run: Path) -> str:
     """
     from evenhand.cases.nifti import read_nifti
     from evenhand.cases.store import array_sha256
+    from evenhand.experiment.layout import RunFolder
     from evenhand.review import ReviewStore
 
     if not run.is_dir():
         raise UsageError(f"There is no run folder '{run}'; name one that `evenhand run` wrote.")
-    database = run / "review" / "review.sqlite"
+    database = RunFolder(run).review_path
     if not database.is_file():
         return _NOT_REVIEWED
     with ReviewStore(database) as store:

@@ -9,13 +9,12 @@ from typing import Literal
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, UsageError
+from evenhand.experiment.layout import RunFolder
 
 __all__ = ["PREFERRED_ARMS", "ReviewRun"]
 
 PREFERRED_ARMS = ("federated", "federated-private", "pooled")
 """Which arm is reviewed when none is named: the first of these that has masks."""
-
-_MASK_SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class ReviewRun:
         arms = _arms_with_masks(folder)
         if not arms:
             raise DataError(
-                f"'{folder}' has no proposed masks (arms/ARM/masks/*{_MASK_SUFFIX}); let "
+                f"'{folder}' has no proposed masks (arms/ARM/masks); let "
                 "`evenhand run` finish first."
             )
         if arm is None:
@@ -88,7 +87,7 @@ class ReviewRun:
     @property
     def database(self) -> Path:
         """The SQLite file with the decisions of this run."""
-        return self.folder / "review" / "review.sqlite"
+        return RunFolder(self.folder).review_path
 
     @cached_property
     def units(self) -> Literal["mm", "voxel"]:
@@ -101,12 +100,11 @@ class ReviewRun:
 
     def case_ids(self) -> list[str]:
         """Cases that have a proposed mask of this arm, sorted."""
-        masks = (self.folder / "arms" / self.arm / "masks").glob(f"*{_MASK_SUFFIX}")
-        return sorted(path.name.removesuffix(_MASK_SUFFIX) for path in masks)
+        return RunFolder(self.folder).arm(self.arm).mask_case_ids()
 
     def mask_path(self, case_id: str) -> Path:
         """Where the proposed mask of a case lies."""
-        return self.folder / "arms" / self.arm / "masks" / f"{case_id}{_MASK_SUFFIX}"
+        return RunFolder(self.folder).arm(self.arm).mask_path(case_id)
 
     def image_path(self, case: Case, sequence: str) -> Path:
         """Where an image of a case lies in its hospital's store."""
@@ -125,5 +123,4 @@ class ReviewRun:
 
 
 def _arms_with_masks(folder: Path) -> list[str]:
-    masks = (folder / "arms").glob(f"*/masks/*{_MASK_SUFFIX}")
-    return sorted({path.parent.parent.name for path in masks})
+    return [arm.path.name for arm in RunFolder(folder).arms() if arm.mask_case_ids()]

@@ -11,11 +11,14 @@ OUT/arms/ARM/                       adapter, round records, masks
 OUT/predictions.csv
 OUT/report/index.html
 OUT/review/review.sqlite
+
+torch is imported only by what needs it: the review page reads a run without it.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -23,12 +26,16 @@ from evenhand.cases.splits import Split
 from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
 from evenhand.errors import UsageError
-from evenhand.model.adapted import AdaptedModel
-from evenhand.model.backbones import load_backbone
-from evenhand.model.embeddings import EmbeddingCache
-from evenhand.privacy.ledger import Ledger
+
+if TYPE_CHECKING:
+    from evenhand.model.adapted import AdaptedModel
+    from evenhand.model.embeddings import EmbeddingCache
+    from evenhand.privacy.ledger import Ledger
 
 __all__ = ["ArmFolder", "HospitalHome", "RunFolder", "build_model"]
+
+MASK_SUFFIX = ".nii.gz"
+"""Of a proposed mask, after the case id."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,16 @@ class HospitalHome:
         """Open the hospital's case store."""
         return CaseStore(self.path / "store")
 
-    def cache(self, model: AdaptedModel, sequence: str) -> EmbeddingCache:
+    def cache(self, model: "AdaptedModel", sequence: str) -> "EmbeddingCache":
         """The embedding cache that fits a model."""
+        from evenhand.model.embeddings import EmbeddingCache
+
         return EmbeddingCache.of_model(self.path / "embeddings", model, sequence)
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> "Ledger":
         """Open the hospital's privacy ledger."""
+        from evenhand.privacy.ledger import Ledger
+
         return Ledger(self.path / "ledger.sqlite", self.name)
 
     @property
@@ -114,6 +125,11 @@ class RunFolder:
         """Read who trains and who tests."""
         return Split.from_json(self.split_path.read_text("utf-8"))
 
+    @property
+    def review_path(self) -> Path:
+        """The SQLite file with the decisions."""
+        return self.path / "review" / "review.sqlite"
+
     def hospital(self, name: str) -> HospitalHome:
         """The home of one hospital."""
         return HospitalHome(self.path / "hospitals" / name)
@@ -125,6 +141,10 @@ class RunFolder:
     def arm(self, name: str) -> "ArmFolder":
         """The folder of one arm."""
         return ArmFolder(self.path / "arms" / name)
+
+    def arms(self) -> list["ArmFolder"]:
+        """Folders of all arms that have begun, by name."""
+        return [ArmFolder(path) for path in sorted((self.path / "arms").glob("*/"))]
 
 
 @dataclass(frozen=True)
@@ -165,7 +185,12 @@ class ArmFolder:
 
     def mask_path(self, case_id: str) -> Path:
         """Proposed mask of a test case."""
-        return self.path / "masks" / f"{case_id}.nii.gz"
+        return self.path / "masks" / f"{case_id}{MASK_SUFFIX}"
+
+    def mask_case_ids(self) -> list[str]:
+        """Cases that have a proposed mask, sorted."""
+        masks = (self.path / "masks").glob(f"*{MASK_SUFFIX}")
+        return sorted(path.name.removesuffix(MASK_SUFFIX) for path in masks)
 
     def read_rounds(self) -> list[dict[str, object]]:
         """Records of the finished rounds, first to last; a cut-off last line is left out."""
@@ -175,7 +200,10 @@ class ArmFolder:
         return [json.loads(line) for line in lines[:-1] if line]
 
 
-def build_model(config: ExperimentConfig) -> AdaptedModel:
+def build_model(config: ExperimentConfig) -> "AdaptedModel":
     """The backbone with a fresh adapter, the same everywhere for one config."""
+    from evenhand.model.adapted import AdaptedModel
+    from evenhand.model.backbones import load_backbone
+
     backbone = load_backbone(config.model.backbone, config.model.image_size)
     return AdaptedModel(backbone, config.model, seed=config.seed)

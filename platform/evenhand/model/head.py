@@ -36,6 +36,8 @@ class PromptHead(nn.Module):
         self.enter = nn.Sequential(_block(12, half), _block(half, half))
         self.down_quarter = nn.Sequential(_block(half, quarter, 2), _block(quarter, quarter))
         self.down_eighth = nn.Sequential(_block(quarter, eighth, 2), _block(eighth, eighth))
+        # With few patients the head would learn them by heart from the embedding alone.
+        self.forget = nn.Dropout2d(0.2)
         self.project = nn.Conv2d(_EMBEDDING_CHANNELS, eighth, 1)
         self.join = nn.Sequential(_block(2 * eighth, eighth), _block(eighth, eighth))
         self.up_quarter = nn.Sequential(_block(eighth + quarter, quarter), _block(quarter, quarter))
@@ -55,7 +57,7 @@ class PromptHead(nn.Module):
         half = self.enter(F.pixel_unshuffle(slices, 2))  # (batch, c, h/2, w/2)
         quarter = self.down_quarter(half)
         eighth = self.down_eighth(quarter)
-        context = self.project(embedding)
+        context = self.project(self.forget(embedding))
         if context.shape[-2:] != eighth.shape[-2:]:
             context = F.interpolate(context, eighth.shape[-2:], mode="bilinear")
         joined = self.join(torch.cat([eighth, context], dim=1))

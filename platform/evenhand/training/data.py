@@ -166,6 +166,13 @@ def _pick(
     return [pool[i] for i in order.tolist()]
 
 
+def _other_scanner(slices: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Change gain and gamma as another scanner might; background stays zero."""
+    gain, gamma = 1 + strength * (2 * torch.rand(2, generator=generator) - 1)
+    changed: Tensor = (slices * gain).clamp(0, 1) ** gamma
+    return changed
+
+
 def _one_case(
     case: TrainingCase,
     chosen: list[int],
@@ -176,6 +183,7 @@ def _one_case(
     index = torch.tensor(chosen)
     hidden = torch.from_numpy(np.stack([case.hidden[z] for z in chosen])).float()
     slices = with_neighbours(case.slices, index).float()
+    slices = _other_scanner(slices, config.intensity_jitter, generator)
     masks = case.masks[index].float()
     boxes = case.boxes[index]
     boxed = torch.nonzero(~boxes[:, 0].isnan())[:, 0][: config.box_slices]

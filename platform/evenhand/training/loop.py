@@ -93,6 +93,8 @@ def train(
     )
     per_epoch = math.ceil(len(patients) / config.patients_per_step)
     losses: list[float] = []
+    model.train()
+    torch.manual_seed(seed)  # of dropout
     for _ in range(epochs):
         order = torch.randperm(len(patients), generator=generator)
         for chosen in order.chunk(per_epoch):
@@ -109,6 +111,7 @@ def train(
             optimiser.step()
             losses.append(loss.item())
             advance(1)
+    model.eval()
     quarter = max(1, len(losses) // 4)
     return TrainingReport(
         steps=len(losses),

@@ -74,6 +74,7 @@ def train_private(
         expected_patients=privacy.sampling_rate * len(patients),
     )
     generator = torch.Generator().manual_seed(secrets.randbits(63))
+    model.train()
     for _ in range(plan.mechanism_of_round.steps):
         step(
             poisson_sample(patients, privacy.sampling_rate),
@@ -89,4 +90,5 @@ def train_private(
             ),
         )
         advance(1)
+    model.eval()
     return spending
