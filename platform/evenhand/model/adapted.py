@@ -48,6 +48,7 @@ class AdaptedModel(nn.Module):
             for block in tail[len(tail) - self.tail_blocks :]:
                 add_lora(block, config.encoder_lora_rank, ("qkv",))
             self.head = None if config.head == "none" else PromptHead(config.head)
+        self.eval()  # dropout is for training alone, which asks for it
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """All trainable tensors by name, in a fixed order."""

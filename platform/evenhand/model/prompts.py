@@ -42,9 +42,13 @@ def jittered(boxes: Tensor, *, by: float, limit: float, generator: torch.Generat
         by: largest shift, pixels.
         limit: sides stay within 0 and this.
         generator: of the shifts.
+
+    Returns:
+        (n, 4) boxes at least one pixel wide and high.
     """
     span = 2 * int(by) + 1
     shift = torch.randint(0, span, boxes.shape, generator=generator) - int(by)
     moved = (boxes + shift).clamp(0, limit)
     low, high = torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])
-    return torch.cat([low, high.clamp(min=1)], dim=1)
+    low = low.clamp(max=limit - 1)
+    return torch.cat([low, torch.maximum(high, low + 1)], dim=1)

@@ -5,6 +5,7 @@ charge is on disk before the update that it pays for leaves; a round that fails
 afterwards stays charged. A charge that would exceed the grant is refused.
 """
 
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -34,6 +35,25 @@ _SCHEMA = (
     (
         "CREATE TRIGGER IF NOT EXISTS charges_are_kept BEFORE DELETE ON charges "
         "BEGIN SELECT RAISE(ABORT, 'a charge cannot be removed'); END"
+    ),
+    (
+        # REPLACE removes the old row without asking the trigger above.
+        "CREATE TRIGGER IF NOT EXISTS charges_are_not_replaced BEFORE INSERT ON charges "
+        "WHEN EXISTS (SELECT 1 FROM charges WHERE id = NEW.id) "
+        "BEGIN SELECT RAISE(ABORT, 'a charge cannot be replaced'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS grants_stay BEFORE UPDATE ON grants "
+        "BEGIN SELECT RAISE(ABORT, 'a grant cannot be changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS grants_are_kept BEFORE DELETE ON grants "
+        "BEGIN SELECT RAISE(ABORT, 'a grant cannot be removed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS grants_are_not_replaced BEFORE INSERT ON grants "
+        "WHEN EXISTS (SELECT 1 FROM grants WHERE id = NEW.id) "
+        "BEGIN SELECT RAISE(ABORT, 'a grant cannot be replaced'); END"
     ),
 )
 
@@ -84,10 +104,10 @@ class Ledger:
         Raises:
             PrivacyError: the figures make no sense, or delta differs from before.
         """
-        if epsilon <= 0 or not 0 < delta < 1:
+        if not 0 < epsilon < math.inf or not 0 < delta < 1:
             raise PrivacyError(
-                f"Hospital {self.hospital}: a grant needs epsilon above 0 and delta between 0 "
-                f"and 1; got {epsilon} and {delta}."
+                f"Hospital {self.hospital}: a grant needs a finite epsilon above 0 and delta "
+                f"between 0 and 1; got {epsilon} and {delta}."
             )
         with self._write() as connection:
             present = self._grant(connection)
@@ -118,7 +138,7 @@ class Ledger:
                 )
             before = list(_charges(connection))
             spending = self._spending([*before, mechanism], grant)
-            if spending.epsilon > grant.epsilon + _ROUNDING:
+            if not spending.epsilon <= grant.epsilon + _ROUNDING:  # so that NaN is refused
                 raise BudgetError(
                     f"Hospital {self.hospital} has granted epsilon {grant.epsilon:g}; this step "
                     f"would bring it to {spending.epsilon:.3f}. Grant more, or stop here."

@@ -66,6 +66,8 @@ class PrivateStep:
             loss: mean loss over one patient's slices, capped in number.
         """
         self._optimiser.zero_grad()
+        for parameter in self._parameters:
+            parameter.summed_grad = None  # type: ignore[attr-defined]  # of a step that was broken off
         for patient in drawn[:-1]:
             self._add(patient, loss, last=False)
         if drawn:
@@ -76,9 +78,7 @@ class PrivateStep:
             self._finish()
 
     def _add(self, patient: T, loss: Callable[[T], Tensor], *, last: bool) -> None:
-        gradients = torch.autograd.grad(
-            loss(patient), self._parameters, allow_unused=True, materialize_grads=True
-        )
+        gradients = self._gradients(loss(patient))
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad_sample = gradient[None]  # type: ignore[attr-defined]
         if last:
@@ -87,6 +87,18 @@ class PrivateStep:
             self._optimiser.signal_skip_step(do_skip=True)
             self._optimiser.step()
             self._optimiser.zero_grad()
+
+    def _gradients(self, loss: Tensor) -> Sequence[Tensor]:
+        zeros = [torch.zeros_like(parameter) for parameter in self._parameters]
+        if not loss.requires_grad:  # nothing that is trained touches this patient's slices
+            return zeros
+        gradients = torch.autograd.grad(
+            loss, self._parameters, allow_unused=True, materialize_grads=True
+        )
+        # No clipping bounds a NaN: one patient would show through it in everybody's adapter.
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            return zeros
+        return gradients
 
     def _finish(self) -> None:
         self._optimiser.signal_skip_step(do_skip=False)

@@ -151,6 +151,8 @@ def draw(
         tumour = max(1, round(slices_at_most * tumour / (tumour + other)))
         other = slices_at_most - tumour
     chosen = _pick(with_tumour, tumour, generator) + _pick(without, other, generator)
+    # Who has no slice of the wanted kind gives one of the other: nobody gives none.
+    chosen = chosen or _pick(without, 1, generator)
     parts = [
         _one_case(case, [z for c, z in chosen if c is case], config, generator, image_size)
         for case in patient.cases

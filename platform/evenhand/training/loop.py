@@ -106,7 +106,8 @@ def train(
             ]
             loss = loss_of(model, Batch.join(parts))
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            if loss.requires_grad:  # not where no drawn slice touches what is trained
+                loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             losses.append(loss.item())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from evenhand.config import PrivacyConfig, TrainingConfig
+from evenhand.errors import DataError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.privacy.accounting import Mechanism, default_delta, noise_for
 from evenhand.privacy.ledger import Ledger, Spending
@@ -61,7 +62,10 @@ def train_private(
 
     Raises:
         BudgetError: the ledger refuses; the model is unchanged.
+        DataError: there is no patient; nothing is charged.
     """
+    if not patients:
+        raise DataError("There is no patient to train on; lower data.test_fraction or add cases.")
     plan = PrivacyPlan.make(privacy, len(patients))
     ledger.grant(privacy.epsilon, plan.delta)
     spending = ledger.charge(plan.mechanism_of_round, purpose)
