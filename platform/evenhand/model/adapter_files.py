@@ -58,6 +58,12 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _checksum(metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> str:
+    """Hash of tensors and metadata: an epsilon must not be changed in silence either."""
+    record = json.dumps(dict(metadata), sort_keys=True) + state_sha256(state)
+    return hashlib.sha256(record.encode()).hexdigest()
+
+
 def save_adapter(
     path: Path,
     model: AdaptedModel,
@@ -78,11 +84,11 @@ def save_adapter(
         "model": model.config.model_dump_json(),
         "config_fingerprint": config_fingerprint,
         "training": json.dumps(dict(training), sort_keys=True),
-        "state_sha256": state_sha256(state),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata["sha256"] = _checksum(metadata, state)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, draft, metadata=metadata)
         draft.replace(path)
     except (OSError, SafetensorError) as error:
@@ -94,7 +100,7 @@ def save_adapter(
 
 
 def read_adapter(path: Path) -> AdapterFile:
-    """Read an adapter file and check that its tensors are those that were saved.
+    """Read an adapter file and check that it holds what was saved, record included.
 
     Raises:
         AdapterError: the file is missing, damaged, or not an adapter.
@@ -112,7 +118,7 @@ def read_adapter(path: Path) -> AdapterFile:
             f"'{path}' is not an adapter of this version (wanted format {FORMAT}, got "
             f"{metadata.get('format', 'none')})."
         )
-    if metadata["state_sha256"] != state_sha256(state):
+    if metadata.pop("sha256", None) != _checksum(metadata, state):
         raise AdapterError(f"'{path}' was changed after it was saved: its checksum differs.")
     try:
         model = ModelConfig.model_validate_json(metadata["model"])
@@ -134,7 +140,7 @@ def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
     """Put a saved adapter onto a model.
 
     Raises:
-        AdapterError: it was trained on other weights, or has other tensors.
+        AdapterError: it was trained on other weights or at other sizes, or has other tensors.
     """
     adapter = read_adapter(path)
     if adapter.backbone_sha256 != model.backbone.weights_sha256:
@@ -143,5 +149,12 @@ def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
             f"{adapter.backbone_sha256[:12]}); this model is {model.backbone.name} (weights "
             f"{model.backbone.weights_sha256[:12]}). Set model.backbone to '{adapter.backbone}'."
         )
+    theirs, ours = adapter.model.model_dump(), model.config.model_dump()
+    for key in theirs.keys() - {"precision"}:  # precision is the machine's own business
+        if theirs[key] != ours[key]:
+            raise AdapterError(
+                f"'{path}' was trained with model.{key} {theirs[key]}; here it is {ours[key]}. "
+                "Use the [model] section that it was trained with."
+            )
     model.load_adapter(adapter.state)
     return adapter

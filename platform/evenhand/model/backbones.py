@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from evenhand.errors import ConfigError, WeightsError
 from evenhand.model import sam_parts
 from evenhand.model.tiny_vit import TinyViT
-from evenhand.model.weights import fetch, find, load_state_dict
+from evenhand.model.weights import fetch, find, load_state_dict, verify
 
 __all__ = ["Backbone", "Encoder", "SplitViT", "load_backbone"]
 
@@ -173,15 +173,21 @@ def load_backbone(name: str, image_size: int, *, weights: Path | None = None) ->
         name: as in `evenhand weights list`.
         image_size: side of the square input in pixels; position tables of ViT
             checkpoints (made for 1024) are resized to it.
-        weights: the checkpoint; fetched into the cache when None.
+        weights: the checkpoint file, whose hash must be the published one; fetched into
+            the cache when None.
 
     Raises:
-        WeightsError: the file is missing, broken, or has other keys than it should.
+        WeightsError: the file is missing, broken, or not this backbone's.
     """
     entry = find(name)
     if name not in _RECIPES:
         raise ConfigError(f"There is no way to build backbone '{name}'.")
     path = weights if weights is not None else fetch(name)
+    if weights is not None and (found := verify(weights).name) != name:
+        raise WeightsError(
+            f"'{weights}' holds {found}, not {name}. Set model.backbone to what the "
+            f"file holds, or fetch the other with `evenhand weights get {name}`."
+        )
     state = load_state_dict(path)
     backbone = Backbone(name, image_size, entry.sha256)
     state = {key: value for key, value in state.items() if not key.startswith(_UNUSED)}

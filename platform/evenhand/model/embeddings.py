@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
-from evenhand.errors import ResourceError
+from evenhand.errors import DataError, ResourceError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.backbones import Backbone, Encoder
 from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
@@ -78,7 +78,16 @@ class EmbeddingCache:
         )
 
     def path(self, case: Case) -> Path:
-        """File of one case; its name depends on everything that its content depends on."""
+        """File of one case; its name depends on everything that its content depends on.
+
+        Raises:
+            DataError: the case lacks the sequence.
+        """
+        if self.sequence not in case.sequences:
+            raise DataError(
+                f"A case of hospital {case.patient.hospital} has no sequence '{self.sequence}' "
+                f"(it has {', '.join(case.sequences)}); change data.sequences."
+            )
         key = (
             self.backbone.weights_sha256,
             self.backbone.image_size,
@@ -97,6 +106,11 @@ class EmbeddingCache:
         except FileNotFoundError:
             raise ResourceError(
                 "An embedding is missing from the cache; run the same command again to compute it."
+            ) from None
+        except (OSError, ValueError, EOFError):
+            raise ResourceError(
+                f"'{self.path(case)}' in the embedding cache is damaged; delete it and run the "
+                "same command again to compute it anew."
             ) from None
         return mapped
 
@@ -132,9 +146,9 @@ class EmbeddingCache:
         return np.concatenate(parts)
 
     def _write(self, path: Path, values: NDArray[np.float16]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with draft.open("wb") as file:
                 np.save(file, values)
             draft.replace(path)

@@ -1,7 +1,7 @@
 """What training sees of a patient: cached activations, slices and masks, drawn by patient."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -158,7 +158,9 @@ def draw(
         for case in patient.cases
         if any(c is case for c, _ in chosen)
     ]
-    return Batch.join(parts)
+    batch = Batch.join(parts)
+    boxed = slice(config.box_slices)  # of a patient, however many cases
+    return replace(batch, boxed=batch.boxed[boxed], boxes=batch.boxes[boxed])
 
 
 def _pick(
