@@ -8,6 +8,7 @@ values are of order 1, and rounding changes logits by about 2e-4.
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import cast
@@ -158,4 +159,5 @@ class EmbeddingCache:
                 "Free some disk space and run again; finished cases are kept."
             ) from None
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
