@@ -107,6 +107,8 @@ class ModelConfig(Section):
     encoder_lora_rank: Annotated[int, Field(ge=0, le=64)] = 0
     encoder_lora_blocks: Annotated[int, Field(ge=0, le=32)] = 0
     """How many of the last encoder blocks are adapted; what is before them is cached."""
+    smallest_component: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Without a prompt, connected parts under this fraction of the largest are dropped."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen part; auto: bfloat16 where the processor has it."""
 

@@ -37,6 +37,11 @@ class Affine:
         i, j, k = np.linalg.norm(self.ras_from_voxel[:3, :3], axis=0)
         return float(i), float(j), float(k)
 
+    @property
+    def left_right_axis(self) -> int:
+        """The voxel axis (0, 1 or 2) that runs most nearly between the patient's sides."""
+        return int(np.abs(self.ras_from_voxel[0, :3] / self.spacing_mm).argmax())
+
     def is_close(self, other: "Affine", *, atol_mm: float = 1e-3) -> bool:
         """Whether two affines agree to `atol_mm` in every entry."""
         return bool(np.allclose(self.ras_from_voxel, other.ras_from_voxel, rtol=0, atol=atol_mm))

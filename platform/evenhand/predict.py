@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from evenhand.cases.records import Case
@@ -15,7 +16,13 @@ from evenhand.model.embeddings import EmbeddingCache
 from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
 
-__all__ = ["Prediction", "boxes_from_reference", "predict_automatic", "predict_boxes"]
+__all__ = [
+    "Prediction",
+    "boxes_from_reference",
+    "predict_automatic",
+    "predict_boxes",
+    "without_specks",
+]
 
 _BATCH = 8
 
@@ -56,7 +63,20 @@ def predict_automatic(
     parts = []
     for index, hidden in _batches(cache, case):
         parts.append(box.invert(model.propose(with_neighbours(slices, index), hidden)))
-    return Prediction.from_logits(torch.cat(parts), threshold=threshold)
+    proposed = Prediction.from_logits(torch.cat(parts), threshold=threshold)
+    mask = without_specks(proposed.mask, model.config.smallest_component)
+    return Prediction(mask, proposed.probability)
+
+
+def without_specks(mask: NDArray[np.uint8], fraction: float) -> NDArray[np.uint8]:
+    """Drop 6-connected parts of a mask (i, j, k) under `fraction` of its largest part."""
+    labels, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    kept = sizes >= max(1.0, fraction * sizes.max())
+    return kept[labels].astype(np.uint8)
 
 
 @torch.inference_mode()

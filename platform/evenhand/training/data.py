@@ -30,6 +30,8 @@ class TrainingCase:
         masks: (k, s, s) uint8.
         boxes: (k, 4) tight boxes in pixels of the backbone's square; NaN without tumour.
         pixel: size of a pixel of the original slice in the backbone's square.
+        mirror: axis (-1 or -2) along which a slice may be mirrored, left to right; None
+            where slices do not run between the patient's sides.
     """
 
     hidden: NDArray[np.float16]
@@ -37,6 +39,7 @@ class TrainingCase:
     masks: Tensor
     boxes: Tensor
     pixel: float
+    mirror: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,7 @@ def _load_case(
         masks=(head_box.apply(masks[:, None].float())[:, 0] > 0.5).to(torch.uint8),
         boxes=image_box.boxes(tight_boxes(masks)),
         pixel=image_box.scale,
+        mirror={0: -2, 1: -1, 2: None}[case.affine.left_right_axis],
     )
 
 
@@ -125,7 +129,7 @@ def draw(
     image_size: int,
     slices_at_most: int | None = None,
 ) -> Batch:
-    """Draw slices of one patient: some with tumour, some without, flipped at random.
+    """Draw slices of one patient: some with tumour, some without, mirrored at random.
 
     Args:
         patient: whose slices are drawn, over all cases.
@@ -193,9 +197,9 @@ def _one_case(
     boxed = torch.nonzero(~boxes[:, 0].isnan())[:, 0][: config.box_slices]
     by = config.box_jitter * case.pixel
     boxes = jittered(boxes[boxed], by=by, limit=image_size, generator=generator)
-    for axis, (low, high) in ((-1, (0, 2)), (-2, (1, 3))):
-        if torch.rand((), generator=generator) < 0.5:
-            hidden, slices, masks = hidden.flip(axis), slices.flip(axis), masks.flip(axis)
-            boxes = boxes.clone()
-            boxes[:, [low, high]] = image_size - boxes[:, [high, low]]
+    if case.mirror is not None and torch.rand((), generator=generator) < 0.5:
+        hidden, slices, masks = (t.flip(case.mirror) for t in (hidden, slices, masks))
+        sides = [0, 2] if case.mirror == -1 else [1, 3]
+        boxes = boxes.clone()
+        boxes[:, sides] = image_size - boxes[:, sides[::-1]]
     return Batch(hidden, slices, masks, boxed, boxes)
