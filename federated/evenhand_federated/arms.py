@@ -5,82 +5,103 @@ listening on anything but loopback; its output goes to the arm's log.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
-from safetensors.torch import load_file
 
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder, RunFolder
 from evenhand.experiment.stages import stepper
 from evenhand.model.adapted import AdaptedModel
-from evenhand_federated.node import SIMULATION_VARIABLE
-from evenhand_federated.server_app import ARM_VARIABLE
+from evenhand_federated.checkpoint import finished_rounds, read_checkpoint
+from evenhand_federated.node import ARM_VARIABLE, RAY_VARIABLE, SIMULATION_VARIABLE, rounds_of
 
 __all__ = ["run_federated"]
 
+_COMMAND = (sys.executable, "-m", "evenhand_federated.simulation")
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_COLOR_PREFIX": "0",
     "PYTHONUNBUFFERED": "1",
 }
-_GRACE_S = 20.0
-"""How long a stopped simulation may take to end its workers."""
+_GRACE_S = 5.0
+"""How long a stopped simulation may take to end its workers; nothing is lost without it."""
+_LONGEST_RAY_FOLDER = 40
+"""Ray puts sockets under its folder, and a socket's path has at most 107 characters."""
+_POLL_S = 0.5
+_ERROR = re.compile(r"evenhand\.errors\.\w+: (.*)")
 
 
 def run_federated(run: RunFolder, arm: str, model: AdaptedModel, bar: Progress) -> dict[str, Any]:
     """Run what is left of an arm's rounds and load the result into `model`.
 
     Returns:
-        Seconds, bytes moved, rounds, epsilon by hospital (None without privacy).
+        Seconds, bytes moved, rounds (finished and planned), epsilon by hospital (None
+        without privacy).
 
     Raises:
         FederationError: the rounds could not be finished; says where to read why.
     """
-    config = run.config()
-    rounds = config.privacy.rounds if arm == "federated-private" else config.federation.rounds
+    rounds = rounds_of(run.config(), arm)
     folder = run.arm(arm)
-    if len(_by_round(folder)) < rounds or not folder.checkpoint_path.exists():
-        with stepper(bar, f"{arm}: rounds", rounds) as task:
-            process = _start(run, arm)
-            try:
-                while process.poll() is None:
-                    bar.update(task, completed=len(_by_round(folder)))
-                    time.sleep(0.5)
-            finally:
-                _end(process)
-        if process.returncode != 0:
-            raise FederationError(
-                f"The arm {arm} ended after {len(_by_round(folder))} of {rounds} rounds: "
-                f"{_reason(folder)} The whole log is '{folder.log_path}'; the same command goes "
-                "on from the last finished round."
-            )
-    model.load_adapter(load_file(folder.checkpoint_path))
-    return _record(folder)
+    if finished_rounds(folder) < rounds:
+        _simulate(run, arm, rounds, bar)
+    done, state = read_checkpoint(folder)
+    if state is None:
+        raise FederationError(f"The arm {arm} left no adapter; read '{folder.log_path}'.")
+    model.load_adapter(state)
+    return _record(folder, done, rounds)
 
 
-def _start(run: RunFolder, arm: str) -> subprocess.Popen[bytes]:
+def _simulate(run: RunFolder, arm: str, rounds: int, bar: Progress) -> None:
+    folder = run.arm(arm)
+    log_start = folder.log_path.stat().st_size if folder.log_path.exists() else 0
+    with (
+        stepper(bar, f"{arm}: rounds", rounds) as task,
+        tempfile.TemporaryDirectory(prefix="evenhand-", ignore_cleanup_errors=True) as scratch,
+    ):
+        process = _start(run, arm, Path(scratch))
+        try:
+            while process.poll() is None:
+                bar.update(task, completed=finished_rounds(folder))
+                time.sleep(_POLL_S)
+        finally:
+            _end(process)
+    if process.returncode != 0:
+        raise FederationError(
+            f"The arm {arm} ended after {finished_rounds(folder)} of {rounds} rounds: "
+            f"{_reason(folder, log_start)} The whole log is '{folder.log_path}'; the same "
+            "command goes on from the last finished round."
+        )
+
+
+def _start(run: RunFolder, arm: str, scratch: Path) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         **_QUIET,
-        # Flower keeps state in its home; each process gets an own, neutral one.
-        "FLWR_HOME": tempfile.mkdtemp(prefix="evenhand-flwr-"),
+        # Flower and Ray keep state in folders; each simulation gets its own, removed after it.
+        "FLWR_HOME": str(scratch / "flwr"),
         SIMULATION_VARIABLE: str(run.path.resolve()),
         ARM_VARIABLE: arm,
     }
+    if len(str(scratch)) <= _LONGEST_RAY_FOLDER:
+        environment[RAY_VARIABLE] = str(scratch)
     with run.arm(arm).log_path.open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "evenhand_federated.simulation"],
+        return subprocess.Popen(  # noqa: S603 - our own module, no shell
+            _COMMAND,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed when this process is gone, however it went
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -88,34 +109,32 @@ def _start(run: RunFolder, arm: str) -> subprocess.Popen[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the simulation and all its workers, if it still runs."""
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGTERM)
+    """End the simulation and all that it has started, which is in its process group."""
     try:
-        process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S)
+    finally:  # after a crash, and when a second Ctrl-C comes while waiting
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
-def _by_round(folder: ArmFolder) -> dict[int, dict[str, Any]]:
-    """The last record of each round: one that was cut off is run, and written, again."""
-    return {int(str(record["round"])): record for record in folder.read_rounds()}
+def _reason(folder: ArmFolder, log_start: int) -> str:
+    """The error that this simulation's part of the log ends with."""
+    with folder.log_path.open("rb") as file:
+        file.seek(log_start)
+        errors = _ERROR.findall(file.read().decode(errors="replace"))
+    return str(errors[-1]).strip() if errors else "the simulation stopped."
 
 
-def _reason(folder: ArmFolder) -> str:
-    """The line of the log that says most."""
-    with folder.log_path.open(encoding="utf-8", errors="replace") as file:
-        lines = deque(file, maxlen=400)
-    for line in reversed(lines):
-        if "FederationError" in line:
-            return line.split("FederationError:", 1)[-1].strip()
-    return "the simulation stopped."
-
-
-def _record(folder: ArmFolder) -> dict[str, Any]:
-    records = list(_by_round(folder).values())
+def _record(folder: ArmFolder, done: int, planned: int) -> dict[str, Any]:
+    # The last record of each round counts: one that failed was run, and written, again.
+    by_round = {int(str(record["round"])): record for record in folder.read_rounds()}
+    records: list[dict[str, Any]] = [by_round[number] for number in sorted(by_round)]
     epsilon: dict[str, dict[str, Any]] = {}
     moved = 0
     for record in records:
@@ -131,6 +150,7 @@ def _record(folder: ArmFolder) -> dict[str, Any]:
     return {
         "seconds": sum(record["seconds"] for record in records),
         "bytes_moved": int(moved),
-        "rounds": len(records),
+        "rounds": done,
+        "rounds_planned": planned,
         "epsilon": epsilon or None,
     }

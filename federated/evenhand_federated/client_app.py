@@ -6,9 +6,9 @@ the hospital's own log.
 """
 
 import functools
-import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from flwr.app import (
@@ -23,14 +23,9 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from evenhand.errors import BudgetError
-from evenhand_federated.node import HospitalNode, RoundOrder
+from evenhand_federated.node import BUDGET_REFUSED, FAILED, HospitalNode, RoundOrder
 
-__all__ = ["BUDGET_REFUSED", "FAILED", "app", "introduce", "train"]
-
-FAILED = 1001
-"""Error code of a hospital that could not do what was asked."""
-BUDGET_REFUSED = 1002
-"""Error code of a hospital whose privacy ledger refuses."""
+__all__ = ["app", "introduce", "train"]
 
 app = ClientApp()
 
@@ -54,7 +49,8 @@ def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
 
 
 def _log(node: HospitalNode, text: str) -> None:
-    with node.home.log_path.open("a", encoding="utf-8") as file:
+    # A full disk must not turn into an error that names the log's path and leaves.
+    with suppress(OSError), node.home.log_path.open("a", encoding="utf-8") as file:
         file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
 
 
@@ -70,13 +66,10 @@ def introduce(message: Message, node: HospitalNode) -> Message:
 @_guarded
 def train(message: Message, node: HospitalNode) -> Message:
     """Train one round and answer with the hospital's adapter."""
-    started = time.monotonic()
     config = message.content["config"]
-    order = RoundOrder(str(config["arm"]), int(config["round"]), int(config["rounds"]))
+    order = RoundOrder(str(config["arm"]), int(config["round"]))
     state, figures = node.train_round(order, message.content["arrays"].to_torch_state_dict())
     arrays = ArrayRecord(state)
-    metrics = MetricRecord(
-        {**figures, "seconds": time.monotonic() - started, "bytes": arrays.count_bytes()}
-    )
     _log(node, f"sent {arrays.count_bytes()} bytes for {order.arm}, round {order.round}")
-    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+    content = RecordDict({"arrays": arrays, "metrics": MetricRecord(figures)})
+    return Message(content, reply_to=message)

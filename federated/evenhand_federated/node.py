@@ -5,6 +5,7 @@ of a message it takes the adapter and the number of the round.
 """
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,19 +21,56 @@ from evenhand.training.data import load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand.training.private import train_private
 
-__all__ = ["SIMULATION_VARIABLE", "HospitalNode", "RoundOrder"]
+__all__ = [
+    "ARM_VARIABLE",
+    "BUDGET_REFUSED",
+    "FAILED",
+    "PRIVATE_ARM",
+    "RAY_VARIABLE",
+    "SIMULATION_VARIABLE",
+    "HospitalNode",
+    "RoundOrder",
+    "rounds_of",
+]
 
 SIMULATION_VARIABLE = "EVENHAND_SIMULATION"
 """Names the run folder whose hospitals are simulated on this machine."""
 
+ARM_VARIABLE = "EVENHAND_ARM"
+"""Names the arm that is run."""
+
+RAY_VARIABLE = "EVENHAND_RAY_FOLDER"
+"""Where Ray keeps its session, if set; whoever sets it removes the folder afterwards."""
+
+FAILED = 1001
+"""Error code of a hospital that could not do what was asked."""
+
+BUDGET_REFUSED = 1002
+"""Error code of a hospital whose privacy ledger refuses."""
+
+PRIVATE_ARM = "federated-private"
+"""The arm in which nothing leaves a hospital that its ledger has not paid for."""
+
 
 @dataclass(frozen=True)
 class RoundOrder:
-    """What the coordinator asks for: an arm, a round of it (from 1), and of how many."""
+    """What the coordinator asks for: an arm, and a round of it, counted from 1."""
 
     arm: str
     round: int
-    rounds: int
+
+
+def rounds_of(config: ExperimentConfig, arm: str) -> int:
+    """How many rounds an arm has.
+
+    Raises:
+        FederationError: the experiment has no such federated arm.
+    """
+    if arm in config.arms and arm == PRIVATE_ARM:
+        return config.privacy.rounds
+    if arm in config.arms and arm == "federated":
+        return config.federation.rounds
+    raise FederationError(f"'{arm}' is not a federated arm of experiment {config.name}.")
 
 
 @dataclass(frozen=True)
@@ -68,16 +106,27 @@ class HospitalNode:
         """Train one round from the common adapter.
 
         Returns:
-            The hospital's adapter, and figures that may leave: patients always; losses
-            without privacy; epsilon and delta with it.
+            The hospital's adapter, and figures that may leave: patients always; seconds
+            and losses without privacy; epsilon and delta with it.
+
+        Raises:
+            FederationError: the order is for an arm or a round that this hospital's own
+                copy of the experiment does not have; nothing is trained.
+            BudgetError: the ledger refuses.
         """
+        started = time.monotonic()
+        rounds = rounds_of(self.config, order.arm)
+        if not 1 <= order.round <= rounds:
+            raise FederationError(
+                f"Round {order.round} of {order.arm} was asked for; it has {rounds}."
+            )
         model = _model(self.config.model_dump_json())
         model.load_adapter(state)
         home = self.home
         cache = home.cache(model, self.config.data.sequences[0])
         patients = load_patients(home.store(), cache, self.train_patients, model)
         figures: dict[str, float | int] = {"patients": len(patients)}
-        if order.arm == "federated-private":
+        if order.arm == PRIVATE_ARM:
             spending = train_private(
                 model,
                 patients,
@@ -87,6 +136,7 @@ class HospitalNode:
                 ledger=home.ledger(),
                 purpose=f"{self.config.name} {order.arm} round {order.round}",
             )
+            # No seconds: how long it took tells how many patients were drawn.
             figures |= {"epsilon": spending.epsilon, "delta": spending.delta}
         else:
             report = train(
@@ -96,12 +146,16 @@ class HospitalNode:
                 epochs=self.config.federation.local_epochs,
                 schedule=Schedule(
                     self.config.training.learning_rate,
-                    start=(order.round - 1) / order.rounds,
-                    end=order.round / order.rounds,
+                    start=(order.round - 1) / rounds,
+                    end=order.round / rounds,
                 ),
                 seed=_seed_of(self.config.seed, self.home.name, order.round),
             )
-            figures |= {"first_loss": report.first_loss, "last_loss": report.last_loss}
+            figures |= {
+                "seconds": time.monotonic() - started,
+                "first_loss": report.first_loss,
+                "last_loss": report.last_loss,
+            }
         return model.adapter_state(), figures
 
 

@@ -6,22 +6,21 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from safetensors import safe_open
-from torch import Tensor
 
 from evenhand.errors import FederationError
-from evenhand.experiment.layout import ArmFolder, RunFolder, build_model
+from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.model.adapter_files import load_onto
-from evenhand_federated.node import SIMULATION_VARIABLE
+from evenhand_federated.checkpoint import read_checkpoint
+from evenhand_federated.node import ARM_VARIABLE, SIMULATION_VARIABLE, rounds_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 
-__all__ = ["ARM_VARIABLE", "app", "main"]
-
-ARM_VARIABLE = "EVENHAND_ARM"
-"""Names the arm that is run."""
+__all__ = ["app", "main"]
 
 _PATIENCE_S = 120.0
 """How long hospitals may take to connect."""
+
+_PAUSE_S = 0.5
+"""Between two times of asking those who have not answered."""
 
 app = ServerApp()
 
@@ -33,8 +32,8 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signa
     arm = os.environ[ARM_VARIABLE]
     folder = run.arm(arm)
     config = run.config()
-    rounds = config.privacy.rounds if arm == "federated-private" else config.federation.rounds
-    done, state = _resume(folder)
+    rounds = rounds_of(config, arm)
+    done, state = read_checkpoint(folder)
     if state is None:
         model = build_model(config)
         if folder.start_path.exists():
@@ -59,7 +58,7 @@ def _introductions(grid: Grid, expected: set[str]) -> dict[int, str]:
     """Ask every node who it is, until all expected hospitals have answered.
 
     Raises:
-        FederationError: some did not in time.
+        FederationError: some did not in time, or two nodes say that they are the same.
     """
     deadline = time.monotonic() + _PATIENCE_S
     known: dict[int, str] = {}
@@ -73,19 +72,13 @@ def _introductions(grid: Grid, expected: set[str]) -> dict[int, str]:
         fresh = [node for node in grid.get_node_ids() if node not in known]
         questions = [Message(RecordDict(), node, MessageType.QUERY) for node in fresh]
         for reply in grid.send_and_receive(questions, timeout=_PATIENCE_S):
-            if not reply.has_error():
-                name = str(reply.content["hospital"]["name"])
-                if name in expected:
-                    known[reply.metadata.src_node_id] = name
-        if not fresh:
-            time.sleep(0.5)
+            if reply.has_error():
+                continue
+            name = str(reply.content["hospital"]["name"])
+            if name in known.values():
+                raise FederationError(f"Two nodes say that they are {name}. Stop one of them.")
+            if name in expected:
+                known[reply.metadata.src_node_id] = name
+        if set(known.values()) != expected:
+            time.sleep(_PAUSE_S)
     return known
-
-
-def _resume(folder: ArmFolder) -> tuple[int, dict[str, Tensor] | None]:
-    """Finished rounds and their adapter, if an earlier run was stopped."""
-    if not folder.checkpoint_path.exists():
-        return 0, None
-    with safe_open(folder.checkpoint_path, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return int(file.metadata()["round"]), state

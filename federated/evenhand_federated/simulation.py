@@ -4,13 +4,17 @@ Every hospital is a SuperNode that sees its own folder only. The run and the arm
 named by environment variables, which Ray's workers inherit.
 """
 
+import logging
 import os
-import warnings
+import signal
+import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 from evenhand.experiment.layout import RunFolder
 from evenhand_federated import client_app, server_app
-from evenhand_federated.node import SIMULATION_VARIABLE
+from evenhand_federated.node import RAY_VARIABLE, SIMULATION_VARIABLE
 
 __all__ = ["main"]
 
@@ -20,27 +24,56 @@ def main() -> None:
     from flwr.simulation import run_simulation
 
     run = RunFolder(Path(os.environ[SIMULATION_VARIABLE]))
-    config = run.config()
-    hospitals = run.split().hospitals
-    cpus = max(1, min(config.federation.client_cpus, os.cpu_count() or 1))
-    # Torch would take every core in every worker; Ray sets this for its workers by num_cpus.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    cores = os.cpu_count() or 1
+    ray: dict[str, Any] = {
+        "num_cpus": cores,
+        "include_dashboard": False,
+        "log_to_driver": True,
+        "_node_ip_address": "127.0.0.1",
+        "object_store_memory": 200_000_000,
+    }
+    if RAY_VARIABLE in os.environ:
+        ray["_temp_dir"] = os.environ[RAY_VARIABLE]
     run_simulation(
         server_app=server_app.app,
         client_app=client_app.app,
-        num_supernodes=len(hospitals),
+        num_supernodes=len(run.split().hospitals),
         backend_config={
-            "client_resources": {"num_cpus": cpus, "num_gpus": 0.0},
-            "init_args": {
-                "num_cpus": os.cpu_count() or 1,
-                "include_dashboard": False,
-                "log_to_driver": True,
-                "_node_ip_address": "127.0.0.1",
-                "object_store_memory": 200_000_000,
+            # Ray also gives each worker's torch that many threads.
+            "client_resources": {
+                "num_cpus": min(run.config().federation.client_cpus, cores),
+                "num_gpus": 0.0,
             },
+            "init_args": ray,
         },
     )
 
 
+def _write_plain_log() -> None:
+    """Make Flower's log readable in a file: each line once, with its time, without colours."""
+    logger = logging.getLogger("flwr")
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.INFO)
+    logger.addHandler(handler)
+
+
+def _end_with_parent() -> None:
+    """End this process and its workers when the other end of its standard input is gone."""
+
+    def wait() -> None:
+        # Not sys.stdin: a thread that holds its lock breaks the interpreter's shutdown.
+        while os.read(0, 1):
+            pass
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+    _end_with_parent()
+    _write_plain_log()
     main()

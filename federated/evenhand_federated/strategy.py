@@ -1,20 +1,33 @@
 """Flower's FedAvg that knows hospitals by name, keeps a record and survives being stopped."""
 
-import json
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from safetensors.torch import save_file
 
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
+from evenhand_federated.checkpoint import write_checkpoint
+from evenhand_federated.node import BUDGET_REFUSED
 
 __all__ = ["FederationPlan", "RecordedFedAvg"]
+
+_FIGURES = ("patients", "seconds", "first_loss", "last_loss", "epsilon", "delta")
+"""What is kept of a hospital's figures; anything else that it sends is dropped."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,10 @@ class RecordedFedAvg(FedAvg):
         )
         self._plan = plan
         self._folder = folder
-        self._asked: dict[str, str] = {}
+        self._sent: list[Message] = []
+        self._arrays = ArrayRecord()
         self._started = 0.0
-        self._bytes_down = 0
+        self._budget_is_spent = False
 
     def configure_train(
         self,
@@ -60,70 +74,140 @@ class RecordedFedAvg(FedAvg):
         grid: Grid,  # noqa: ARG002 - nodes are named in the plan, never sampled
     ) -> Iterable[Message]:
         """Send the adapter to every hospital of the plan."""
+        if self._budget_is_spent:
+            return []
         self._started = time.monotonic()
-        self._bytes_down = arrays.count_bytes()
+        self._arrays = arrays
         number = server_round + self._plan.done
-        order = ConfigRecord(
-            {**config, "arm": self._plan.arm, "round": number, "rounds": self._plan.rounds}
+        content = RecordDict(
+            {
+                "arrays": arrays,
+                "config": ConfigRecord({**config, "arm": self._plan.arm, "round": number}),
+            }
         )
-        content = RecordDict({"arrays": arrays, "config": order})
-        return [Message(content, node, MessageType.TRAIN) for node in self._plan.hospitals]
+        # Kept, because the grid gives them their ids, by which replies are known.
+        self._sent = [Message(content, node, MessageType.TRAIN) for node in self._plan.hospitals]
+        return self._sent
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what came, then write down who answered and what it cost.
 
+        When hospitals' ledgers refuse another round of an arm that has finished some,
+        the arm ends with what it has.
+
         Raises:
             FederationError: fewer hospitals answered than the plan needs.
         """
-        answered: dict[str, MetricRecord] = {}
+        if self._budget_is_spent:
+            return None, None
+        number = server_round + self._plan.done
+        answered: dict[str, Message] = {}
         failed: dict[str, str] = {}
-        valid: list[Message] = []
-        for reply in replies:
-            hospital = self._plan.hospitals.get(reply.metadata.src_node_id, "unknown node")
+        codes: set[int] = set()
+        for hospital, reply in self._by_hospital(replies).items():
             if reply.has_error():
-                failed[hospital] = reply.error.reason
+                failed[hospital] = reply.error.reason or f"error {reply.error.code}"
+                codes.add(reply.error.code)
+            elif (fault := _fault(reply.content, self._arrays)) is not None:
+                failed[hospital] = fault
+                codes.add(0)
             else:
-                answered[hospital] = reply.content["metrics"]
-                valid.append(reply)
-        self._record(server_round + self._plan.done, answered, failed)
-        if len(valid) < self._plan.minimum_hospitals:
-            reasons = ", ".join(f"{name}: {reason}" for name, reason in sorted(failed.items()))
-            raise FederationError(
-                f"Round {server_round + self._plan.done} of {self._plan.arm}: {len(valid)} "
-                f"hospitals answered, {self._plan.minimum_hospitals} are needed "
-                f"({reasons or 'the others were silent'}). See each hospital's node.log."
-            )
-        arrays, _ = super().aggregate_train(server_round, valid)
-        self._checkpoint(server_round + self._plan.done, arrays)
+                answered[hospital] = reply
+        self._record(number, answered, failed)
+        if len(answered) < self._plan.minimum_hospitals:
+            if number > 1 and codes == {BUDGET_REFUSED}:
+                self._budget_is_spent = True
+                return None, None
+            raise FederationError(self._too_few(number, answered, failed))
+        for reply in answered.values():
+            # Flower wants the same figures from all; only the weight is averaged by.
+            weight = {"patients": reply.content["metrics"]["patients"]}
+            reply.content["metrics"] = MetricRecord(weight)
+        # In the order of names: a float sum in order of arrival would differ from run to run.
+        arrays, _ = super().aggregate_train(server_round, list(answered.values()))
+        if arrays is not None:
+            write_checkpoint(self._folder, number, arrays.to_torch_state_dict())
         return arrays, None
 
-    def _record(
-        self, number: int, answered: dict[str, MetricRecord], failed: dict[str, str]
-    ) -> None:
-        hospitals = {
-            name: {"bytes_down": self._bytes_down, **dict(metrics)}
-            for name, metrics in sorted(answered.items())
-        }
-        silent = sorted(set(self._plan.hospitals.values()) - answered.keys() - failed.keys())
-        record = {
-            "arm": self._plan.arm,
-            "round": number,
-            "rounds": self._plan.rounds,
-            "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": time.monotonic() - self._started,
-            "hospitals": hospitals,
-            "failed": failed,
-            "silent": silent,
-        }
-        with self._folder.rounds_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    def _by_hospital(self, replies: Iterable[Message]) -> dict[str, Message]:
+        """Replies by hospital, in the order of names.
 
-    def _checkpoint(self, number: int, arrays: ArrayRecord | None) -> None:
-        if arrays is None:
-            return
-        draft = self._folder.checkpoint_path.with_suffix(".tmp")
-        state = {name: t.contiguous() for name, t in arrays.to_torch_state_dict().items()}
-        save_file(state, draft, metadata={"round": str(number)})
-        draft.replace(self._folder.checkpoint_path)
+        A reply is known by the message that it answers: where a node is gone, the
+        link answers in its stead and with its own node id.
+        """
+        asked = {
+            message.metadata.message_id: self._plan.hospitals[message.metadata.dst_node_id]
+            for message in self._sent
+        }
+        known = {}
+        for reply in replies:
+            hospital = asked.get(reply.metadata.reply_to_message_id)
+            if hospital is not None:
+                known[hospital] = reply
+        return dict(sorted(known.items()))
+
+    def _too_few(
+        self, number: int, answered: Mapping[str, Message], failed: Mapping[str, str]
+    ) -> str:
+        reasons = [f"{name}: {reason}" for name, reason in sorted(failed.items())]
+        reasons += [f"{name}: silent" for name in self._silent({*answered, *failed})]
+        return (
+            f"Round {number} of {self._plan.arm}: {len(answered)} hospitals answered, "
+            f"{self._plan.minimum_hospitals} are needed ({', '.join(reasons)}). "
+            "See each hospital's node.log."
+        )
+
+    def _silent(self, heard: set[str]) -> list[str]:
+        return sorted(set(self._plan.hospitals.values()) - heard)
+
+    def _record(
+        self, number: int, answered: Mapping[str, Message], failed: Mapping[str, str]
+    ) -> None:
+        hospitals = {}
+        for name, reply in answered.items():
+            figures = reply.content["metrics"]
+            hospitals[name] = {
+                "bytes_down": self._arrays.count_bytes(),
+                "bytes": reply.content["arrays"].count_bytes(),
+                **{key: figures[key] for key in _FIGURES if key in figures},
+            }
+        self._folder.append_round(
+            {
+                "arm": self._plan.arm,
+                "round": number,
+                "rounds": self._plan.rounds,
+                "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": time.monotonic() - self._started,
+                "hospitals": hospitals,
+                "failed": dict(failed),
+                "silent": self._silent({*answered, *failed}),
+            }
+        )
+
+
+def _fault(content: RecordDict, sent: ArrayRecord) -> str | None:
+    """Why a hospital's answer cannot be averaged; None where it can."""
+    if {*content.array_records} != {"arrays"} or {*content.metric_records} != {"metrics"}:
+        return "an answer of another form"
+    figures, arrays = content["metrics"], content["arrays"]
+    patients = figures.get("patients")
+    if not isinstance(patients, int) or patients < 1:
+        return "no number of patients"
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in figures.values()):
+        return "a figure that is not a finite number"
+    if arrays.keys() != sent.keys():
+        return "tensors of other names"
+    faults = (_tensor_fault(arrays[name], wanted) for name, wanted in sent.items())
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def _tensor_fault(came: Array, wanted: Array) -> str | None:
+    try:
+        values = came.numpy()
+    except (ValueError, EOFError, OSError):
+        return "a tensor that cannot be read"
+    if values.shape != tuple(wanted.shape) or str(values.dtype) != wanted.dtype:
+        return "a tensor of another shape or type"
+    return None if np.isfinite(values).all() else "a value that is not finite"

@@ -72,8 +72,8 @@ def _summary(outcome: "Outcome") -> None:
     console.print()
     console.print(table)
     folder = outcome.run.path
-    console.print(f"Report:  {outcome.report}", soft_wrap=True)
-    console.print(f"Review:  evenhand review {folder}", soft_wrap=True)
+    console.print(f"Report:  {outcome.report}", soft_wrap=True, markup=False)
+    console.print(f"Review:  evenhand review {folder}", soft_wrap=True, markup=False)
 
 
 def _mean_dice(record: dict[str, Any], prompt: str) -> str:

@@ -1,14 +1,16 @@
 """The ways of training that an experiment compares, each leaving one folder behind.
 
-An arm is done when its `arm.json` is there with the fingerprint of what it was asked
-for; it is then not trained again. Federated arms are run by the room that announces
-itself as `evenhand.arms`.
+An arm's folder belongs to the fingerprint of what its training depends on; asked for
+something else, it is trained anew. Its `arm.json` bears the fingerprint of what its
+figures depend on; asked to score otherwise, the adapter is kept and scored again.
+Federated arms are run by the room that announces itself as `evenhand.arms`.
 """
 
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,16 @@ from rich.progress import Progress
 from evenhand import plugins
 from evenhand.artifacts import write_atomically
 from evenhand.config import ExperimentConfig
+from evenhand.errors import UsageError
 from evenhand.experiment.evaluate import evaluate_arm
-from evenhand.experiment.layout import RunFolder, build_model
+from evenhand.experiment.layout import ArmFolder, RunFolder, build_model
 from evenhand.experiment.stages import stepper
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.adapter_files import load_onto, save_adapter
 from evenhand.training.data import load_patients
 from evenhand.training.loop import Schedule, train
 
-__all__ = ["Arm", "arms_of", "run_arm"]
+__all__ = ["Arm", "arms_of", "refuse_spent", "run_arm"]
 
 _NOTES = {
     "box-zero-shot": "no training; a jittered box from the reference on every tumour slice",
@@ -36,6 +39,22 @@ _NOTES = {
     "federated-private": "as federated, with patient-level differential privacy at each hospital",
     "warm-start": "trained on phantoms alone: where the private arm starts",
 }
+
+_WAITING = frozenset({"minimum_hospitals", "round_timeout_s", "client_cpus"})
+"""How rounds are run, not what comes out: to change it must not cost the rounds that are done."""
+
+_NOT_PRIVATE = frozenset({"epochs", "patients_per_step", "learning_rate", "weight_decay"})
+"""What private steps do not use of [training]."""
+
+_USED: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "box-zero-shot": {},
+    "local": {"training": frozenset()},
+    "pooled": {"training": frozenset()},
+    "federated": {"training": frozenset({"epochs"}), "federation": _WAITING},
+    "federated-private": {"training": _NOT_PRIVATE, "privacy": frozenset()},
+    "warm-start": {"training": frozenset()},
+}
+"""Sections that training depends on beside seed, data and model, with the keys that it ignores."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +76,38 @@ class Arm:
         """What the arm is, in a line for the report."""
         return _NOTES[self.kind]
 
-    def fingerprint(self, config: ExperimentConfig) -> str:
-        """Of all that its result depends on."""
-        sections = ["seed", "data", "model", "audit", "training"]
-        if self.kind == "federated":
-            sections.append("federation")
-        if self.kind in ("federated-private", "warm-start"):
-            sections += ["federation", "privacy"]
-        return config.fingerprint(*sections)
+    def fingerprint(self, config: ExperimentConfig, voxels: str = "") -> str:
+        """Of all that its training depends on.
+
+        Args:
+            config: the experiment.
+            voxels: digest of the cases and the split, see `RunFolder.digest`.
+        """
+        content = config.model_dump(mode="json")
+        used = {key: content[key] for key in ("seed", "data", "model")}
+        warm = config.privacy.warm_start_phantoms
+        for section, ignored in _USED[self.kind].items():
+            # The private arm starts where the warm start ends, which uses all of [training].
+            without = frozenset() if self.kind == "federated-private" and warm else ignored
+            used[section] = {k: v for k, v in content[section].items() if k not in without}
+        if self.kind == "warm-start":
+            used["phantoms"] = warm
+        return _hash(used, voxels)
+
+    def scoring_fingerprint(self, config: ExperimentConfig, voxels: str, patients: str) -> str:
+        """Of all that its rows in the prediction table depend on.
+
+        Args:
+            config: the experiment.
+            voxels: as in `fingerprint`.
+            patients: digest of their attributes.
+        """
+        jitter, tolerance = config.training.box_jitter, config.audit.nsd_tolerance
+        return _hash(self.fingerprint(config, voxels), jitter, tolerance, patients)
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def arms_of(config: ExperimentConfig, hospitals: Sequence[str]) -> list[Arm]:
@@ -88,27 +131,28 @@ def run_arm(run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress) -
         The arm's record: rows of the prediction table, seconds, bytes, epsilon, patients.
     """
     folder = run.arm(arm.name)
-    fingerprint = arm.fingerprint(config)
+    digest = run.digest()
+    asked = arm.fingerprint(config, digest.voxels)
+    fingerprint = arm.scoring_fingerprint(config, digest.voxels, digest.patients)
     if (earlier := _finished(folder.record_path, fingerprint)) is not None:
         with stepper(bar, f"{arm.name}: done before", 1):
             return earlier
-    marker = folder.path / "fingerprint"
-    if folder.path.exists() and (not marker.exists() or marker.read_text() != fingerprint):
+    if _is_of_another(folder, asked):
         shutil.rmtree(folder.path)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    marker.write_text(fingerprint)
+    write_atomically(folder.fingerprint_path, asked.encode())
 
     model = build_model(config)
     started = time.monotonic()
     trained = _train(run, config, arm, model, bar)
     seconds = trained.pop("seconds", time.monotonic() - started)
     prompts = _prompts(arm, model)
+    scoring = time.monotonic()
     rows = evaluate_arm(run, config, arm.name, model=model, prompts=prompts, bar=bar)
     record = {
         "fingerprint": fingerprint,
         "seconds": seconds,
-        "seconds_scoring": time.monotonic() - started - seconds,
-        "note": arm.note,
+        "seconds_scoring": time.monotonic() - scoring,
+        "note": arm.note + _cut_short(trained),
         "bytes_moved": 0,
         "epsilon": None,
         "train_patients": sum(len(run.split().train[name]) for name in arm.hospitals),
@@ -117,6 +161,39 @@ def run_arm(run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress) -
     }
     write_atomically(folder.record_path, json.dumps(record, indent=1).encode())
     return record
+
+
+def refuse_spent(run: RunFolder, config: ExperimentConfig, arms: Sequence[Arm]) -> None:
+    """Refuse to throw away what patients' privacy has paid for and cannot pay for again.
+
+    Raises:
+        UsageError: the private arm has finished rounds, and is asked for with other settings.
+    """
+    for arm in arms:
+        folder = run.arm(arm.name)
+        if arm.kind != "federated-private" or not any(r["hospitals"] for r in folder.read_rounds()):
+            continue
+        if _is_of_another(folder, arm.fingerprint(config, run.digest().voxels)):
+            raise UsageError(
+                f"'{folder.path}' was trained with other settings or cases, and that has used "
+                "the privacy budget of its patients. Go back to those, leave federated-private "
+                "out of arms, or take another folder with --out, whose ledgers know nothing of "
+                "this one."
+            )
+
+
+def _is_of_another(folder: ArmFolder, fingerprint: str) -> bool:
+    if not folder.path.exists():
+        return False
+    marker = folder.fingerprint_path
+    return not marker.exists() or marker.read_text("utf-8") != fingerprint
+
+
+def _cut_short(trained: Mapping[str, Any]) -> str:
+    done, planned = trained.get("rounds"), trained.get("rounds_planned")
+    if done == planned:
+        return ""
+    return f"; ended after {done} of {planned} rounds, when its privacy budget was used up"
 
 
 def _finished(path: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -148,7 +225,7 @@ def _train(
 
         trained = train_on_phantoms(run, config, model, bar)
     elif arm.kind in ("federated", "federated-private"):
-        if (run.arm("warm-start").adapter_path).exists() and arm.kind == "federated-private":
+        if arm.kind == "federated-private" and config.privacy.warm_start_phantoms:
             shutil.copyfile(run.arm("warm-start").adapter_path, folder.start_path)
         trained = plugins.load("evenhand.arms", "federated")(run, arm.name, model, bar)
     else:

@@ -91,7 +91,12 @@ def _with_boxes(
 def _write_mask(folder: ArmFolder, case: Case, prediction: Prediction) -> None:
     path = folder.mask_path(case.case_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_nifti(path, prediction.mask, case.affine)
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        write_nifti(draft, prediction.mask, case.affine)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _row(

@@ -15,7 +15,9 @@ OUT/review/review.sqlite
 torch is imported only by what needs it: the review page reads a run without it.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from evenhand.model.embeddings import EmbeddingCache
     from evenhand.privacy.ledger import Ledger
 
-__all__ = ["ArmFolder", "HospitalHome", "RunFolder", "build_model"]
+__all__ = ["ArmFolder", "CasesDigest", "HospitalHome", "RunFolder", "build_model"]
 
 MASK_SUFFIX = ".nii.gz"
 """Of a proposed mask, after the case id."""
@@ -93,6 +95,16 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
+    def lock_path(self) -> Path:
+        """Locked while a command works in this folder."""
+        return self.path / ".lock"
+
+    @property
+    def phantom_path(self) -> Path:
+        """The phantoms of an experiment that makes its own hospitals."""
+        return self.path / "source"
+
+    @property
     def report_folder(self) -> Path:
         """The audit's report."""
         return self.path / "report"
@@ -125,6 +137,21 @@ class RunFolder:
         """Read who trains and who tests."""
         return Split.from_json(self.split_path.read_text("utf-8"))
 
+    def digest(self) -> "CasesDigest":
+        """What the arms' results depend on, of the cases and the split."""
+        voxels, patients = [], []
+        for home in self.hospitals():
+            for case in home.store():
+                one = case.patient
+                key = (case.case_id, one.patient_id, one.hospital)
+                voxels.append((*key, sorted(case.sequences.items()), case.mask_sha256))
+                place = case.affine.ras_from_voxel.tolist()
+                patients.append((key, one.sex, one.age_years, one.race, one.ethnicity, place))
+        return CasesDigest(
+            voxels=_sha256((sorted(voxels), self.split().to_json())),
+            patients=_sha256(sorted(patients, key=repr)),
+        )
+
     @property
     def review_path(self) -> Path:
         """The SQLite file with the decisions."""
@@ -148,10 +175,32 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
+class CasesDigest:
+    """Hashes of what was ingested: equal where results can be kept.
+
+    Attributes:
+        voxels: of images, masks and the split, which training depends on.
+        patients: of attributes and geometry, which only figures depend on.
+    """
+
+    voxels: str
+    patients: str
+
+
+def _sha256(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class ArmFolder:
     """What one arm of an experiment leaves behind."""
 
     path: Path
+
+    @property
+    def fingerprint_path(self) -> Path:
+        """Of what the arm's training depends on; see `evenhand.experiment.arms`."""
+        return self.path / "fingerprint"
 
     @property
     def adapter_path(self) -> Path:
@@ -193,11 +242,18 @@ class ArmFolder:
         return sorted(path.name.removesuffix(MASK_SUFFIX) for path in masks)
 
     def read_rounds(self) -> list[dict[str, object]]:
-        """Records of the finished rounds, first to last; a cut-off last line is left out."""
+        """Records of all rounds, failed ones too; a last line that was cut off is left out."""
         if not self.rounds_path.exists():
             return []
         lines = self.rounds_path.read_text("utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1] if line]
+
+    def append_round(self, record: Mapping[str, object]) -> None:
+        """Add the record of a round; a line that was cut off before makes room for it."""
+        with self.rounds_path.open("ab+") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(dict(record)).encode() + b"\n")
 
 
 def build_model(config: ExperimentConfig) -> "AdaptedModel":

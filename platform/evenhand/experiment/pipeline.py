@@ -1,9 +1,12 @@
 """`evenhand run`: the whole way from cases to report, resumable at every stage."""
 
+import fcntl
 import json
 import platform
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,10 @@ from evenhand import __version__, plugins
 from evenhand.artifacts import write_atomically, write_prediction_table
 from evenhand.config import ExperimentConfig
 from evenhand.errors import ResourceError, UsageError
-from evenhand.experiment.arms import arms_of, run_arm
+from evenhand.experiment.arms import arms_of, refuse_spent, run_arm
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.experiment.stages import prepare_cases, prepare_embeddings, stepper
+from evenhand.ingest.phantom import TRUTH_FILE
 from evenhand.model.weights import fetch, find
 
 __all__ = ["Outcome", "run_experiment"]
@@ -43,7 +47,17 @@ def run_experiment(config: ExperimentConfig, out: Path, bar: Progress) -> Outcom
         UsageError: `out` belongs to another experiment.
         EvenhandError: whatever a stage refuses.
     """
-    run = _open(config, out)
+    try:
+        with _open(config, out) as run:
+            return _run(run, config, bar)
+    except OSError as error:
+        raise ResourceError(
+            f"'{error.filename or out}' could not be read or written: {error.strerror or error}. "
+            "Put that right and run the same command again; finished work is kept."
+        ) from None
+
+
+def _run(run: RunFolder, config: ExperimentConfig, bar: Progress) -> Outcome:
     fetch(config.model.backbone, progress=bar)
     seconds: dict[str, float] = {}
 
@@ -53,9 +67,11 @@ def run_experiment(config: ExperimentConfig, out: Path, bar: Progress) -> Outcom
         seconds[stage] = round(time.monotonic() - started, 1)
 
     timed("cases", lambda: prepare_cases(run, config, bar))
+    arms = arms_of(config, run.split().hospitals)
+    refuse_spent(run, config, arms)
     timed("embeddings", lambda: prepare_embeddings(run, config, build_model(config), bar))
     records = {}
-    for arm in arms_of(config, run.split().hospitals):
+    for arm in arms:
         timed(arm.name, lambda arm=arm: records.update({arm.name: run_arm(run, config, arm, bar)}))  # type: ignore[misc]
     _write_table(run, config, records)
     with stepper(bar, "report", 1):
@@ -70,9 +86,12 @@ def run_experiment(config: ExperimentConfig, out: Path, bar: Progress) -> Outcom
     return Outcome(run, report, records)
 
 
-def _open(config: ExperimentConfig, out: Path) -> RunFolder:
+@contextmanager
+def _open(config: ExperimentConfig, out: Path) -> Iterator[RunFolder]:
+    """Make or find the folder of the run, and keep others out of it for as long as we work."""
     run = RunFolder(out)
-    content = json.dumps(config.model_dump(mode="json"), indent=1)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"'{out}' is a file. Choose a folder with --out.")
     if run.config_path.exists():
         earlier = run.config()
         if (earlier.name, earlier.data) != (config.name, config.data):
@@ -80,16 +99,20 @@ def _open(config: ExperimentConfig, out: Path) -> RunFolder:
                 f"'{out}' holds another experiment, or the same on other data. "
                 "Choose another folder with --out."
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(path != run.lock_path for path in out.iterdir()):
         raise UsageError(f"'{out}' is not empty and not a run. Choose another folder with --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with run.lock_path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another command is working in '{out}'. Wait for it, or choose another folder "
+                "with --out."
+            ) from None
+        content = json.dumps(config.model_dump(mode="json"), indent=1)
         write_atomically(run.config_path, content.encode())
-    except OSError as error:
-        raise ResourceError(
-            f"Cannot write to '{out}': {error.strerror}. Choose another folder with --out."
-        ) from None
-    return run
+        yield run
 
 
 def _write_table(
@@ -111,7 +134,7 @@ def _facts(
     run: RunFolder, config: ExperimentConfig, records: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """What the report says beside the table."""
-    truth_path = run.path / "source" / "phantom_truth.json"
+    truth_path = run.phantom_path / TRUTH_FILE
     split = run.split()
     test = sum(len(patients) for patients in split.test.values())
     train = sum(len(patients) for patients in split.train.values())
@@ -145,8 +168,23 @@ def _write_record(run: RunFolder, config: ExperimentConfig, seconds: dict[str, f
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "backbone": config.model.backbone,
+        "weights_sha256": find(config.model.backbone).sha256,
         "config_fingerprint": config.fingerprint(),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": seconds,
     }
     write_atomically(run.record_path, json.dumps(record, indent=1).encode())
+
+
+def _commit() -> str | None:
+    """The commit that runs; None where this is not a checkout, or git is not installed."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(  # noqa: S603 - nothing of it comes from outside
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return answer.stdout.strip() or None

@@ -44,7 +44,7 @@ def prepare_cases(run: RunFolder, config: ExperimentConfig, bar: Progress) -> No
         source = data.source
         if data.phantom is not None:
             source = make_phantoms(
-                data.phantom, run.path / "source", seed=config.seed, progress=advance
+                data.phantom, run.phantom_path, seed=config.seed, progress=advance
             )
         if source is None:
             raise ConfigError("Give data.source or [data.phantom].")
@@ -67,6 +67,12 @@ def _hospitals(data: DataConfig, source: Path) -> tuple[str, ...]:
     """Hospitals that take part; every other one of the source needs a reason."""
     present = {person.patient.hospital for person in read_participants(source)}
     silent = present - set(data.hospitals) - set(data.left_out)
+    strange = sorted(set(data.left_out) - present)
+    if strange:
+        raise ConfigError(
+            f"data.left_out names hospitals that the source does not have: {', '.join(strange)} "
+            f"(it has {', '.join(sorted(present))}). Correct the name, or remove it."
+        )
     if data.hospitals and silent:
         raise ConfigError(
             f"The source has hospitals that the config does not mention: "

@@ -34,9 +34,11 @@ def train_on_phantoms(
         bias_attribute="none",
         scanner_shift=2.0,
     )
-    folder = run.path / "warm-start"
     # Another seed than the experiment's own phantoms: nobody is in both.
-    source = make_phantoms(phantom, folder / "source", seed=config.seed + 1)
+    seed = config.seed + 1
+    # A folder of their own for each number and seed, so that either can be changed.
+    folder = run.path / "warm-start" / f"{each}-{seed}"
+    source = make_phantoms(phantom, folder / "source", seed=seed)
     ingest_bids(source, folder / "hospitals", sequences=("FLAIR",), layout="{hospital}/store")
     homes = [RunFolder(folder).hospital(name) for name in sorted(phantom.patients)]
     patients = []

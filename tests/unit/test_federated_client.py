@@ -1,0 +1,258 @@
+"""What leaves a hospital: an adapter, a few figures, and of an error only its kind."""
+
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+
+from evenhand.errors import BudgetError, DataError, FederationError
+from evenhand_federated import client_app, node
+from evenhand_federated.node import (
+    BUDGET_REFUSED,
+    FAILED,
+    SIMULATION_VARIABLE,
+    HospitalNode,
+    RoundOrder,
+    rounds_of,
+)
+from evenhand_federated.testing import FakeGrid
+from federation_fakes import HOSPITALS, context_of, make_config, make_run, state_of
+
+REPORT = "/data/north/sub-P0042/P0042_FLAIR.nii.gz: age 61"
+
+
+@pytest.fixture
+def run(tmp_path, tiny_stores, monkeypatch):
+    """A run that SuperNodes serve."""
+    run = make_run(tmp_path / "run", tiny_stores)
+    monkeypatch.setenv(SIMULATION_VARIABLE, str(run.path))
+    return run
+
+
+def ask(partition, *, arm="federated", number=1, kind=MessageType.TRAIN):
+    """Send a message through the real ClientApp and return its reply."""
+    grid = FakeGrid({10: lambda message: client_app.app(message, context_of(partition))})
+    content = RecordDict()
+    if kind == MessageType.TRAIN:
+        order = ConfigRecord({"arm": arm, "round": number})
+        content = RecordDict({"arrays": ArrayRecord(state_of(1, 2)), "config": order})
+    (reply,) = grid.send_and_receive([Message(content, 10, kind)])
+    return reply
+
+
+def raising(error):
+    """In place of a method: raises."""
+
+    def method(*args, **kwargs):
+        raise error
+
+    return method
+
+
+class TestErrors:
+    """The text of an exception may hold anything; none of it leaves."""
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (DataError(REPORT), FAILED),
+            (ValueError(REPORT), FAILED),
+            (KeyError(REPORT), FAILED),
+            (BudgetError(REPORT), BUDGET_REFUSED),
+        ],
+    )
+    def test_only_the_kind_leaves(self, run, monkeypatch, error, code):
+        """The reply holds the class's name and a code; the hospital's own log has the whole."""
+        monkeypatch.setattr(HospitalNode, "train_round", raising(error))
+        reply = ask(0)
+        assert (reply.error.code, reply.error.reason) == (code, type(error).__name__)
+        assert not reply.has_content()
+        log = run.hospital("north").log_path.read_text()
+        assert REPORT in log
+        assert "Traceback" in log
+        assert not run.hospital("south").log_path.exists()
+
+    def test_codes_differ(self):
+        """Who counts refusals by budget does not count other failures."""
+        assert FAILED != BUDGET_REFUSED
+
+    def test_a_log_that_cannot_be_written_leaks_nothing(self, run, monkeypatch):
+        """A full disk while logging is no way out for a path."""
+        run.hospital("north").log_path.mkdir()
+        monkeypatch.setattr(HospitalNode, "train_round", raising(DataError(REPORT)))
+        assert ask(0).error.reason == "DataError"
+
+    def test_unknown_partition(self, run):
+        """A SuperNode too many says only that it failed."""
+        reply = ask(len(HOSPITALS))
+        assert (reply.error.code, reply.error.reason) == (FAILED, "FederationError")
+
+    def test_no_run(self, run, monkeypatch):
+        """A node that was started without a run folder fails without telling more."""
+        monkeypatch.delenv(SIMULATION_VARIABLE)
+        assert ask(0).error.reason == "FederationError"
+
+    def test_damaged_split(self, run):
+        """An error before the hospital is known is guarded too."""
+        run.split_path.write_text(f'{{"train": "{REPORT}"')
+        assert ask(0).error.reason == "DataError"
+
+    def test_error_in_the_introduction(self, run, monkeypatch):
+        """Not only training is guarded."""
+        error = OSError(REPORT)
+        monkeypatch.setattr(HospitalNode, "of_partition", classmethod(raising(error)))
+        assert ask(0, kind=MessageType.QUERY).error.reason == "OSError"
+
+
+def test_introduction_names_the_hospital_alone(run):
+    """To be known by name, a hospital tells its name and nothing else."""
+    content = ask(1, kind=MessageType.QUERY).content
+    assert {key: dict(record) for key, record in content.items()} == {"hospital": {"name": "south"}}
+
+
+class FakeModel:
+    """Takes an adapter and adds one to it when it is trained."""
+
+    def __init__(self):
+        self.state = {}
+
+    def load_adapter(self, state):
+        """Keep it."""
+        self.state = state
+
+    def adapter_state(self):
+        """Return it."""
+        return self.state
+
+
+@pytest.fixture
+def trained(run, monkeypatch):
+    """Replace model and training; return what training was asked for."""
+    calls = []
+    model = FakeModel()
+
+    def train(model, patients, config, **options):
+        calls.append(options | {"patients": [one.patient_id for one in patients]})
+        model.state = {name: tensor + 1 for name, tensor in model.state.items()}
+        return SimpleNamespace(first_loss=2.0, last_loss=1.0)
+
+    def train_private(model, patients, *sections, **options):
+        calls.append(options | {"patients": [one.patient_id for one in patients]})
+        return SimpleNamespace(epsilon=0.5, delta=0.01)
+
+    def load_patients(store, cache, names, model):
+        present = {case.patient.patient_id for case in store}
+        return [SimpleNamespace(patient_id=name) for name in names if name in present]
+
+    monkeypatch.setattr(node, "_model", lambda _: model)
+    monkeypatch.setattr(node, "train", train)
+    monkeypatch.setattr(node, "train_private", train_private)
+    monkeypatch.setattr(node, "load_patients", load_patients)
+    monkeypatch.setattr("evenhand.experiment.layout.HospitalHome.cache", lambda *_: None)
+    return calls
+
+
+class TestFigures:
+    """What is told beside the adapter."""
+
+    def test_without_privacy(self, run, trained):
+        """Patients, seconds and losses; the number of patients is that of training alone."""
+        content = ask(0).content
+        assert content["metrics"].keys() == {"patients", "seconds", "first_loss", "last_loss"}
+        assert content["metrics"]["patients"] == len(run.split().train["north"])
+        assert set(content.keys()) == {"arrays", "metrics"}
+        answer = content["arrays"].to_torch_state_dict()
+        assert torch.equal(answer["head.a"], torch.tensor([2.0, 3.0]))
+
+    def test_with_privacy(self, run, trained):
+        """No loss and no time: either would be a release that nobody has accounted for."""
+        metrics = ask(0, arm="federated-private").content["metrics"]
+        assert dict(metrics) == {
+            "patients": len(run.split().train["north"]),
+            "epsilon": 0.5,
+            "delta": 0.01,
+        }
+        assert trained[0]["ledger"].path == run.hospital("north").path / "ledger.sqlite"
+
+    def test_trains_on_its_own_training_patients(self, run, trained):
+        """Neither test patients nor another hospital's reach the training."""
+        ask(1)
+        assert trained[0]["patients"] == list(run.split().train["south"])
+
+    def test_other_hospitals_are_not_needed(self, run, trained):
+        """A hospital's round works where no other hospital's folder exists."""
+        shutil.rmtree(run.hospital("north").path)
+        assert ask(1).content["metrics"]["patients"] == len(run.split().train["south"])
+        assert not run.hospital("north").path.exists()
+
+    def test_no_file_of_another_hospital_is_opened(self, run, trained):
+        """Not one file under another hospital's home is opened in a round."""
+        opened = []
+        watching = True
+
+        def watch(event, arguments):
+            if watching and event in ("open", "os.listdir", "os.scandir", "sqlite3.connect"):
+                opened.append(str(arguments[0]))
+
+        sys.addaudithook(watch)
+        ask(0)
+        ask(0, arm="federated-private")
+        watching = False
+        assert any(str(run.hospital("north").path) in path for path in opened)
+        assert not any(str(run.hospital("south").path) in path for path in opened)
+
+
+class TestOrders:
+    """A hospital does only what its own copy of the experiment provides for."""
+
+    @pytest.mark.parametrize("arm", ["fedrated-private", "pooled", "", "Federated"])
+    def test_unknown_arm_is_not_trained(self, run, trained, arm):
+        """A misspelt private arm must not be trained without privacy."""
+        assert ask(0, arm=arm).error.reason == "FederationError"
+        assert trained == []
+
+    def test_arm_outside_the_experiment(self, tmp_path, tiny_stores, trained, monkeypatch):
+        """Where only the private arm was agreed on, nobody gets an update without noise."""
+        config = make_config(arms=["federated-private"])
+        other = make_run(tmp_path / "other", tiny_stores, config)
+        monkeypatch.setenv(SIMULATION_VARIABLE, str(other.path))
+        assert ask(0, arm="federated").error.reason == "FederationError"
+        assert ask(0, arm="federated-private").has_content()
+
+    @pytest.mark.parametrize("number", [0, -1, 4])
+    def test_round_outside_the_plan(self, run, trained, number):
+        """The plan has three rounds; a fourth would run the learning rate up again."""
+        assert ask(0, number=number).error.reason == "FederationError"
+        assert trained == []
+
+    def test_pieces_of_one_schedule(self, run, trained):
+        """Three rounds are three thirds of one schedule, each with its own seed."""
+        for number in (1, 2, 3):
+            ask(0, number=number)
+        pieces = [(call["schedule"].start, call["schedule"].end) for call in trained]
+        assert pieces == [(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1)]
+        assert len({call["seed"] for call in trained}) == 3
+
+    def test_hospitals_draw_differently(self, run, trained):
+        """Seeds depend on the hospital; and are the same on every machine."""
+        ask(0)
+        ask(1)
+        ask(0)
+        assert trained[0]["seed"] != trained[1]["seed"]
+        assert trained[0]["seed"] == trained[2]["seed"]
+
+    def test_rounds_of(self):
+        """Each federated arm has its own number of rounds; no other arm has any."""
+        config = make_config()
+        assert rounds_of(config, "federated") == 3
+        assert rounds_of(config, "federated-private") == 2
+        with pytest.raises(FederationError, match="'pooled' is not a federated arm"):
+            rounds_of(config, "pooled")
+
+    def test_order_is_frozen(self):
+        """An order is a record: valid when made, and not changed."""
+        with pytest.raises(AttributeError):
+            RoundOrder("federated", 1).round = 2
