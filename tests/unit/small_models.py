@@ -60,7 +60,12 @@ def wake_lora(model: nn.Module, seed: int = 1) -> None:
 
 
 def toy_case(
-    model: AdaptedModel, seed: int, *, depth: int = 4, tumours: tuple[int, ...] = (1, 2)
+    model: AdaptedModel,
+    seed: int,
+    *,
+    depth: int = 4,
+    tumours: tuple[int, ...] = (1, 2),
+    mirror: int | None = -1,
 ) -> TrainingCase:
     """Bright boxes on noise: something that a head can learn in a few steps."""
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +88,7 @@ def toy_case(
         masks=masks,
         boxes=boxes,
         pixel=square / size,
+        mirror=mirror,
     )
 
 

@@ -27,6 +27,9 @@ __all__ = ["AdapterFile", "load_onto", "read_adapter", "save_adapter", "state_sh
 FORMAT = "evenhand-adapter-1"
 """Raised when the metadata changes its meaning."""
 
+_FREE = {"precision", "smallest_component"}
+"""Keys of [model] that an adapter is not bound to: how masks are made of it, not what it is."""
+
 
 @dataclass(frozen=True)
 class AdapterFile:
@@ -152,7 +155,7 @@ def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
             f"{model.backbone.weights_sha256[:12]}). Set model.backbone to '{adapter.backbone}'."
         )
     theirs, ours = adapter.model.model_dump(), model.config.model_dump()
-    for key in theirs.keys() - {"precision"}:  # precision is the machine's own business
+    for key in theirs.keys() - _FREE:
         if theirs[key] != ours[key]:
             raise AdapterError(
                 f"'{path}' was trained with model.{key} {theirs[key]}; here it is {ours[key]}. "

@@ -1,0 +1,225 @@
+"""Private training: charged first, bounded, noised everywhere, and silent about losses."""
+
+import dataclasses
+
+import pytest
+import torch
+from small_models import small_model, toy_case, toy_patients
+
+from evenhand.config import PrivacyConfig, TrainingConfig
+from evenhand.errors import BudgetError, DataError
+from evenhand.privacy.accounting import Mechanism, epsilon_of
+from evenhand.privacy.ledger import Ledger
+from evenhand.training import private
+from evenhand.training.data import TrainingPatient, draw
+from evenhand.training.private import PrivacyPlan, train_private
+
+TRAINING = TrainingConfig(tumour_slices=3, other_slices=2, box_slices=1)
+PRIVACY = PrivacyConfig(epsilon=20, delta=1e-2, sampling_rate=1.0, rounds=2, steps_per_round=2)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A fresh ledger."""
+    return Ledger(tmp_path / "ledger.sqlite", "north")
+
+
+@pytest.fixture(scope="module")
+def patients():
+    """Two toy patients. Read only."""
+    return toy_patients(small_model(), 2)
+
+
+def run(model, patients, ledger, privacy=PRIVACY, **more):
+    """One round."""
+    return train_private(
+        model,
+        patients,
+        privacy,
+        TRAINING,
+        learning_rate=0.01,
+        ledger=ledger,
+        purpose="round",
+        **more,
+    )
+
+
+def moved(model, before):
+    """Names of the tensors that are not what they were."""
+    return {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+
+
+def copy_of(model):
+    """Everything, as it is now."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+class TestPlan:
+    """The noise of a round follows from the whole run."""
+
+    def test_the_whole_run_stays_within_its_epsilon(self):
+        """All rounds composed reach the configured epsilon and not more."""
+        config = PrivacyConfig(epsilon=2, sampling_rate=0.3, rounds=4, steps_per_round=3)
+        plan = PrivacyPlan.make(config, 50)
+        assert plan.delta == pytest.approx(1 / 500)
+        one = plan.mechanism_of_round
+        assert (one.sampling_rate, one.steps) == (0.3, 3)
+        assert 1.98 <= epsilon_of([one] * 4, plan.delta) <= 2
+
+    def test_delta_can_be_set(self):
+        """A hospital's own delta goes before the default."""
+        assert PrivacyPlan.make(PRIVACY, 50).delta == 1e-2
+
+
+def test_every_trainable_tensor_is_noised_and_nothing_frozen_moves(patients, ledger):
+    """Also tensors that got no gradient; also not one buffer of the backbone."""
+    model = small_model()
+    before = copy_of(model)
+    run(model, patients, ledger)
+    assert moved(model, before) == set(model.adapter())
+    for name, value in model.adapter_state().items():
+        assert value.isfinite().all(), name
+
+
+def test_patterns_choose_what_is_trained(patients, ledger):
+    """Fewer tensors need less noise; the others stay bit for bit."""
+    model = small_model()
+    before = copy_of(model)
+    run(model, patients, ledger, PRIVACY.model_copy(update={"trainable": ("head.leave.*",)}))
+    assert moved(model, before) == {n for n in model.adapter() if n.startswith("head.leave.")}
+
+
+def test_the_noise_is_that_of_the_plan(ledger, monkeypatch):
+    """With nobody drawn a round is pure noise: rate sigma C / (q N) times the root of its steps."""
+    monkeypatch.setattr(private, "poisson_sample", lambda *_: [])
+    model = small_model()
+    before = model.adapter_state()
+    privacy = PRIVACY.model_copy(update={"clip_norm": 0.5, "sampling_rate": 0.5})
+    run(model, toy_patients(model, 3), ledger, privacy)
+    sigma = PrivacyPlan.make(privacy, 3).mechanism_of_round.noise_multiplier
+    wanted = 0.01 * sigma * 0.5 / (0.5 * 3) * 2**0.5
+    after = model.adapter_state()
+    noise = torch.cat([(after[n] - before[n]).flatten() for n in before])
+    assert noise.std().item() == pytest.approx(wanted, rel=0.05)
+
+
+def test_rounds_are_charged_until_the_grant_is_used_up(patients, ledger):
+    """Two planned rounds fit; a third is refused and leaves the model as it is."""
+    model = small_model()
+    first, second = (run(model, patients, ledger) for _ in range(2))
+    assert 0 < first.epsilon < second.epsilon <= 20
+    assert (first.steps, second.steps) == (2, 4)
+    before = copy_of(model)
+    with pytest.raises(BudgetError):
+        run(model, patients, ledger)
+    assert moved(model, before) == set()
+    assert ledger.spent() == second
+
+
+def test_the_charge_comes_before_the_first_look_at_a_patient(patients, ledger, monkeypatch):
+    """A round that dies in its first step stays charged."""
+
+    def die(*_, **__):
+        assert ledger.spent().steps == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(private, "draw", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(small_model(), patients, ledger)
+    assert ledger.spent().steps == 2
+
+
+def test_nobody_to_train_on_is_an_error_and_costs_nothing(ledger):
+    """An empty hospital is refused before anything is granted or charged."""
+    with pytest.raises(DataError, match="no patient"):
+        run(small_model(), [], ledger)
+    assert ledger.spent() is None
+
+
+def test_a_patient_gives_a_bounded_number_of_slices(patients, ledger, monkeypatch):
+    """The contribution bound of the config reaches every draw."""
+    sizes = []
+
+    def spy(*args, **kwargs):
+        batch = draw(*args, **kwargs)
+        sizes.append(len(batch.masks))
+        return batch
+
+    monkeypatch.setattr(private, "draw", spy)
+    run(small_model(), patients, ledger, PRIVACY.model_copy(update={"slices_per_patient": 2}))
+    assert sizes == [2, 2, 2, 2]  # two patients, two steps
+
+
+@pytest.mark.parametrize("trainable", [("*",), ("backbone.mask_decoder.*",)])
+def test_a_patient_without_tumour_does_not_end_the_round(ledger, trainable):
+    """Who has no box gives a zero gradient to the decoder; a crash would tell of him."""
+    model = small_model()
+    healthy = [TrainingPatient("p", (toy_case(model, 0, tumours=()),))]
+    privacy = PRIVACY.model_copy(update={"trainable": trainable})
+    assert run(model, healthy, ledger, privacy).steps == 2
+
+
+def test_a_patient_with_absurd_voxels_is_bounded_like_any_other(ledger, monkeypatch):
+    """Without noise: NaN and huge activations move the adapter by at most rate C / (q N) a step."""
+    model = small_model(encoder_lora_rank=0)
+    case = toy_case(model, 0)
+    wild = dataclasses.replace(case, hidden=case.hidden * 0 + 6e4)
+    broken = dataclasses.replace(case, slices=case.slices * float("nan"))
+    people = [TrainingPatient("wild", (wild,)), TrainingPatient("broken", (broken,))]
+    real = private.PrivateStep
+
+    def quiet(*args, **kwargs):
+        return real(*args, **{**kwargs, "noise_multiplier": 0.0})
+
+    monkeypatch.setattr(private, "PrivateStep", quiet)
+    before = model.adapter_state()
+    run(model, people, ledger)
+    after = model.adapter_state()
+    movement = torch.cat([(after[n] - before[n]).flatten() for n in before])
+    assert movement.isfinite().all()
+    assert 0 < movement.norm() <= 2 * 0.01 * 2 * PRIVACY.clip_norm / 2 * (1 + 1e-4)
+
+
+def test_nothing_but_the_cost_is_returned(patients, ledger):
+    """A loss would be a release of its own."""
+    told = []
+    spending = run(small_model(), patients, ledger, advance=told.append)
+    assert {field.name for field in dataclasses.fields(spending)} == {
+        "hospital",
+        "epsilon",
+        "delta",
+        "granted",
+        "steps",
+        "unit",
+        "accountant",
+    }
+    assert told == [1, 1]
+
+
+def test_the_model_is_ready_to_predict_afterwards(patients, ledger):
+    """Dropout ends with training."""
+    model = small_model()
+    run(model, patients, ledger)
+    assert not any(part.training for part in model.modules())
+
+
+def test_what_is_charged_is_what_is_run(patients, ledger, monkeypatch):
+    """Rate, noise and number of steps of the ledger are those that the step gets."""
+    seen = []
+    real = private.PrivateStep
+
+    def spy(parameters, optimiser, **kwargs):
+        seen.append(kwargs)
+        return real(parameters, optimiser, **kwargs)
+
+    rates = []
+    monkeypatch.setattr(private, "PrivateStep", spy)
+    monkeypatch.setattr(private, "poisson_sample", lambda _, rate: rates.append(rate) or [])
+    privacy = PRIVACY.model_copy(update={"sampling_rate": 0.25, "clip_norm": 0.3})
+    spending = run(small_model(), patients, ledger, privacy)
+    (used,) = seen
+    assert used["clip_norm"] == 0.3
+    assert used["expected_patients"] == 0.25 * 2
+    ran = Mechanism(rates[0], used["noise_multiplier"], len(rates))
+    assert set(rates) == {0.25}
+    assert spending.epsilon == pytest.approx(epsilon_of([ran], 1e-2))
