@@ -53,7 +53,10 @@ def _review(
         bool, typer.Option("--verify", help="Check the trail of decisions instead.")
     ] = False,
 ) -> None:
-    """Review a run's proposed masks in the browser: accept, correct, reject."""
+    """Review a run's proposed masks in the browser: accept, correct, reject.
+
+    Example: evenhand review runs/demo --arm pooled
+    """
     from evenhand_ui.runs import ReviewRun
 
     if verify:
