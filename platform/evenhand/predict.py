@@ -76,7 +76,8 @@ def without_specks(mask: NDArray[np.uint8], fraction: float) -> NDArray[np.uint8
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     kept = sizes >= max(1.0, fraction * sizes.max())
-    return kept[labels].astype(np.uint8)
+    cleaned: NDArray[np.uint8] = kept[labels].astype(np.uint8)
+    return cleaned
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from evenhand.privacy.noise import system_normal
 from evenhand.privacy.step import PrivateStep, poisson_sample
 
 
@@ -238,3 +239,28 @@ class TestPoissonSample:
             torch.manual_seed(0)
             draws.append(poisson_sample(range(200), 0.5))
         assert draws[0] != draws[1]
+
+
+class TestSystemNormal:
+    """The noise itself, from the operating system's randomness."""
+
+    def test_it_is_standard_normal(self):
+        """Moments and tails of 400,000 numbers lie within six deviations of the truth."""
+        values = system_normal((1000, 400)).double().flatten()
+        assert abs(values.mean()) < 6 / 400_000**0.5
+        assert abs(values.var() - 1) < 6 * (2 / 400_000) ** 0.5
+        share = (values.abs() > 1.959964).double().mean()
+        assert abs(share - 0.05) < 6 * (0.05 * 0.95 / 400_000) ** 0.5
+
+    def test_ends_of_the_uniform_stay_finite(self, monkeypatch):
+        """All bits clear or all set give large numbers, never infinity."""
+        for byte in (b"\x00", b"\xff"):
+            monkeypatch.setattr("os.urandom", lambda count, byte=byte: byte * count)
+            values = system_normal((3,))
+            assert values.isfinite().all()
+            assert (values.abs() > 7).all()
+
+    def test_shapes(self):
+        """A scalar parameter and an empty one get noise of their shape."""
+        assert system_normal(()).shape == ()
+        assert system_normal((0, 2)).shape == (0, 2)

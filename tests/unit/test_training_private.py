@@ -223,3 +223,12 @@ def test_what_is_charged_is_what_is_run(patients, ledger, monkeypatch):
     ran = Mechanism(rates[0], used["noise_multiplier"], len(rates))
     assert set(rates) == {0.25}
     assert spending.epsilon == pytest.approx(epsilon_of([ran], 1e-2))
+
+
+def test_a_hospitals_own_grant_is_not_raised(patients, ledger):
+    """A config that asks for more than the hospital has granted is refused, not obeyed."""
+    ledger.grant(0.5, 1 / (10 * len(patients)))
+    model = small_model()
+    with pytest.raises(BudgetError):
+        run(model, patients, ledger)
+    assert ledger.spent().granted == 0.5

@@ -3,8 +3,8 @@
 Patients are streamed: the gradient of the mean loss over one patient's slices is
 taken by itself, so no hooks into modules are needed and nothing that a module does
 to its batch (windows, repeated prompts) can make a patient count more than once.
-Noise and scaling are Opacus'. An empty draw is a step like any other: noised and
-charged.
+Clipping and scaling are Opacus', the noise is the system's. An empty draw is a step
+like any other: noised and charged.
 """
 
 import secrets
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
+
+from evenhand.privacy.noise import SystemNoiseOptimizer
 
 __all__ = ["PrivateStep", "poisson_sample"]
 
@@ -48,14 +49,12 @@ class PrivateStep:
         expected_patients: float,
     ) -> None:
         self._parameters = list(parameters)
-        generator = torch.Generator().manual_seed(secrets.randbits(63))
-        self._optimiser = DPOptimizer(
+        self._optimiser = SystemNoiseOptimizer(
             optimiser,
             noise_multiplier=noise_multiplier,
             max_grad_norm=clip_norm,
             expected_batch_size=expected_patients,
             loss_reduction="mean",
-            generator=generator,
         )
 
     def __call__(self, drawn: Sequence[T], loss: Callable[[T], Tensor]) -> None:

@@ -67,7 +67,8 @@ def train_private(
     if not patients:
         raise DataError("There is no patient to train on; lower data.test_fraction or add cases.")
     plan = PrivacyPlan.make(privacy, len(patients))
-    ledger.grant(privacy.epsilon, plan.delta)
+    if ledger.spent() is None:  # what the hospital has granted before is not ours to change
+        ledger.grant(privacy.epsilon, plan.delta)
     spending = ledger.charge(plan.mechanism_of_round, purpose)
     parameters = list(model.choose_trainable(privacy.trainable).values())
     step = PrivateStep(
