@@ -32,7 +32,11 @@ _QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
-    "RAY_COLOR_PREFIX": "0",
+    # Off Linux Ray stays on loopback by itself; here it listens to all networks unless told that
+    # there is no cluster. An address given to ray.init does not change that (ray 2.55).
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # What Ray announces as its next default, in a warning at each start.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PYTHONUNBUFFERED": "1",
 }
 _GRACE_S = 5.0

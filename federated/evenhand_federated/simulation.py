@@ -28,8 +28,8 @@ def main() -> None:
     ray: dict[str, Any] = {
         "num_cpus": cores,
         "include_dashboard": False,
-        "log_to_driver": True,
-        "_node_ip_address": "127.0.0.1",
+        # What a hospital's worker prints stays out of the coordinator's log.
+        "log_to_driver": False,
         "object_store_memory": 200_000_000,
     }
     if RAY_VARIABLE in os.environ:

@@ -16,6 +16,9 @@ from evenhand.progress import console
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 and the number of the signal."""
+
 app = typer.Typer(
     name="evenhand",
     help="Private, federated adapters for tumour segmentation, audited and reviewed.",
@@ -54,6 +57,7 @@ def main() -> None:
     except EvenhandError as error:
         console.print(f"[bold red]Error:[/] {escape(str(error))}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print("\nStopped. Finished work is kept; the same command goes on from there.")
-        sys.exit(130)
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:  # what typer makes of Ctrl-C
+            console.print("Stopped. Finished work is kept; the same command goes on from there.")
+        raise

@@ -46,8 +46,11 @@ def prepare_cases(run: RunFolder, config: ExperimentConfig, bar: Progress) -> No
             source = make_phantoms(
                 data.phantom, run.phantom_path, seed=config.seed, progress=advance
             )
-        if source is None:
-            raise ConfigError("Give data.source or [data.phantom].")
+        if source is None or not source.is_dir():
+            raise ConfigError(
+                f"data.source must be a folder with a BIDS tree; there is none at '{source}'. "
+                "Correct the path, or set it with --set data.source=PATH."
+            )
         hospitals = _hospitals(data, source)
         ingest_bids(
             source,

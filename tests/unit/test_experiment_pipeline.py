@@ -1,0 +1,449 @@
+"""The whole way on a random backbone: what is kept, what is made anew, what is refused."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import torch
+from rich.progress import Progress
+from torch.nn.functional import adaptive_avg_pool2d
+
+from evenhand import plugins
+from evenhand.artifacts import read_prediction_table
+from evenhand.config import ExperimentConfig
+from evenhand.errors import AdapterError, ResourceError, UsageError
+from evenhand.experiment import arms, pipeline
+from evenhand.experiment.layout import RunFolder, build_model
+from evenhand.experiment.pipeline import run_experiment
+from evenhand.model import adapter_files, embeddings
+from evenhand.model.adapter_files import read_adapter, save_adapter
+from evenhand.model.backbones import Backbone
+
+PATIENTS = {"north": 3, "south": 3}
+
+
+def config_of(**changes):
+    """A small experiment with two arms and no federation; dotted keys change it."""
+    raw = {
+        "name": "tiny",
+        "arms": ["box-zero-shot", "pooled"],
+        "data": {"phantom": {"patients": PATIENTS, "shape": [32, 32, 4]}},
+        "model": {
+            "image_size": 128,
+            "head": "small",
+            "head_size": 64,
+            "decoder_lora_rank": 0,
+            "precision": "float32",
+        },
+        "training": {"epochs": 1, "tumour_slices": 1, "other_slices": 1},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            raw[section] = raw.get(section, {}) | {name: value}
+        else:
+            raw[key] = value
+    return ExperimentConfig.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    """One random MobileSAM for all, which nothing changes: no config here puts LoRA into it."""
+    torch.manual_seed(0)
+    backbone = Backbone("mobile-sam", 128, "0" * 64)
+    return backbone.requires_grad_(requires_grad=False).eval()
+
+
+def embed(_cache, _encoder, slices):
+    """In place of a slow encoder: each slice's own averages, in an embedding's shape."""
+    return adaptive_avg_pool2d(slices[:, None], 8).expand(-1, 256, -1, -1).half().numpy()
+
+
+class Calls(list):
+    """What was done, in order."""
+
+    def take(self):
+        """Return all since the last time."""
+        taken, self[:] = list(self), []
+        return taken
+
+
+@pytest.fixture
+def calls(monkeypatch, backbone):
+    """Replace weights, report and federation; return a list of the work that is done."""
+    calls = Calls()
+
+    def federated(run, arm, model, bar):
+        calls.append(f"train {arm}")
+        return {"seconds": 1.0, "bytes_moved": 10, "rounds": 2, "epsilon": None}
+
+    def write_report(table, folder, *, config, facts):
+        calls.append("report")
+        folder.mkdir(exist_ok=True)
+        (folder / "facts.json").write_text(json.dumps(facts))
+        return folder / "index.html"
+
+    def watched(name, function):
+        def call(*args, **kwargs):
+            calls.append(name(*args, **kwargs) if callable(name) else name)
+            return function(*args, **kwargs)
+
+        return call
+
+    rooms = {"evenhand.arms": federated, "evenhand.reports": write_report}
+    monkeypatch.setattr("evenhand.model.backbones.load_backbone", lambda *_: backbone)
+    monkeypatch.setattr(pipeline, "fetch", lambda *_, **__: None)
+    monkeypatch.setattr(plugins, "load", lambda group, _: rooms[group])
+    monkeypatch.setattr(arms, "train", watched("train", arms.train))
+    monkeypatch.setattr(
+        arms,
+        "evaluate_arm",
+        watched(lambda _run, _config, arm, **_: f"score {arm}", arms.evaluate_arm),
+    )
+    monkeypatch.setattr(embeddings.EmbeddingCache, "_embed", watched("embed", embed))
+    return calls
+
+
+def run(config, out):
+    """Run quietly."""
+    return run_experiment(config, out, Progress(disable=True))
+
+
+CASES = sum(PATIENTS.values())
+TESTS = len(PATIENTS)  # a third of three, at each hospital
+FRESH = ["embed"] * CASES + ["score box-zero-shot", "train", "score pooled", "report"]
+
+
+class TestWholeWay:
+    """One run leaves everything that the next room needs."""
+
+    def test_leaves_table_adapter_and_masks(self, calls, tmp_path):
+        """Every arm scores every test case in each of its ways; its masks lie ready."""
+        outcome = run(config_of(), tmp_path / "out")
+        assert calls.take() == FRESH
+        table, meta = read_prediction_table(outcome.run.predictions_path)
+        assert table.groupby(["arm", "prompt"]).size().to_dict() == {
+            ("box-zero-shot", "box"): TESTS,
+            ("pooled", "automatic"): TESTS,
+        }
+        tested = [p for part in outcome.run.split().test.values() for p in part]
+        assert sorted(set(table["patient"])) == sorted(tested)
+        assert meta["experiment"] == "tiny"
+        for arm in ("box-zero-shot", "pooled"):
+            assert outcome.run.arm(arm).mask_case_ids() == sorted(set(table["case"]))
+        adapter = read_adapter(outcome.run.arm("pooled").adapter_path)
+        assert adapter.training["hospitals"] == ["north", "south"]
+        assert adapter.training["train_patients"] == CASES - TESTS
+        assert not outcome.run.arm("box-zero-shot").adapter_path.exists()
+
+    def test_record_says_what_ran(self, calls, tmp_path):
+        """Versions, weights and seconds of each stage."""
+        outcome = run(config_of(), tmp_path / "out")
+        record = json.loads(outcome.run.record_path.read_text())
+        assert record["seconds"].keys() == {"cases", "embeddings", "box-zero-shot", "pooled"}
+        assert len(record["weights_sha256"]) == 64
+        assert record["commit"] is None or len(record["commit"]) == 40
+
+    def test_no_draft_stays(self, calls, tmp_path):
+        """Everything is written beside its place and moved there; nothing stays beside it."""
+        run(config_of(), tmp_path / "out")
+        strange = [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".tmp"]
+        strange += [p for p in (tmp_path / "out").rglob(".*") if p.name != ".lock"]
+        assert strange == []
+
+
+class TestAgain:
+    """A second run does what is left, and nothing else."""
+
+    @pytest.fixture
+    def done(self, calls, tmp_path, tmp_path_factory):
+        """The folder of a finished run, made once for all tests of this module."""
+        finished = tmp_path_factory.getbasetemp() / "finished-run"
+        if not finished.exists():
+            run(config_of(), finished)
+            calls.take()
+        return Path(copytree(finished, tmp_path / "out"))
+
+    def test_nothing_changed(self, calls, done):
+        """Only the report is written again; the table stays what it was."""
+        before = (done / "predictions.csv").read_bytes()
+        outcome = run(config_of(), done)
+        assert calls.take() == ["report"]
+        assert (done / "predictions.csv").read_bytes() == before
+        assert outcome.arms["pooled"]["train_patients"] == CASES - TESTS
+
+    @pytest.mark.parametrize(
+        ("change", "work"),
+        [
+            ({"training__epochs": 2}, ["train", "score pooled"]),
+            ({"audit__nsd_tolerance": 1.0}, ["score box-zero-shot", "score pooled"]),
+            ({"audit__resamples": 100}, []),
+            ({"training__box_jitter": 1}, ["score box-zero-shot", "train", "score pooled"]),
+            ({"federation__round_timeout_s": 5.0}, []),
+            ({"arms": ["box-zero-shot"]}, []),
+            (
+                {"arms": ["box-zero-shot", "pooled", "local"]},
+                ["train", "score local-north", "train", "score local-south"],
+            ),
+        ],
+        ids=str,
+    )
+    def test_changed(self, calls, done, change, work):
+        """What depends on the change is made anew."""
+        run(config_of(**change), done)
+        assert calls.take() == [*work, "report"]
+
+    def test_scored_again_from_the_adapter(self, calls, done):
+        """To be scored otherwise, an adapter is reloaded: figures of its training stay."""
+        before = json.loads(RunFolder(done).arm("pooled").record_path.read_text())
+        outcome = run(config_of(audit__nsd_tolerance=1.0), done)
+        record = outcome.arms["pooled"]
+        for key in ("seconds", "train_patients", "first_loss", "last_loss", "epsilon"):
+            assert record[key] == before[key]
+        assert record["seconds_scoring"] >= 0
+        for old, new in zip(before["rows"], record["rows"], strict=True):
+            assert old["dice"] == new["dice"], "the same masks"
+            assert new["nsd_tolerance"] == 1.0
+
+    def test_adapter_for_another_backbone(self, calls, done):
+        """A file that does not belong there is refused, not trained over."""
+        folder = RunFolder(done).arm("pooled")
+        model = build_model(config_of())
+        model.backbone = deepcopy(model.backbone)
+        model.backbone.weights_sha256 = "f" * 64
+        save_adapter(folder.adapter_path, model, config_fingerprint="", training={})
+        folder.record_path.unlink()
+        with pytest.raises(AdapterError, match="was trained on mobile-sam"):
+            run(config_of(), done)
+        assert "train" not in calls.take()
+
+
+class TestInterrupted:
+    """Ctrl-C at any place leaves a state that the same command goes on from."""
+
+    def test_in_the_middle_of_embedding(self, calls, tmp_path, monkeypatch):
+        """Finished cases are not computed again."""
+        whole = embeddings.EmbeddingCache._embed
+
+        def stop_at_the_third(*args):
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return whole(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(embeddings.EmbeddingCache, "_embed", stop_at_the_third)
+            with pytest.raises(KeyboardInterrupt):
+                run(config_of(), tmp_path / "out")
+        assert calls.take() == ["embed"] * 2
+        run(config_of(), tmp_path / "out")
+        assert calls.take() == FRESH[2:]
+
+    def test_in_the_middle_of_training(self, calls, tmp_path, monkeypatch):
+        """Embeddings and finished arms are kept; the interrupted arm is trained."""
+
+        def interrupt(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(arms, "train", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run(config_of(), tmp_path / "out")
+        assert calls.take() == ["embed"] * CASES + ["score box-zero-shot"]
+        outcome = run(config_of(), tmp_path / "out")
+        assert calls.take() == ["train", "score pooled", "report"]
+        whole = run(config_of(), tmp_path / "whole")
+        for name, record in whole.arms.items():
+            assert outcome.arms[name]["rows"] == record["rows"], "as if never interrupted"
+
+    def test_in_the_middle_of_scoring(self, calls, tmp_path, monkeypatch):
+        """A trained adapter is not trained again for want of its figures."""
+
+        def interrupt(run, config, arm, **kwargs):
+            if arm == "pooled":
+                raise KeyboardInterrupt
+            return []
+
+        with monkeypatch.context() as patch:
+            patch.setattr(arms, "evaluate_arm", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run(config_of(), tmp_path / "out")
+        assert "train" in calls.take()
+        run(config_of(), tmp_path / "out")
+        assert "train" not in calls.take()
+
+
+class TestFullDisk:
+    """No space left: one sentence, and nothing half-written."""
+
+    def test_while_saving_an_adapter(self, calls, tmp_path, monkeypatch):
+        """The arm is not taken for a trained one; afterwards the same command goes on."""
+
+        def cut_off(state, path, metadata):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(adapter_files, "save_file", cut_off)
+            with pytest.raises(ResourceError, match="No space left"):
+                run(config_of(), tmp_path / "out")
+        folder = RunFolder(tmp_path / "out").arm("pooled")
+        assert [path.name for path in folder.path.iterdir()] == ["fingerprint"]
+        calls.take()
+        run(config_of(), tmp_path / "out")
+        assert calls.take() == ["train", "score pooled", "report"]
+
+    def test_while_writing_a_mask(self, calls, tmp_path, monkeypatch):
+        """A mask appears whole or not at all."""
+
+        def cut_off(path, voxels, affine):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(path))
+
+        monkeypatch.setattr("evenhand.experiment.evaluate.write_nifti", cut_off)
+        with pytest.raises(ResourceError, match=r"No space left on device.*same command again"):
+            run(config_of(), tmp_path / "out")
+        masks = tmp_path / "out" / "arms" / "box-zero-shot" / "masks"
+        assert list(masks.iterdir()) == []
+
+
+class TestFederatedArms:
+    """What the pipeline does around the room that federates."""
+
+    def test_warm_start_is_used_only_where_asked_for(self, calls, tmp_path):
+        """A warm start that an earlier config left behind is no start for this one."""
+        config = config_of(arms=["federated-private"])
+        out = RunFolder(tmp_path / "out")
+        run(config, out.path)
+        model = build_model(config)
+        save_adapter(out.arm("warm-start").adapter_path, model, config_fingerprint="", training={})
+        run(config_of(arms=["federated-private"], seed=0, privacy__epsilon=4.0), out.path)
+        assert calls.count("train federated-private") == 2
+        assert not out.arm("federated-private").start_path.exists()
+
+    @pytest.mark.parametrize(
+        "change", [{"privacy__clip_norm": 0.5}, {"training__tumour_slices": 2}]
+    )
+    def test_paid_rounds_are_not_thrown_away(self, calls, tmp_path, change):
+        """What used up a privacy budget could not be trained again: refused before any work."""
+        config = config_of(arms=["pooled", "federated-private"])
+        out = RunFolder(tmp_path / "out")
+        run(config, out.path)
+        out.arm("federated-private").append_round({"round": 1, "hospitals": {"north": {}}})
+        adapter = out.arm("federated-private").adapter_path.read_bytes()
+        calls.take()
+        with pytest.raises(UsageError, match=r"federated-private'.*privacy budget.*--out"):
+            run(config_of(arms=["pooled", "federated-private"], **change), out.path)
+        assert calls.take() == []
+        assert out.arm("federated-private").adapter_path.read_bytes() == adapter
+        run(config, out.path)
+        assert calls.take() == ["report"]
+
+    def test_early_end_is_said(self, calls, tmp_path, monkeypatch):
+        """An arm that its budget cut short says so in the report."""
+
+        def cut_short(run, arm, model, bar):
+            return {"seconds": 1.0, "rounds": 3, "rounds_planned": 4, "epsilon": None}
+
+        write = plugins.load("evenhand.reports", "audit")
+        monkeypatch.setattr(
+            plugins, "load", lambda group, _: cut_short if group.endswith("arms") else write
+        )
+        outcome = run(config_of(arms=["federated-private"]), tmp_path / "out")
+        note = outcome.arms["federated-private"]["note"]
+        assert note.endswith("ended after 3 of 4 rounds, when its privacy budget was used up")
+        facts = json.loads((outcome.run.report_folder / "facts.json").read_text())
+        assert facts["arms"]["federated-private"]["note"] == note
+
+
+class TestRefused:
+    """A folder that is not this experiment's is left as it is."""
+
+    def refused(self, out, config=None):
+        """Run and return the sentence; nothing may change."""
+        files = sorted(out.rglob("*")) if out.is_dir() else out.read_bytes()
+        with pytest.raises(UsageError) as caught:
+            run(config or config_of(), out)
+        assert (sorted(out.rglob("*")) if out.is_dir() else out.read_bytes()) == files
+        assert "--out" in str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize("change", [{"name": "other"}, {"data__units": "voxel"}])
+    def test_another_experiment(self, calls, tmp_path, change):
+        """Another name, or the same on other data."""
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "config.json").write_text(config_of().model_dump_json())
+        assert "holds another experiment" in self.refused(out, config_of(**change))
+
+    def test_foreign_folder(self, calls, tmp_path):
+        """Somebody's documents are no place for a run."""
+        (tmp_path / "thesis.txt").write_text("...")
+        assert "is not empty and not a run" in self.refused(tmp_path)
+
+    def test_file(self, calls, tmp_path):
+        """Nor is a file."""
+        (tmp_path / "out").write_text("...")
+        assert "is a file" in self.refused(tmp_path / "out")
+
+    def test_older_version(self, calls, tmp_path):
+        """A config that this version cannot read is not overwritten."""
+        (tmp_path / "config.json").write_text('{"name": "tiny", "old": 1}')
+        with pytest.raises(UsageError, match="not a config of this version"):
+            run(config_of(), tmp_path)
+
+    def test_busy_folder(self, calls, tmp_path):
+        """Two commands in one folder would charge patients twice: the second is refused."""
+        out = RunFolder(tmp_path / "out")
+        out.path.mkdir()
+        with out.lock_path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert "Another command is working" in self.refused(out.path)
+        run(config_of(arms=["box-zero-shot"]), out.path)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+    def test_read_only_place(self, calls, tmp_path):
+        """A place where nothing can be written is named."""
+        tmp_path.chmod(0o500)
+        with pytest.raises(ResourceError, match="out' could not be read or written"):
+            run(config_of(), tmp_path / "out")
+        tmp_path.chmod(0o700)
+
+
+MINIMAL = 'name = "tiny"\n[data.phantom]\n'
+
+
+class TestCommand:
+    """Wrong use of `evenhand run`: one sentence, exit 2, nothing made."""
+
+    @pytest.mark.parametrize(
+        ("text", "arguments", "words"),
+        [
+            (None, (), ("There is no config file",)),
+            (MINIMAL + "[trainning]\n", (), ("unknown key 'trainning'", "'training'")),
+            (MINIMAL, ("--set", "training.epoch=2"), ("'training.epoch'", "training.epochs")),
+            (MINIMAL, ("--set", "training.epochs"), ("--set wants key=value",)),
+            (MINIMAL, ("--set", "training.epochs=0"), ("training.epochs", "greater than")),
+            (MINIMAL, ("--set", "name.more=2"), ("'name' is a value",)),
+            ("name = ", (), ("not valid TOML",)),
+        ],
+    )
+    def test_one_sentence(self, tmp_path, text, arguments, words):
+        """The key or file is named; there is no traceback."""
+        path = tmp_path / "tiny.toml"
+        if text is not None:
+            path.write_text(text)
+        command = [sys.executable, "-m", "evenhand", "run", path, *arguments, "--out", "out"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        said = " ".join(done.stderr.split())
+        assert done.returncode == 2, said
+        assert said.startswith("Error: ")
+        assert "Traceback" not in said
+        for word in words:
+            assert word in said
+        assert not (tmp_path / "out").exists()
