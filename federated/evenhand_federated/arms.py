@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ _GRACE_S = 5.0
 _LONGEST_RAY_FOLDER = 40
 """Ray puts sockets under its folder, and a socket's path has at most 107 characters."""
 _POLL_S = 0.5
-_ERROR = re.compile(r"evenhand\.errors\.\w+: (.*)")
+_OUR_ERROR = re.compile(r"evenhand\.errors\.\w+: (.*)")
+_ANY_ERROR = re.compile(r"^[\w.]*(?:Error|Exception): (.*)", re.MULTILINE)
+_SLOW_START = "timed out during startup"
+"""What Ray says when its processes do not come up within 30 s, which a busy machine may need."""
+_STARTS = 3
+"""How often such a start is tried."""
 
 
 def run_federated(run: RunFolder, arm: str, model: AdaptedModel, bar: Progress) -> dict[str, Any]:
@@ -70,24 +76,38 @@ def run_federated(run: RunFolder, arm: str, model: AdaptedModel, bar: Progress) 
 
 def _simulate(run: RunFolder, arm: str, rounds: int, bar: Progress) -> None:
     folder = run.arm(arm)
+    log = ""
+    with stepper(bar, f"{arm}: rounds", rounds) as task:
+        for _ in range(_STARTS):
+            process, log = _run_once(run, arm, lambda done: bar.update(task, completed=done))
+            if process.returncode == 0:
+                return
+            if _SLOW_START not in log:
+                break
+        raise FederationError(
+            f"The arm {arm} ended after {finished_rounds(folder)} of {rounds} rounds: "
+            f"{_reason(log)} The whole log is '{folder.log_path}'; the same command goes on from "
+            "the last finished round."
+        )
+
+
+def _run_once(
+    run: RunFolder, arm: str, show: Callable[[int], None]
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Run a simulation to its end, good or bad; return it with its part of the log."""
+    folder = run.arm(arm)
     log_start = folder.log_path.stat().st_size if folder.log_path.exists() else 0
-    with (
-        stepper(bar, f"{arm}: rounds", rounds) as task,
-        tempfile.TemporaryDirectory(prefix="evenhand-", ignore_cleanup_errors=True) as scratch,
-    ):
+    with tempfile.TemporaryDirectory(prefix="evenhand-", ignore_cleanup_errors=True) as scratch:
         process = _start(run, arm, Path(scratch))
         try:
             while process.poll() is None:
-                bar.update(task, completed=finished_rounds(folder))
+                show(finished_rounds(folder))
                 time.sleep(_POLL_S)
         finally:
             _end(process)
-    if process.returncode != 0:
-        raise FederationError(
-            f"The arm {arm} ended after {finished_rounds(folder)} of {rounds} rounds: "
-            f"{_reason(folder, log_start)} The whole log is '{folder.log_path}'; the same "
-            "command goes on from the last finished round."
-        )
+    with folder.log_path.open("rb") as file:
+        file.seek(log_start)
+        return process, file.read().decode(errors="replace")
 
 
 def _start(run: RunFolder, arm: str, scratch: Path) -> subprocess.Popen[bytes]:
@@ -127,12 +147,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
 
 
-def _reason(folder: ArmFolder, log_start: int) -> str:
-    """The error that this simulation's part of the log ends with."""
-    with folder.log_path.open("rb") as file:
-        file.seek(log_start)
-        errors = _ERROR.findall(file.read().decode(errors="replace"))
-    return str(errors[-1]).strip() if errors else "the simulation stopped."
+def _reason(log: str) -> str:
+    """Our own last error in a log, or else the first one of anybody: later ones follow from it."""
+    if ours := _OUR_ERROR.findall(log):
+        return str(ours[-1]).strip()
+    first = _ANY_ERROR.search(log)
+    return first.group(1).strip() if first else "the simulation stopped."
 
 
 def _record(folder: ArmFolder, done: int, planned: int) -> dict[str, Any]:

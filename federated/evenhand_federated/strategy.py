@@ -22,7 +22,7 @@ from flwr.serverapp.strategy import FedAvg
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand_federated.checkpoint import write_checkpoint
-from evenhand_federated.node import BUDGET_REFUSED
+from evenhand_federated.node import BUDGET_REFUSED, FAILED
 
 __all__ = ["FederationPlan", "RecordedFedAvg"]
 
@@ -103,18 +103,7 @@ class RecordedFedAvg(FedAvg):
         if self._budget_is_spent:
             return None, None
         number = server_round + self._plan.done
-        answered: dict[str, Message] = {}
-        failed: dict[str, str] = {}
-        codes: set[int] = set()
-        for hospital, reply in self._by_hospital(replies).items():
-            if reply.has_error():
-                failed[hospital] = reply.error.reason or f"error {reply.error.code}"
-                codes.add(reply.error.code)
-            elif (fault := _fault(reply.content, self._arrays)) is not None:
-                failed[hospital] = fault
-                codes.add(0)
-            else:
-                answered[hospital] = reply
+        answered, failed, codes = self._sorted(replies)
         self._record(number, answered, failed)
         if len(answered) < self._plan.minimum_hospitals:
             if number > 1 and codes == {BUDGET_REFUSED}:
@@ -130,6 +119,24 @@ class RecordedFedAvg(FedAvg):
         if arrays is not None:
             write_checkpoint(self._folder, number, arrays.to_torch_state_dict())
         return arrays, None
+
+    def _sorted(
+        self, replies: Iterable[Message]
+    ) -> tuple[dict[str, Message], dict[str, str], set[int]]:
+        """What can be averaged, and why the rest cannot, by hospital; error codes of the rest."""
+        answered: dict[str, Message] = {}
+        failed: dict[str, str] = {}
+        codes: set[int] = set()
+        for hospital, reply in self._by_hospital(replies).items():
+            if reply.has_error():
+                failed[hospital] = reply.error.reason or f"error {reply.error.code}"
+                codes.add(reply.error.code)
+            elif (fault := _fault(reply.content, self._arrays)) is not None:
+                failed[hospital] = fault
+                codes.add(FAILED)
+            else:
+                answered[hospital] = reply
+        return answered, failed, codes
 
     def _by_hospital(self, replies: Iterable[Message]) -> dict[str, Message]:
         """Replies by hospital, in the order of names.

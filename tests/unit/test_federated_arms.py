@@ -81,7 +81,7 @@ def is_running(pid):
     return state != "Z"
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=120):
     """Wait, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -165,8 +165,10 @@ class TestEnd:
         with subprocess.Popen(
             [sys.executable, "-c", parent], env=os.environ | {"TMPDIR": str(tmp_path)}
         ) as process:
-            wait_until((run.path / "ready").exists)
-            process.send_signal(signal.SIGKILL)
+            try:
+                wait_until((run.path / "ready").exists)
+            finally:
+                process.send_signal(signal.SIGKILL)
         pids = [int(pid) for pid in (run.path / "pids").read_text().split()]
         wait_until(lambda: not any(is_running(pid) for pid in pids))
 
@@ -248,6 +250,35 @@ class TestError:
         with pytest.raises(FederationError, match="the simulation stopped") as caught:
             simulate("raise SystemExit(1)")
         assert "of old" not in str(caught.value)
+
+    def test_first_error_of_others(self, run, simulate):
+        """Of a chain of foreign errors the first says most."""
+        script = """
+            try:
+                raise OSError("no room in the inn")
+            except OSError as error:
+                raise RuntimeError("An error was encountered.") from error
+        """
+        with pytest.raises(FederationError, match="of 3 rounds: no room in the inn The whole log"):
+            simulate(textwrap.dedent(script))
+
+    def test_slow_start_is_tried_again(self, run, simulate):
+        """A busy machine may need more time than Ray grants: another start, in silence."""
+        script = textwrap.dedent("""
+            import os
+            marker = os.environ["EVENHAND_SIMULATION"] + "/second"
+            if not os.path.exists(marker):
+                open(marker, "w").close()
+                raise RuntimeError("The current node timed out during startup.")
+        """)
+        assert simulate(script + ROUND)[0]["rounds"] == 1
+
+    def test_slow_starts_come_to_an_end(self, run, simulate):
+        """After some starts it is an error that says what is wrong."""
+        script = "print('start'); raise RuntimeError('The current node timed out during startup.')"
+        with pytest.raises(FederationError, match="node timed out during startup"):
+            simulate(script)
+        assert run.arm("federated").log_path.read_text().count("start\n") == 3
 
     def test_ended_well_without_an_adapter(self, run, simulate):
         """A simulation that claims success and leaves nothing is no success."""
