@@ -64,8 +64,8 @@ class Checkpoint(Content):
 
 
 # How the hashes were confirmed. mobile_sam.pt, lite_medsam.pth: computed from the files, and
-# stated alike in several independent public projects. sam_vit_*: size and sha256 stated alike in
-# more than five independent public projects (micro-sam's and 3D Slicer extensions' among them).
+# stated alike in several independent public projects. sam_vit_*: sha256 stated alike in many
+# independent public projects, the sizes in at least two.
 # medsam_vit_b.pth: sha256 stated alike in four independent public projects, one of them together
 # with the size, which is also the size of the file at the address below.
 _CHECKPOINTS = (
