@@ -18,7 +18,7 @@ from evenhand import plugins
 from evenhand.artifacts import read_prediction_table
 from evenhand.config import ExperimentConfig
 from evenhand.errors import AdapterError, ResourceError, UsageError
-from evenhand.experiment import arms, pipeline
+from evenhand.experiment import arms, pipeline, stages
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.experiment.pipeline import run_experiment
 from evenhand.model import adapter_files, embeddings
@@ -100,7 +100,7 @@ def calls(monkeypatch, backbone):
     monkeypatch.setattr("evenhand.model.backbones.load_backbone", lambda *_: backbone)
     monkeypatch.setattr(pipeline, "fetch", lambda *_, **__: None)
     monkeypatch.setattr(plugins, "load", lambda group, _: rooms[group])
-    monkeypatch.setattr(arms, "train", watched("train", arms.train))
+    monkeypatch.setattr(stages, "train", watched("train", stages.train))
     monkeypatch.setattr(
         arms,
         "evaluate_arm",
@@ -251,7 +251,7 @@ class TestInterrupted:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(arms, "train", interrupt)
+            patch.setattr(stages, "train", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 run(config_of(), tmp_path / "out")
         assert calls.take() == ["embed"] * CASES + ["score box-zero-shot"]

@@ -23,11 +23,10 @@ from evenhand.config import ExperimentConfig
 from evenhand.errors import UsageError
 from evenhand.experiment.evaluate import evaluate_arm
 from evenhand.experiment.layout import ArmFolder, RunFolder, build_model
-from evenhand.experiment.stages import stepper
+from evenhand.experiment.stages import stepper, train_whole
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.adapter_files import load_onto, save_adapter
 from evenhand.training.data import load_patients
-from evenhand.training.loop import Schedule, train
 
 __all__ = ["Arm", "arms_of", "refuse_spent", "run_arm"]
 
@@ -249,17 +248,7 @@ def _train_here(
         patients += load_patients(
             home.store(), home.cache(model, sequence), split.train[name], model
         )
-    steps = config.training.epochs * -(-len(patients) // config.training.patients_per_step)
-    with stepper(bar, f"{arm.name}: training steps", steps) as task:
-        report = train(
-            model,
-            patients,
-            config.training,
-            epochs=config.training.epochs,
-            schedule=Schedule(config.training.learning_rate),
-            seed=config.seed,
-            advance=lambda step: bar.advance(task, step),
-        )
+    report = train_whole(model, patients, config, label=arm.name, bar=bar)
     return {
         "seconds": report.seconds,
         "train_patients": report.patients,

@@ -1,6 +1,6 @@
 """From a source of cases to stores, split and embeddings: what all arms stand on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from evenhand.ingest.bids import ingest_bids
 from evenhand.ingest.participants import read_participants
 from evenhand.ingest.phantom import make_phantoms
 from evenhand.model.adapted import AdaptedModel
+from evenhand.training.data import TrainingPatient
+from evenhand.training.loop import Schedule, TrainingReport, train
 
-__all__ = ["prepare_cases", "prepare_embeddings", "stepper"]
+__all__ = ["prepare_cases", "prepare_embeddings", "stepper", "train_whole"]
 
 
 @contextmanager
@@ -108,3 +110,30 @@ def prepare_embeddings(
     with stepper(bar, "embeddings (slices)", total) as task:
         for store, cache, cases in work:
             cache.fill(store, cases, lambda slices: bar.advance(task, slices))
+
+
+def train_whole(
+    model: AdaptedModel,
+    patients: Sequence[TrainingPatient],
+    config: ExperimentConfig,
+    *,
+    label: str,
+    bar: Progress,
+) -> TrainingReport:
+    """Train all epochs of the config in one piece, with a line of progress.
+
+    Raises:
+        DataError: there is no patient.
+    """
+    training = config.training
+    steps = training.epochs * -(-len(patients) // training.patients_per_step)
+    with stepper(bar, f"{label}: training steps", steps) as task:
+        return train(
+            model,
+            patients,
+            training,
+            epochs=training.epochs,
+            schedule=Schedule(training.learning_rate),
+            seed=config.seed,
+            advance=lambda step: bar.advance(task, step),
+        )

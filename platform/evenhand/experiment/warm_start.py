@@ -10,12 +10,11 @@ from rich.progress import Progress
 
 from evenhand.config import ExperimentConfig, PhantomConfig
 from evenhand.experiment.layout import RunFolder
-from evenhand.experiment.stages import stepper
+from evenhand.experiment.stages import stepper, train_whole
 from evenhand.ingest.bids import ingest_bids
 from evenhand.ingest.phantom import make_phantoms
 from evenhand.model.adapted import AdaptedModel
 from evenhand.training.data import load_patients
-from evenhand.training.loop import Schedule, train
 
 __all__ = ["train_on_phantoms"]
 
@@ -50,15 +49,5 @@ def train_on_phantoms(
             cache.fill(store, cases, lambda done, task=task: bar.advance(task, done))  # type: ignore[misc]
         names = [case.patient.patient_id for case in cases]
         patients += load_patients(store, cache, names, model)
-    steps = config.training.epochs * -(-len(patients) // config.training.patients_per_step)
-    with stepper(bar, "warm start: training steps", steps) as task:
-        report = train(
-            model,
-            patients,
-            config.training,
-            epochs=config.training.epochs,
-            schedule=Schedule(config.training.learning_rate),
-            seed=config.seed,
-            advance=lambda step: bar.advance(task, step),
-        )
+    report = train_whole(model, patients, config, label="warm start", bar=bar)
     return {"seconds": report.seconds, "train_patients": 0, "phantoms": report.patients}
