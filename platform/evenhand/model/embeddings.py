@@ -129,7 +129,13 @@ class EmbeddingCache:
         if not missing:
             return
         # A copy: casting the backbone itself down and up again would round its weights.
-        encoder = cast(Encoder, deepcopy(self.backbone.image_encoder).to(self.precision))
+        # Channels last: its convolutions and its linear layers then see memory in one order.
+        encoder = cast(
+            Encoder,
+            deepcopy(self.backbone.image_encoder).to(
+                self.precision, memory_format=torch.channels_last
+            ),
+        )
         for case in missing:
             volume = store.volumes(case, (self.sequence,)).images[self.sequence]
             self._write(self.path(case), self._embed(encoder, display_range(volume)))
@@ -141,9 +147,11 @@ class EmbeddingCache:
         parts = []
         for index in torch.split(torch.arange(slices.shape[0]), _BATCH):
             pixels = box.apply(with_neighbours(slices, index))
-            pixels = self.backbone.normalise(pixels).to(self.precision)
+            pixels = self.backbone.normalise(pixels).to(
+                self.precision, memory_format=torch.channels_last
+            )
             hidden = encoder.prefix(pixels, self.tail_blocks)
-            parts.append(hidden.to(torch.float16).numpy())
+            parts.append(hidden.to(torch.float16).contiguous().numpy())
         return np.concatenate(parts)
 
     def _write(self, path: Path, values: NDArray[np.float16]) -> None:
