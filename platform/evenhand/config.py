@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,6 +31,7 @@ __all__ = [
     "ThresholdConfig",
     "TrainingConfig",
     "load_config",
+    "load_section",
 ]
 
 ArmName = Literal["box-zero-shot", "local", "pooled", "federated", "federated-private"]
@@ -45,6 +46,9 @@ class Section(BaseModel):
     """A part of the config: frozen, strict about its keys, and its numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class PhantomConfig(Section):
@@ -275,33 +279,46 @@ class ExperimentConfig(Section):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Read an experiment from TOML and apply `key=value` overrides.
+    """Read an experiment from TOML and apply `key=value` overrides; as `load_section`."""
+    return load_section(path, ExperimentConfig, overrides)
+
+
+def load_section(
+    path: Path | None, section: type[AnySection], overrides: Sequence[str] = ()
+) -> AnySection:
+    """Read a config of any kind from TOML and apply `key=value` overrides.
 
     Args:
-        path: the TOML file.
+        path: the TOML file; None: all from overrides and defaults.
+        section: what the file holds.
         overrides: such as `training.epochs=2`; the value is TOML, a bare word a string.
 
     Raises:
         ConfigError: the file, a key or a value is wrong; says which and the way out.
     """
+    raw = {} if path is None else _read_toml(path)
+    where = "--set" if path is None else str(path)
+    for override in overrides:
+        _apply(raw, override)
+    _check_keys(raw, section, prefix="", where=where)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return section.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"'{where}', {key}: {reason}.") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"There is no config file '{path}'. Examples are in configs/.") from None
     except OSError as error:
         raise ConfigError(f"The config file '{path}' cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not valid TOML: {error}.") from None
-    for override in overrides:
-        _apply(raw, override)
-    _check_keys(raw, ExperimentConfig, prefix="", where=str(path))
-    try:
-        return ExperimentConfig.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"'{path}', {key}: {reason}.") from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -331,6 +348,11 @@ def _check_keys(raw: Mapping[str, Any], section: type[Section], prefix: str, whe
         inner = _section_of(known[key].annotation)
         if inner is not None and isinstance(value, Mapping):
             _check_keys(value, inner, prefix=f"{prefix}{key}.", where=where)
+        each = _section_of((get_args(known[key].annotation) or (None,))[-1])
+        if each is not None and isinstance(value, Mapping) and inner is None:
+            for name, part in value.items():  # a dict of sections, by names of the user's choice
+                if isinstance(part, Mapping):
+                    _check_keys(part, each, prefix=f"{prefix}{key}.{name}.", where=where)
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
