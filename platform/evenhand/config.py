@@ -130,10 +130,16 @@ class TrainingConfig(Section):
     other_slices: Annotated[int, Field(ge=0)] = 6
     box_slices: Annotated[int, Field(ge=0)] = 2
     """Slices a patient and step on which the decoder learns from a jittered box."""
+    box_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of draws that train on boxes at all: the decoder costs more than the head."""
     box_jitter: Annotated[int, Field(ge=0)] = 5
     """Largest shift of each box side, in pixels of the original slice."""
     intensity_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Largest relative change of a drawn slice's gain and gamma."""
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 20.0
+    """Largest turn of a drawn slice."""
+    scale_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Largest relative change of a drawn slice's size."""
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
 

@@ -75,18 +75,15 @@ def toy_case(
     hidden = torch.randn(depth, channels, grid, grid, generator=generator)
     slices = 0.2 * torch.rand(depth, size, size, generator=generator)
     masks = torch.zeros(depth, size, size, dtype=torch.uint8)
-    boxes = torch.full((depth, 4), float("nan"))
     for z in tumours:
         x, y = torch.randint(8, size - 32, (2,), generator=generator).tolist()
         w, h = torch.randint(8, 24, (2,), generator=generator).tolist()
         masks[z, y : y + h, x : x + w] = 1
         slices[z, y : y + h, x : x + w] += 0.7
-        boxes[z] = torch.tensor([x, y, x + w, y + h]) * (square / size)
     return TrainingCase(
         hidden=hidden.half().numpy().astype(np.float16),
         slices=slices.half(),
         masks=masks,
-        boxes=boxes,
         pixel=square / size,
         mirror=mirror,
     )

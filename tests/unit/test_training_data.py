@@ -20,7 +20,9 @@ from evenhand.model.prompts import tight_boxes
 from evenhand.training.data import Batch, TrainingCase, TrainingPatient, draw, load_patients
 
 SIDE, SQUARE, GRID = 16, 32, 4
-PLAIN = TrainingConfig(intensity_jitter=0, box_jitter=0, box_slices=2)
+PLAIN = TrainingConfig(
+    intensity_jitter=0, box_jitter=0, box_slices=2, rotation_degrees=0, scale_jitter=0
+)
 
 
 def coded_case(number, depth, tumours, mirror=None):
@@ -40,7 +42,6 @@ def coded_case(number, depth, tumours, mirror=None):
         hidden=torch.stack([codes, coarse], 1).half().numpy().astype(np.float16),
         slices=slices.half(),
         masks=masks,
-        boxes=tight_boxes(masks) * (SQUARE / SIDE),
         pixel=SQUARE / SIDE,
         mirror=mirror,
     )
@@ -48,7 +49,7 @@ def coded_case(number, depth, tumours, mirror=None):
 
 def taken(batch):
     """Codes of the slices in a batch."""
-    return batch.hidden[:, 0, 0, 0].int().tolist()
+    return batch.hidden[:, 0, 0, 0].round().int().tolist()
 
 
 def drawn(patient, seed=0, config=PLAIN, **bounds):
@@ -90,21 +91,21 @@ def test_a_draw_keeps_its_bounds(cases, wanted, bound, seed):
     assert set(codes) <= own
     assert 1 <= len(codes) <= (bound or 100)
     sick = [code for code in codes if code in with_tumour]
-    assert len(sick) <= tumour
-    assert len(codes) - len(sick) <= max(other, 1)
+    assert len(sick) <= (tumour if bound is None else bound - bound // 2)
+    assert len(codes) - len(sick) <= max(other if bound is None else bound // 2, 1)
     if with_tumour:
         assert sick
     assert len(batch.boxed) == len(batch.boxes) <= boxed
     assert set(batch.boxed.tolist()) <= {n for n, code in enumerate(codes) if code in with_tumour}
 
 
-def test_a_bound_keeps_the_proportion_of_kinds():
-    """Half the slices: half of each kind."""
+def test_a_bound_is_used_up_by_both_kinds():
+    """A private step takes as many slices as it may, whatever other steps would take."""
     patient = TrainingPatient("p", (coded_case(1, 40, tuple(range(20))),))
-    config = PLAIN.model_copy(update={"tumour_slices": 6, "other_slices": 6})
-    codes = taken(drawn(patient, 0, config, slices_at_most=6))
-    assert sum(code - 100 < 20 for code in codes) == 3
-    assert len(codes) == 6
+    config = PLAIN.model_copy(update={"tumour_slices": 1, "other_slices": 0})
+    codes = taken(drawn(patient, 0, config, slices_at_most=7))
+    assert sum(code - 100 < 20 for code in codes) == 4
+    assert len(codes) == 7
 
 
 def test_every_slice_gets_its_turn():
@@ -130,10 +131,11 @@ def test_pixels_masks_activations_and_boxes_are_mirrored_together(mirror):
         tight = tight_boxes(batch.masks[batch.boxed]) * (SQUARE / SIDE)
         torch.testing.assert_close(batch.boxes, tight)
         original = case.masks[[code - 100 for code in taken(batch)]].float()
-        if not torch.equal(batch.masks, original):
-            turned += 1
-            assert torch.equal(batch.masks, original.flip(mirror))
-    assert turned == 0 if mirror is None else 8 < turned < 32
+        for mask, as_it_was in zip(batch.masks, original, strict=True):
+            if not torch.equal(mask, as_it_was):
+                turned += 1
+                assert torch.equal(mask, as_it_was.flip(mirror))
+    assert turned == 0 if mirror is None else 40 < turned < 120
 
 
 def test_neighbours_stay_around_their_slice():
@@ -145,16 +147,44 @@ def test_neighbours_stay_around_their_slice():
     for code, slices in zip(taken(batch), batch.slices, strict=True):
         z, last = code % 100, 4 if code < 200 else 2
         wanted = [max(z - 1, 0) + 1, z + 1, min(z + 1, last) + 1]
-        assert (slices[:, 0, 0] * 64).tolist() == pytest.approx(wanted)
+        assert (slices[:, 0, 0] * 64).tolist() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_turned_slice_is_turned_as_a_whole():
+    """Activations, picture and mask stay on one another, whatever the turn and the size."""
+    patient = TrainingPatient("p", (coded_case(1, 6, (1, 2, 3, 4), -1),))
+    config = PLAIN.model_copy(update={"rotation_degrees": 90.0, "scale_jitter": 0.5})
+    overlaps, changed = [], 0
+    for seed in range(40):
+        batch = drawn(patient, seed, config)
+        bright = (batch.slices[:, 1] > 0.3).float()
+        coarse = F.interpolate(batch.hidden[:, 1:2], SIDE, mode="bilinear")[:, 0]
+        for mask, seen, felt in zip(batch.masks, bright, coarse, strict=True):
+            if mask.any():
+                overlaps.append([(mask * x).sum() / mask.sum() for x in (seen, felt > 0.25)])
+        areas = batch.masks.flatten(1).sum(1)
+        changed += int((areas[areas > 0] - 20).abs().max() > 8)
+        x = tight_boxes(batch.masks[batch.boxed]) * (SQUARE / SIDE)
+        torch.testing.assert_close(batch.boxes, x)
+    assert np.mean(overlaps, axis=0).min() > 0.8
+    assert changed > 20
+
+
+def test_a_share_of_draws_trains_on_boxes():
+    """One in four here: the decoder is dear, and the head does not wait for it."""
+    patient = TrainingPatient("p", (coded_case(1, 6, (1, 2, 3)),))
+    config = PLAIN.model_copy(update={"box_share": 0.25})
+    boxed = [len(drawn(patient, seed, config).boxed) for seed in range(200)]
+    assert set(boxed) == {0, 2}
+    assert 30 < np.count_nonzero(boxed) < 70
 
 
 def test_boxes_are_jittered_in_pixels_of_the_original_slice():
     """By 3 pixels at scale 2: up to 6 in the square, and the square's border is kept."""
     patient = TrainingPatient("p", (coded_case(1, 2, (0,)),))
     config = PLAIN.model_copy(update={"box_jitter": 3})
-    moves = torch.cat(
-        [drawn(patient, seed, config).boxes - patient.cases[0].boxes[:1] for seed in range(300)]
-    )
+    box = tight_boxes(patient.cases[0].masks)[:1] * (SQUARE / SIDE)
+    moves = torch.cat([drawn(patient, seed, config).boxes - box for seed in range(300)])
     assert moves.abs().amax(0).tolist() == [6, 6, 6, 6]
 
 
@@ -165,7 +195,7 @@ def test_intensities_vary_and_stay_in_the_display_range():
     patient.cases[0].slices[:, -1] = 1
     config = PLAIN.model_copy(update={"intensity_jitter": 0.5})
     shown = torch.stack([drawn(patient, seed, config).slices for seed in range(30)])
-    assert (shown[..., :4, :] == 0).all()
+    assert shown[..., :4, :].max() < 1e-3  # moving a slice interpolates
     assert shown.max() <= 1
     assert shown[:, 0, 1, 5, 9].std() > 0.02
 
@@ -237,13 +267,10 @@ class TestLoading:
         (case,) = loaded.cases
         assert case.slices.shape == case.masks.shape == (4, HEAD_SIZE, HEAD_SIZE)
         assert case.pixel == IMAGE_SIZE / 30
-        assert case.boxes[2].tolist() == pytest.approx(
-            [12 * case.pixel, 5 * case.pixel, 24 * case.pixel, 9 * case.pixel]
-        )
-        assert case.boxes[[0, 1, 3]].isnan().all()
         assert not case.masks[[0, 1, 3]].any()
-        x0, y0, x1, y1 = (tight_boxes(case.masks)[2] * (IMAGE_SIZE / HEAD_SIZE)).tolist()
-        assert [x0, y0, x1, y1] == pytest.approx(case.boxes[2].tolist(), abs=IMAGE_SIZE / HEAD_SIZE)
+        box = (tight_boxes(case.masks)[2] * (IMAGE_SIZE / HEAD_SIZE)).tolist()
+        wanted = [side * case.pixel for side in (12, 5, 24, 9)]
+        assert box == pytest.approx(wanted, abs=IMAGE_SIZE / HEAD_SIZE)
         wanted = Letterbox(20, 30, HEAD_SIZE).apply(display_range(image)[:, None])[:, 0]
         torch.testing.assert_close(case.slices.float(), wanted, atol=1e-3, rtol=0)
 

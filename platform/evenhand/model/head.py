@@ -2,9 +2,11 @@
 
 It joins the frozen embedding, which knows what things look like but is coarse, with
 shallow features of the slice itself, which know where edges are. All its work is
-done at half the proposal's resolution or below: pixels are folded into channels on
-the way in and unfolded on the way out, which is what makes it quick on a CPU.
-Group norm never mixes slices, so one patient's gradient is that patient's alone.
+done at a quarter of the proposal's resolution or below: squares of pixels are folded
+into channels on the way in and unfolded on the way out. On a CPU that costs a quarter
+of the same at half the resolution, and patients seen more often are worth more than
+finer features (docs/results/lgg.md). Group norm never mixes slices, so one patient's
+gradient is that patient's alone.
 """
 
 import torch
@@ -14,7 +16,10 @@ from torch.nn import functional as F
 __all__ = ["HEAD_WIDTHS", "PromptHead"]
 
 HEAD_WIDTHS = {"small": (8, 16, 32), "base": (24, 48, 96)}
-"""Channels at a half, a quarter and an eighth of the proposal's resolution."""
+"""Channels at a quarter, an eighth and a sixteenth of the proposal's resolution."""
+
+FOLD = 4
+"""Side of the square of pixels that becomes channels."""
 
 _EMBEDDING_CHANNELS = 256
 
@@ -32,17 +37,21 @@ class PromptHead(nn.Module):
 
     def __init__(self, size: str) -> None:
         super().__init__()
-        half, quarter, eighth = HEAD_WIDTHS[size]
-        self.enter = nn.Sequential(_block(12, half), _block(half, half))
-        self.down_quarter = nn.Sequential(_block(half, quarter, 2), _block(quarter, quarter))
+        quarter, eighth, sixteenth = HEAD_WIDTHS[size]
+        self.enter = nn.Sequential(_block(3 * FOLD**2, quarter), _block(quarter, quarter))
         self.down_eighth = nn.Sequential(_block(quarter, eighth, 2), _block(eighth, eighth))
+        self.down_sixteenth = nn.Sequential(
+            _block(eighth, sixteenth, 2), _block(sixteenth, sixteenth)
+        )
         # With few patients the head would learn them by heart from the embedding alone.
         self.forget = nn.Dropout2d(0.2)
-        self.project = nn.Conv2d(_EMBEDDING_CHANNELS, eighth, 1)
-        self.join = nn.Sequential(_block(2 * eighth, eighth), _block(eighth, eighth))
-        self.up_quarter = nn.Sequential(_block(eighth + quarter, quarter), _block(quarter, quarter))
-        self.up_half = nn.Sequential(_block(quarter + half, half), _block(half, half))
-        self.leave = nn.Conv2d(half, 4, 3, padding=1)
+        self.project = nn.Conv2d(_EMBEDDING_CHANNELS, sixteenth, 1)
+        self.join = nn.Sequential(_block(sixteenth, sixteenth), _block(sixteenth, sixteenth))
+        self.to_eighth = nn.Conv2d(sixteenth, eighth, 1)
+        self.up_eighth = _block(eighth, eighth)
+        self.to_quarter = nn.Conv2d(eighth, quarter, 1)
+        self.up_quarter = _block(quarter, quarter)
+        self.leave = nn.Conv2d(quarter, FOLD**2, 3, padding=1)
 
     def forward(self, slices: Tensor, embedding: Tensor) -> Tensor:
         """Propose a mask for each slice.
@@ -54,15 +63,17 @@ class PromptHead(nn.Module):
         Returns:
             (batch, h, w) logits.
         """
-        half = self.enter(F.pixel_unshuffle(slices, 2))  # (batch, c, h/2, w/2)
-        quarter = self.down_quarter(half)
+        quarter = self.enter(F.pixel_unshuffle(slices, FOLD))  # (batch, c, h/4, w/4)
         eighth = self.down_eighth(quarter)
+        sixteenth = self.down_sixteenth(eighth)
         context = self.project(self.forget(embedding))
-        if context.shape[-2:] != eighth.shape[-2:]:
-            context = F.interpolate(context, eighth.shape[-2:], mode="bilinear")
-        joined = self.join(torch.cat([eighth, context], dim=1))
-        up = F.interpolate(joined, scale_factor=2.0, mode="nearest")
-        up = self.up_quarter(torch.cat([up, quarter], dim=1))
-        up = F.interpolate(up, scale_factor=2.0, mode="nearest")
-        up = self.up_half(torch.cat([up, half], dim=1))
-        return F.pixel_shuffle(self.leave(up), 2)[:, 0]  # (batch, h, w)
+        if context.shape[-2:] != sixteenth.shape[-2:]:
+            context = F.interpolate(context, sixteenth.shape[-2:], mode="bilinear")
+        joined = self.join(sixteenth + context)
+        up = self.up_eighth(eighth + _twice(self.to_eighth(joined)))
+        up = self.up_quarter(quarter + _twice(self.to_quarter(up)))
+        return F.pixel_shuffle(self.leave(up), FOLD)[:, 0]  # (batch, h, w)
+
+
+def _twice(values: Tensor) -> Tensor:
+    return F.interpolate(values, scale_factor=2.0, mode="nearest")

@@ -16,6 +16,7 @@ from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache
 from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
+from evenhand.training.augment import moved, other_scanner, random_moves
 
 __all__ = ["Batch", "TrainingCase", "TrainingPatient", "draw", "load_patients"]
 
@@ -28,7 +29,6 @@ class TrainingCase:
         hidden: memory-mapped (k, channels, grid, grid) frozen activations.
         slices: (k, s, s) float16, fractions of the display range.
         masks: (k, s, s) uint8.
-        boxes: (k, 4) tight boxes in pixels of the backbone's square; NaN without tumour.
         pixel: size of a pixel of the original slice in the backbone's square.
         mirror: axis (-1 or -2) along which a slice may be mirrored, left to right; None
             where slices do not run between the patient's sides.
@@ -37,7 +37,6 @@ class TrainingCase:
     hidden: NDArray[np.float16]
     slices: Tensor
     masks: Tensor
-    boxes: Tensor
     pixel: float
     mirror: int | None
 
@@ -115,7 +114,6 @@ def _load_case(
         hidden=cache.read(case),
         slices=head_box.apply(slices[:, None])[:, 0].half(),
         masks=(head_box.apply(masks[:, None].float())[:, 0] > 0.5).to(torch.uint8),
-        boxes=image_box.boxes(tight_boxes(masks)),
         pixel=image_box.scale,
         mirror={0: -2, 1: -1, 2: None}[case.affine.left_right_axis],
     )
@@ -129,14 +127,16 @@ def draw(
     image_size: int,
     slices_at_most: int | None = None,
 ) -> Batch:
-    """Draw slices of one patient: some with tumour, some without, mirrored at random.
+    """Draw slices of one patient: some with tumour, some without, each moved at random.
 
     Args:
         patient: whose slices are drawn, over all cases.
-        config: how many of each kind, and how boxes are jittered.
+        config: how many of each kind, how slices are moved and how boxes are jittered.
         generator: of the draw.
         image_size: side of the backbone's square, pixels.
-        slices_at_most: contribution bound of a private step; None: no bound.
+        slices_at_most: contribution bound of a private step, half of each kind. One
+            patient's gradient is all that such a step learns of this patient, so it takes
+            as many slices as it may. None: as many as the config says.
     """
     with_tumour = [
         (case, z)
@@ -150,10 +150,10 @@ def draw(
         for z in range(len(case.masks))
         if (case, z) not in taken
     ]
-    tumour, other = config.tumour_slices, config.other_slices
-    if slices_at_most is not None and tumour + other > slices_at_most:
-        tumour = max(1, round(slices_at_most * tumour / (tumour + other)))
-        other = slices_at_most - tumour
+    if slices_at_most is None:
+        tumour, other = config.tumour_slices, config.other_slices
+    else:
+        tumour, other = slices_at_most - slices_at_most // 2, slices_at_most // 2
     chosen = _pick(with_tumour, tumour, generator) + _pick(without, other, generator)
     # Who has no slice of the wanted kind gives one of the other: nobody gives none.
     chosen = chosen or _pick(without, 1, generator)
@@ -163,7 +163,8 @@ def draw(
         if any(c is case for c, _ in chosen)
     ]
     batch = Batch.join(parts)
-    boxed = slice(config.box_slices)  # of a patient, however many cases
+    asked = torch.rand((), generator=generator) < config.box_share
+    boxed = slice(config.box_slices if asked else 0)  # of a patient, however many cases
     return replace(batch, boxed=batch.boxed[boxed], boxes=batch.boxes[boxed])
 
 
@@ -174,13 +175,6 @@ def _pick(
     return [pool[i] for i in order.tolist()]
 
 
-def _other_scanner(slices: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change gain and gamma as another scanner might; background stays zero."""
-    gain, gamma = 1 + strength * (2 * torch.rand(2, generator=generator) - 1)
-    changed: Tensor = (slices * gain).clamp(0, 1) ** gamma
-    return changed
-
-
 def _one_case(
     case: TrainingCase,
     chosen: list[int],
@@ -189,17 +183,13 @@ def _one_case(
     image_size: int,
 ) -> Batch:
     index = torch.tensor(chosen)
-    hidden = torch.from_numpy(np.stack([case.hidden[z] for z in chosen])).float()
-    slices = with_neighbours(case.slices, index).float()
-    slices = _other_scanner(slices, config.intensity_jitter, generator)
-    masks = case.masks[index].float()
-    boxes = case.boxes[index]
+    moves = random_moves(len(chosen), config, case.mirror, generator)
+    hidden = moved(torch.from_numpy(np.stack([case.hidden[z] for z in chosen])).float(), moves)
+    slices = moved(with_neighbours(case.slices, index).float(), moves)
+    slices = other_scanner(slices, config.intensity_jitter, generator)
+    masks = (moved(case.masks[index, None].float(), moves)[:, 0] > 0.5).float()
+    boxes = tight_boxes(masks) * (image_size / masks.shape[-1])
     boxed = torch.nonzero(~boxes[:, 0].isnan())[:, 0][: config.box_slices]
     by = config.box_jitter * case.pixel
     boxes = jittered(boxes[boxed], by=by, limit=image_size, generator=generator)
-    if case.mirror is not None and torch.rand((), generator=generator) < 0.5:
-        hidden, slices, masks = (t.flip(case.mirror) for t in (hidden, slices, masks))
-        sides = [0, 2] if case.mirror == -1 else [1, 3]
-        boxes = boxes.clone()
-        boxes[:, sides] = image_size - boxes[:, sides[::-1]]
     return Batch(hidden, slices, masks, boxed, boxes)
