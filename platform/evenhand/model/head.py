@@ -9,7 +9,6 @@ finer features (docs/results/lgg.md). Group norm never mixes slices, so one pati
 gradient is that patient's alone.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
