@@ -23,7 +23,7 @@ from evenhand.artifacts import (
     write_prediction_table,
 )
 from evenhand.config import Section
-from evenhand.errors import DataError
+from evenhand.errors import DataError, UsageError
 from evenhand.metrics import DEFINITIONS
 from evenhand_audit.intake_attributes import joined, read_attributes, with_bins, with_values
 from evenhand_audit.intake_config import AuditInput, TableSource
@@ -32,7 +32,7 @@ from evenhand_audit.scoring import Progress, score_masks
 
 __all__ = ["Intake", "take_in", "write_intake"]
 
-DEFAULTS: dict[str, object] = {
+DEFAULTS: dict[str, str | None] = {
     "prompt": "automatic",
     "hospital": "unknown",
     "sex": "unknown",
@@ -75,14 +75,14 @@ def take_in(
 
     Raises:
         DataError: a file is missing or damaged, a column is not there, grids differ.
-        UsageError: a DICOM keyword does not exist.
+        UsageError: an attribute or a DICOM keyword does not exist.
     """
     if config.masks is not None:
         rows = score_masks(
             config.masks, config.audit.nsd_tolerance, workers=workers, progress=progress
         )
         made, extra = "scored by Evenhand", rows.iloc[:, :0]
-        notes = (SKIPPED,) if config.masks.missing == "skip" else ()
+        notes: tuple[str, ...] = (SKIPPED,) if config.masks.missing == "skip" else ()
     else:
         assert config.table is not None  # noqa: S101 - one of the two is given
         rows, extra, notes = _mapped(config)
@@ -113,16 +113,17 @@ def write_intake(intake: Intake, path: Path) -> None:
     """
     columns = [*PREDICTION_COLUMNS, *OPTIONAL_COLUMNS, *intake.attributes]
     rows = intake.rows[[column for column in columns if column in intake.rows.columns]]
-    write_prediction_table(
-        path, rows.to_dict(orient="records"), intake.meta, attributes=intake.attributes
-    )
+    records = [
+        {str(key): value for key, value in row.items()} for row in rows.to_dict(orient="records")
+    ]
+    write_prediction_table(path, records, intake.meta, attributes=intake.attributes)
 
 
 def _mapped(config: AuditInput) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
     """Rows under our columns, all columns of the source, and what was passed over."""
     source = config.table
     assert source is not None  # noqa: S101 - the caller has looked
-    tables = source.models or {"": source.path}
+    tables: dict[str, Path | None] = {**source.models} or {"": source.path}
     rows, extras, unused = [], [], set[str]()
     for model, path in tables.items():
         assert path is not None  # noqa: S101 - exactly one of path and models is given
@@ -225,9 +226,9 @@ def _further(config: AuditInput, rows: pd.DataFrame, extra: pd.DataFrame) -> lis
             continue
         known = sorted({*own, *config.bins, *map(str, extra.columns)})
         if name not in extra.columns and name not in rows.columns:
-            raise DataError(f"There is no attribute '{name}'; {_near(name, known)}")
+            raise UsageError(f"There is no attribute '{name}'; {_near(name, known)}")
         if name in PREDICTION_COLUMNS or name in OPTIONAL_COLUMNS:
-            raise DataError(
+            raise UsageError(
                 f"'{name}' is a figure, not an attribute. Cut it into groups under [bins.NAME]."
             )
         further.append(name)

@@ -76,9 +76,10 @@ def _union(seg: Any, numbers: Sequence[int], name: str) -> tuple[NDArray[np.bool
             f"'{name}' has slices that make no regular volume, or pixels that cannot be decoded. "
             "Convert it into NIfTI with a tool that resamples."
         ) from None
-    inside = np.asarray(volume.array) >= HALF
+    inside: NDArray[np.bool_] = np.asarray(volume.array) >= HALF
     affine = Affine(RAS_FROM_LPS @ np.asarray(volume.affine, dtype=np.float64))
-    return inside.any(axis=-1), affine
+    union: NDArray[np.bool_] = np.logical_or.reduce(inside, axis=-1)
+    return union, affine
 
 
 def check_keywords(keywords: Sequence[str]) -> None:

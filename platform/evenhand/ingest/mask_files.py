@@ -122,9 +122,10 @@ def on_one_grid(
         affine, shape = union_grid(
             (reference.affine, reference.shape), (other.affine, other.shape), names=names
         )
+    elif reference.sparse:
+        affine, shape = other.affine, other.shape
     else:
-        whole = other if reference.sparse else reference
-        affine, shape = whole.affine, whole.shape
+        affine, shape = reference.affine, reference.shape
     return (
         _laid(reference, affine, shape, names=(names[0], names[1])),
         _laid(other, affine, shape, names=(names[1], names[0])),

@@ -19,7 +19,7 @@ __all__ = ["SurfaceDistances", "crop_to_masks", "edge_voxels", "surface_distance
 MARGIN_VOXELS = 1
 """Kept around both masks when cropping. Edges look one voxel far, so they stay as they are."""
 
-PERCENTILE = 95
+QUANTILE = np.float32(0.95)
 """Of the distances in each direction, for HD95."""
 
 LEAF_SIZE = 16
@@ -38,8 +38,7 @@ class SurfaceDistances:
     @property
     def hd95(self) -> float:
         """The 95th percentile in each direction, and of the two the larger."""
-        each = (self.from_predicted, self.from_reference)
-        return max(float(np.percentile(distances, PERCENTILE)) for distances in each)
+        return max(_quantile(self.from_predicted), _quantile(self.from_reference))
 
     def nsd(self, tolerance: float) -> float:
         """Share of edge voxels of both masks within `tolerance` of the other's edge."""
@@ -62,7 +61,7 @@ def crop_to_masks(*masks: NDArray[Any]) -> tuple[slice, ...]:
     window: list[slice] = []
     for axis, size in enumerate(shape):
         # Axes that were handled are cropped already, which leaves less to look at.
-        crop = (*window, ...)
+        crop = tuple(window)
         others = tuple(other for other in range(len(shape)) if other != axis)
         filled = np.zeros(size, dtype=bool)
         for mask in masks:
@@ -101,11 +100,26 @@ def surface_distances(
     window = crop_to_masks(predicted, reference)
     edges = (edge_voxels(predicted[window]), edge_voxels(reference[window]))
     shared = edges[0] & edges[1]
-    points = [np.argwhere(edge) * np.asarray(spacing, dtype=np.float64) for edge in edges]
+    step = np.asarray(spacing, dtype=np.float64)
+    points = [np.argwhere(edge).astype(np.float64) * step for edge in edges]
     return SurfaceDistances(
         from_predicted=_to_nearest(points[0], points[1], shared[edges[0]]),
         from_reference=_to_nearest(points[1], points[0], shared[edges[1]]),
     )
+
+
+def _quantile(distances: NDArray[np.float32]) -> float:
+    """Between the two distances next to the rank, linearly.
+
+    The rank is computed in single precision, as MONAI (`torch.quantile`) does. Where neighbouring
+    distances lie far apart this moves the last digits: by 3e-6 of the value where false findings
+    are scattered, and values would not be equal to 1e-6 with an exact rank.
+    """
+    rank = QUANTILE * np.float32(distances.size - 1)
+    below = int(rank)
+    above = min(below + 1, distances.size - 1)
+    low, high = np.partition(distances, (below, above))[[below, above]]
+    return float(low + (rank - np.float32(below)) * (high - low))
 
 
 def _to_nearest(
