@@ -227,6 +227,8 @@ def _plan(
     partitions = [_partitions(side, config) for side in sides]
     for attribute in config.attributes:
         shown = _join(partitions[0][attribute], partitions[1][attribute])
+        if len({*shown.values()}) < 2:  # one row only, which is everybody again
+            continue
         named = [side[attribute].map(shown) for side in sides]
         for name in dict.fromkeys(shown.values()):
             members = [side[label == name] for side, label in zip(sides, named, strict=True)]
@@ -285,7 +287,7 @@ def _arm(
 
 def _overlap(before: set[str], after: set[str]) -> str:
     if before == after:
-        return "the same patients, each compared with himself or herself"
+        return "the same patients, each compared with themselves"
     if not before & after:
         return "other patients: the cohort may have changed as well as the model"
     return "partly the same patients: the cohort may have changed as well as the model"

@@ -13,7 +13,13 @@ from evenhand_audit.compare import Change, Comparison, GroupChange
 from evenhand_audit.records import METRICS, number
 from evenhand_audit.words import attribute_name
 
-__all__ = ["COMPARISON_SCHEMA_VERSION", "print_comparison", "write_comparison"]
+__all__ = [
+    "COMPARISON_SCHEMA_VERSION",
+    "print_comparison",
+    "row_name",
+    "verdict",
+    "write_comparison",
+]
 
 COMPARISON_SCHEMA_VERSION = 1
 """Raised when the layout of compare.json changes."""

@@ -65,7 +65,8 @@ def change_of_means(
 def _influence(values: Floats) -> Floats:
     """What each patient does to the mean; 0 for who is not in it."""
     here = ~np.isnan(values)
-    return np.where(here, values - np.nanmean(values), 0.0) / here.sum()
+    influence: Floats = np.where(here, values - np.nanmean(values), 0.0) / here.sum()
+    return influence
 
 
 def _replicates(before: Floats, after: Floats, resamples: int, rng: np.random.Generator) -> Floats:
