@@ -14,13 +14,15 @@ import typer
 from evenhand.artifacts import PREDICTION_COLUMNS
 from evenhand.cli import app
 from evenhand.config import ExperimentConfig, Section, load_config, load_section
+from evenhand.privacy.policy import load_policy
 from evenhand_audit.intake_config import AuditInput
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+POLICY = ROOT / "configs" / "site-policy.toml"
+CONFIGS = sorted(set((ROOT / "configs").glob("*.toml")) - {POLICY})
 CLI = typer.main.get_command(app)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -66,7 +68,7 @@ def documented():
         for line in (*shell_lines(text), *spans(text)):
             if line.startswith("evenhand "):
                 yield name_of(page), line
-    for path in CONFIGS:
+    for path in (*CONFIGS, POLICY):
         for found in re.findall(r"\bevenhand (?:(?!  |\(|`).)+", header(path)):
             yield name_of(path), found.strip()
     for name, command in leaves():
@@ -261,6 +263,12 @@ class TestConfigs:
         for word in ("Purpose", "Command", "Expected", "Cost"):
             assert re.search(rf"^ {word}:\s+\S", text, re.MULTILINE), word
         assert f"evenhand {'audit' if is_audit(path) else 'run'} {name_of(path)}" in text
+
+    def test_the_site_policy_loads_and_says_what_it_is_for(self):
+        """An officer copies it: it is accepted as it stands, and its header says how to use it."""
+        assert load_policy(POLICY).grants.by
+        for word in ("Purpose", "Command", "Expected", "Cost"):
+            assert re.search(rf"^ {word}:\s+\S", header(POLICY), re.MULTILINE), word
 
     @pytest.mark.parametrize("page", PAGES, ids=name_of)
     def test_configs_in_pages_load(self, page, tmp_path):

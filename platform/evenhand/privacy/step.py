@@ -18,8 +18,8 @@ An empty draw is a step like any other: noised and charged. A gradient with NaN 
 zero: no clipping bounds a NaN, and one patient would show through it in everybody's model.
 """
 
-from collections.abc import Callable, Iterable, Sequence, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from evenhand.privacy.sampling import poisson_sample
 __all__ = ["NoisedSum", "PrivateStep", "poisson_sample"]
 
 P = TypeVar("P")
-S = TypeVar("S", bound=Sized)
+S = TypeVar("S")
 
 _SHORTER = 1 - 2.0**-30
 """Clipping aims this much below C, because float64 norms of so many numbers are rounded."""
@@ -116,6 +116,7 @@ class PrivateStep:
         slices_at_most: int,
         draw: Callable[[P, int], S],
         loss: Callable[[S], Tensor],
+        count: Callable[[Any], int] = len,
     ) -> None:
         """Draw patients and their slices, and step on them.
 
@@ -125,6 +126,7 @@ class PrivateStep:
             slices_at_most: contribution bound.
             draw: slices of a patient, at most as many as it is told.
             loss: mean loss over drawn slices.
+            count: how many slices were drawn.
 
         Raises:
             PrivacyError: more slices came than may be drawn; nothing is changed.
@@ -132,7 +134,7 @@ class PrivateStep:
 
         def bounded(patient: P) -> Tensor:
             slices = draw(patient, slices_at_most)
-            if len(slices) > slices_at_most:
+            if count(slices) > slices_at_most:
                 raise PrivacyError(
                     f"More slices of a patient were drawn than the {slices_at_most} that may be."
                 )

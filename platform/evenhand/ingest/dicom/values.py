@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom import config
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 __all__ = [
     "DICOM_ERRORS",
@@ -31,6 +31,7 @@ DICOM_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
