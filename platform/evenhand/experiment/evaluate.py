@@ -119,5 +119,11 @@ def _row(
         "race": patient.race,
         "ethnicity": patient.ethnicity,
         "units": units,
-        **score.as_row(),
+        "dice": score.dice,
+        "hd95": score.hd95,
+        "nsd": score.nsd,
+        "nsd_tolerance": score.nsd_tolerance,
+        "volume_reference": score.volume_reference,
+        "volume_predicted": score.volume_predicted,
+        "empty": score.empty,
     }

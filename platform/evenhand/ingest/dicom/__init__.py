@@ -1,1 +1,0 @@
-"""DICOM in: files found, series judged, voxels and segmentations put on one grid."""
