@@ -18,6 +18,13 @@ TINY = PhantomConfig(patients={"north": 3, "south": 2}, shape=(32, 32, 6))
 """Two hospitals whose volumes are read and written in milliseconds."""
 
 
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test charges a ledger, or reads a policy, in the home of whoever runs it."""
+    monkeypatch.setenv("EVENHAND_HOME", str(tmp_path_factory.getbasetemp() / "no-home"))
+    monkeypatch.delenv("EVENHAND_SITE_POLICY", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A phantom BIDS tree of hospitals north (3 patients) and south (2). Read only."""

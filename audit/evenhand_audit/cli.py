@@ -1,9 +1,12 @@
-"""`evenhand audit`: judge a model from a table of its results, whoever made it."""
+"""`evenhand audit`: judge a model from its results, whoever made it; compare; hand over."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from evenhand.config import AuditConfig
 from evenhand.errors import UsageError
@@ -11,30 +14,153 @@ from evenhand.errors import UsageError
 if TYPE_CHECKING:
     from evenhand_audit.records import Audit
 
-__all__ = ["register"]
+__all__ = ["AuditGroup", "register"]
 
 DEFAULTS = AuditConfig()
 DEFAULT_ATTRIBUTES = ",".join(DEFAULTS.attributes)
 DEFAULT_AGE_EDGES = ",".join(f"{edge:g}" for edge in DEFAULTS.age_edges)
 
-HELP = (
-    "Judge a model by subgroup, from a table with one row per case.\n\n"
-    "Writes DIR/index.html (self-contained, prints well) and DIR/audit.json. The table may come "
-    "from `evenhand run` or from anywhere else, as long as it has the same columns.\n\n"
-    "Example: [bold]evenhand audit runs/demo/predictions.csv --out report --age-edges 40,60[/]"
+GROUP_HELP = (
+    "Judge a model by subgroup, compare two audits, hand over what is known.\n\n"
+    "[bold]evenhand audit INPUT --out DIR[/] is short for [bold]evenhand audit report[/].\n\n"
+    "Example: [bold]evenhand audit runs/demo --out report[/]"
 )
+
+REPORT_HELP = (
+    "Judge a model by subgroup.\n\n"
+    "INPUT is the folder of a run, a table with one row per case (CSV, TSV, Parquet), or a TOML "
+    "file that describes somebody else's table or folders of masks. Writes DIR/index.html "
+    "(self-contained, prints well) and DIR/audit.json; where the input had to be scored or mapped, "
+    "also a table of the cases beside DIR, which is patient data.\n\n"
+    "Example: evenhand audit report runs/demo/predictions.csv --out report --age-edges 40,60"
+)
+
+COMPARE_HELP = (
+    "Compare two tables: two versions of a model, or two months.\n\n"
+    "Patients who are in both are compared with themselves. Tables whose metrics are defined "
+    "differently are refused. A model that is called differently in the two is named with "
+    "--pair OLD=NEW.\n\n"
+    "Example: evenhand audit compare spring.csv autumn.csv --out drift"
+)
+
+CARDS_HELP = (
+    "Write what is handed over: model card, datasheet, CLAIM, FUTURE-AI and Annex IV tables.\n\n"
+    "REPORT is a folder that `evenhand audit` made. Only what is known is filled in; the rest says "
+    "who has to. What the report cannot know is told by --facts FACTS.toml.\n\n"
+    "Example: evenhand audit cards report --out handover"
+)
+
+
+class AuditGroup(TyperGroup):
+    """The subcommands of `evenhand audit`; what is none of them is the input of a report."""
+
+    default_command = "report"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name of the default command first, where none is given."""
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = [self.default_command, *args]
+        return super().parse_args(ctx, args)
 
 
 def register(app: typer.Typer) -> None:
     """Add `audit` to the root command."""
-    app.command("audit", help=HELP)(_audit)
+    group = typer.Typer(cls=AuditGroup, help=GROUP_HELP, no_args_is_help=True)
+    group.command("report", help=REPORT_HELP)(_report)
+    group.command("compare", help=COMPARE_HELP)(_compare)
+    group.command("cards", help=CARDS_HELP)(_cards)
+    app.add_typer(group, name="audit")
 
 
-def _audit(  # noqa: PLR0917 (typer reads a command's options from its parameters)
-    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="The prediction table.")],
+def _report(  # noqa: PLR0917 (typer reads a command's options from its parameters)
+    given: Annotated[Path, typer.Argument(metavar="INPUT", help="Run, table, or config.toml.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")],
     attributes: Annotated[
-        str, typer.Option(help="Compared one by one, separated by commas.")
+        str | None,
+        typer.Option(help="Compared, separated by commas.", show_default=DEFAULT_ATTRIBUTES),
+    ] = None,
+    minimum_group: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Groups with fewer patients are not shown one by one.",
+            show_default=str(DEFAULTS.minimum_group),
+        ),
+    ] = None,
+    resamples: Annotated[
+        int | None,
+        typer.Option(
+            min=100,
+            help="Bootstrap resamples of the patients.",
+            show_default=str(DEFAULTS.resamples),
+        ),
+    ] = None,
+    age_edges: Annotated[
+        str | None,
+        typer.Option(
+            help="Ages at which age groups are cut, separated by commas.",
+            show_default=DEFAULT_AGE_EDGES,
+        ),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=THEIRS", help="What the table calls a column; repeatable."),
+    ] = None,
+    constant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=VALUE", help="A column's value for all rows; repeatable."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that score masks; default: one a core.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as audit.resamples."),
+    ] = None,
+) -> None:
+    """Heavy libraries are imported here, so that `evenhand --help` stays quick."""
+    from evenhand_audit.intake_plan import plan_input, ready_table
+    from evenhand_audit.report import audit_file, write_report
+
+    options = {
+        "attributes": None if attributes is None else _words(attributes),
+        "age_edges": None if age_edges is None else _ages(age_edges),
+        "minimum_group": minimum_group,
+        "resamples": resamples,
+    }
+    plan = plan_input(
+        given,
+        options={key: value for key, value in options.items() if value is not None},
+        columns=_pairs(column or [], "--column"),
+        constants=_pairs(constant or [], "--constant"),
+        overrides=set_ or [],
+    )
+    with _steps("Scoring cases") as step:
+        table = ready_table(plan, out, workers=workers, progress=step)
+    audited = audit_file(table.path, plan.audit)
+    facts: dict[str, Any] = {"notes": list(table.findings)} if table.findings else {}
+    if title or plan.title:
+        facts["title"] = title or plan.title
+    index = write_report(audited, out, facts=facts)
+    _show(audited.audit)
+    for finding in table.findings:
+        typer.echo(f"Note: {finding}")
+    typer.echo(f"Report: {index}\nData:   {out / 'audit.json'}")
+    if table.is_new:
+        typer.echo(f"Cases:  {table.path} (patient data: it stays with you)")
+
+
+def _compare(  # noqa: PLR0917 (as above)
+    before: Annotated[Path, typer.Argument(metavar="A", help="Run or table: before.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Run or table: after.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the comparison.")],
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="Arms to compare, where names differ; repeatable."),
+    ] = None,
+    attributes: Annotated[
+        str, typer.Option(help="Compared, separated by commas.")
     ] = DEFAULT_ATTRIBUTES,
     minimum_group: Annotated[
         int, typer.Option(min=2, help="Groups with fewer patients are not shown one by one.")
@@ -45,21 +171,40 @@ def _audit(  # noqa: PLR0917 (typer reads a command's options from its parameter
     age_edges: Annotated[
         str, typer.Option(help="Ages at which age groups are cut, separated by commas.")
     ] = DEFAULT_AGE_EDGES,
-    title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
 ) -> None:
-    """Heavy libraries are imported here, so that `evenhand --help` stays quick."""
-    from evenhand_audit.report import audit_file, write_report
+    from evenhand_audit.compare import compare_files
+    from evenhand_audit.compare_report import print_comparison, write_comparison
 
     config = AuditConfig(
-        attributes=tuple(part.strip() for part in attributes.split(",") if part.strip()),
+        attributes=_words(attributes),
         age_edges=_ages(age_edges),
         minimum_group=minimum_group,
         resamples=resamples,
     )
-    audited = audit_file(table, config)
-    index = write_report(audited, out, facts={"title": title} if title else {})
-    _show(audited.audit)
-    typer.echo(f"Report: {index}\nData:   {out / 'audit.json'}")
+    compared = compare_files(before, after, config, pairs=_pairs(pair or [], "--pair"))
+    index = write_comparison(compared, out)
+    print_comparison(compared)
+    typer.echo(f"Report: {index}\nData:   {out / 'compare.json'}")
+
+
+def _cards(
+    report: Annotated[Path, typer.Argument(metavar="REPORT", help="Folder with audit.json.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the documents.")],
+    facts: Annotated[
+        Path | None, typer.Option(metavar="FACTS.toml", help="What you know and the audit cannot.")
+    ] = None,
+    arm: Annotated[
+        str, typer.Option(help="The model that the documents are about; default: the leading one.")
+    ] = "",
+) -> None:
+    from evenhand_audit.cards import write_cards
+
+    for path in write_cards(report, out, facts=facts, arm=arm):
+        typer.echo(str(path))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _ages(text: str) -> tuple[float, ...]:
@@ -70,6 +215,25 @@ def _ages(text: str) -> tuple[float, ...]:
     if not all(0 < edge <= 130 for edge in edges) or list(edges) != sorted(set(edges)):
         raise UsageError(f"--age-edges wants rising ages such as 40,60; got '{text}'.")
     return edges
+
+
+def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not (key and separator and value):
+            raise UsageError(f"{option} wants NAME=NAME, such as dice=DSC; got '{text}'.")
+        if key in pairs:
+            raise UsageError(f"{option} names '{key}' twice; once is enough.")
+        pairs[key] = value
+    return pairs
+
+
+def _steps(what: str) -> Any:
+    """A progress bar that appears with the first step and not before."""
+    from evenhand_audit.intake_plan import lazy_progress
+
+    return lazy_progress(what)
 
 
 def _show(audit: "Audit") -> None:

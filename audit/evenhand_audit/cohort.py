@@ -8,27 +8,48 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evenhand.artifacts import OPTIONAL_COLUMNS, PREDICTION_COLUMNS
 from evenhand.errors import DataError, UsageError
-from evenhand_audit.records import METRICS
+from evenhand_audit.records import METRICS, OPTIONAL_METRICS, Metric
+from evenhand_audit.resampling import Figure
 
-__all__ = ["ATTRIBUTES", "age_group_names", "check_attributes", "group_order", "patients_of"]
+__all__ = [
+    "ATTRIBUTES",
+    "age_group_names",
+    "attributes_of",
+    "check_attributes",
+    "figure_of",
+    "group_order",
+    "metrics_of",
+    "patients_of",
+]
 
 ATTRIBUTES = ("hospital", "sex", "age_group", "race", "ethnicity")
-"""What a table can be audited by."""
+"""What every table can be audited by."""
 
 UNKNOWN = "unknown"
 
+LESIONS = ("lesions_reference", "lesions_found", "lesions_predicted", "lesions_predicted_true")
+"""Counts of a case, which add up over the cases of a patient."""
 
-def check_attributes(attributes: Sequence[str]) -> None:
+
+def attributes_of(table: pd.DataFrame) -> tuple[str, ...]:
+    """What this table can be audited by: what every table has, and its own further columns."""
+    own = (str(column) for column in table.columns)
+    known = {*PREDICTION_COLUMNS, *OPTIONAL_COLUMNS}
+    return (*ATTRIBUTES, *(column for column in own if column not in known))
+
+
+def check_attributes(attributes: Sequence[str], known: Sequence[str] = ATTRIBUTES) -> None:
     """Refuse attributes that a prediction table does not have, and repeats.
 
     Raises:
         UsageError: names the attribute and the nearest known one.
     """
     for attribute in attributes:
-        if attribute not in ATTRIBUTES:
-            near = difflib.get_close_matches(attribute, ATTRIBUTES, n=1, cutoff=0.4)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(ATTRIBUTES)}."
+        if attribute not in known:
+            near = difflib.get_close_matches(attribute, known, n=1, cutoff=0.4)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
             raise UsageError(f"A table cannot be audited by '{attribute}'; {hint}")
     if len(set(attributes)) < len(attributes):
         raise UsageError("An attribute is named twice in audit.attributes; name each once.")
@@ -53,7 +74,7 @@ def group_order(attribute: str, present: Sequence[str], edges: Sequence[float]) 
 def patients_of(
     cases: pd.DataFrame, attributes: Sequence[str], edges: Sequence[float]
 ) -> pd.DataFrame:
-    """Average the cases of each patient of one arm and prompt.
+    """Put the cases of each patient of one arm and prompt together.
 
     Args:
         cases: rows of a prediction table with one arm and one prompt.
@@ -61,21 +82,62 @@ def patients_of(
         edges: ages at which age groups are cut; a patient's age is that at the first case.
 
     Returns:
-        One row a patient: the metrics' means, `cases`, and the attributes as text.
+        One row a patient: `patient`, the metrics' means, sums of lesion counts, the mean
+        reference volume, `cases`, the attributes as text, and where there is one `grade`.
 
     Raises:
         DataError: a patient has two values of an attribute.
     """
     grouped = cases.groupby("patient", sort=True)
-    patients = grouped[[metric.column for metric in METRICS]].mean()
+    means = [metric.column for metric in METRICS] + ["volume_reference"]
+    if "calibration_error" in cases:
+        means.append("calibration_error")
+    patients = grouped[means].mean()
     patients["cases"] = grouped.size()
+    if set(LESIONS) <= set(cases.columns):
+        counts = grouped[list(LESIONS)].sum(min_count=1)
+        patients[list(LESIONS)] = counts
+        patients["lesions_missed"] = counts["lesions_reference"] - counts["lesions_found"]
+        patients["lesions_predicted_false"] = (
+            counts["lesions_predicted"] - counts["lesions_predicted_true"]
+        )
+    patients["hospital"] = grouped["hospital"].first()
+    if "grade" in cases:
+        patients["grade"] = grouped["grade"].first()
     for attribute in attributes:
         if attribute == "age_group":
             patients[attribute] = _age_groups(grouped["age_years"].min(), edges)
         else:
             _refuse_two_values(grouped[attribute].nunique(), attribute)
             patients[attribute] = grouped[attribute].first()
-    return patients.reset_index(drop=True)
+    return patients.reset_index()
+
+
+def metrics_of(cases: pd.DataFrame) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+    """Metrics that can be computed of one arm, and names of those that some of its cases lack.
+
+    A metric that no case of the arm has is simply not there. One that only a part has is left
+    out: a mean over the cases that happen to have it would be of other patients than its row says.
+    """
+    usable, incomplete = list(METRICS), []
+    for metric in OPTIONAL_METRICS:
+        needs = list(LESIONS) if metric.parts else [metric.column]
+        if not set(needs) <= set(cases.columns):
+            continue
+        there = cases[needs].notna()
+        if there.to_numpy().all():
+            usable.append(metric)
+        elif there.to_numpy().any():
+            incomplete.append(metric.name)
+    return tuple(usable), tuple(incomplete)
+
+
+def figure_of(patients: pd.DataFrame, metric: Metric) -> Figure:
+    """One metric of all patients, as the bootstrap takes it."""
+    if metric.parts is None:
+        return Figure(patients[metric.column].to_numpy(dtype=np.float64))
+    top, bottom = (patients[part].to_numpy(dtype=np.float64) for part in metric.parts)
+    return Figure(top, bottom)
 
 
 def _age_groups(ages: "pd.Series[float]", edges: Sequence[float]) -> "pd.Series[Any]":

@@ -28,6 +28,9 @@ ACCENT = "#3f7fd0"
 WARN = "#d9772b"
 """The worst group of a gap beyond chance."""
 
+MOST_POINTS = 500
+"""Points of one panel of the scatter plot."""
+
 ROW_INCHES = 0.3
 """Height of one line of a forest plot."""
 
@@ -96,7 +99,8 @@ def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
     """Dice of each case against the volume of its reference, one panel an arm and prompt.
 
     Points carry no attribute and are rounded (Dice to 0.01, volume to two digits), so that they
-    cannot be matched with group means.
+    cannot be matched with group means. Where a panel would hold more than `MOST_POINTS` cases, a
+    sample with a fixed seed is drawn.
     """
     columns = min(3, len(audit.arms))
     lines = -(-len(audit.arms) // columns)
@@ -106,7 +110,9 @@ def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
         figure = Figure(figsize=(8.4, 0.5 + 2.1 * lines), layout="constrained")
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, arm in zip(panels, audit.arms, strict=False):
-            cases = table[(table["arm"] == arm.arm) & (table["prompt"] == arm.prompt)]
+            cases = _cases_of(table, arm)
+            if len(cases) > MOST_POINTS:
+                cases = cases.sample(MOST_POINTS, random_state=0)
             volumes = cases["volume_reference"].to_numpy(dtype=np.float64) / per_unit
             seen = volumes > 0
             axes.scatter(
@@ -130,9 +136,18 @@ def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
         ),
         caption=(
             "Dice depends on tumour size. Each point is one case, rounded and without attributes; "
-            "cases with an empty reference are not drawn."
+            "cases with an empty reference are not drawn, and of very many a sample is."
         ),
     )
+
+
+def _cases_of(table: pd.DataFrame, arm: ArmAudit) -> pd.DataFrame:
+    """Rows of one arm and prompt, or of one label of them."""
+    prompt, _, label = arm.prompt.partition(" · ")
+    mine = (table["arm"] == arm.arm) & (table["prompt"] == prompt)
+    if label:
+        mine &= table["label"].astype(str) == label
+    return table[mine]
 
 
 def _logarithmic(axes: Any, values: NDArray[np.float64]) -> None:

@@ -1,11 +1,13 @@
 """The report: one self-contained HTML page for people, `audit.json` for programs.
 
-Neither holds a patient's or a case's id. The page loads nothing from elsewhere and runs no script.
+Neither holds a patient's or a case's id. The page loads nothing from elsewhere. Its one script,
+which is inside it, sorts tables when a heading is clicked; without scripts it reads the same.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +20,18 @@ from evenhand.artifacts import file_sha256, read_prediction_table, write_atomica
 from evenhand.config import AuditConfig
 from evenhand_audit.analysis import audit_table
 from evenhand_audit.plots import arms_plot, forest_plot, scatter_plot
-from evenhand_audit.records import METRICS, Audit, Estimate
+from evenhand_audit.records import ArmAudit, Audit, Check, Estimate
+from evenhand_audit.register import Register
+from evenhand_audit.thresholds import verdict_of
 from evenhand_audit.words import (
     UNKNOWN_FIGURE,
+    adjusted_in_words,
     arm_name,
     attribute_name,
     finding_of,
     headline_arm,
     number,
+    p_text,
 )
 
 __all__ = [
@@ -36,8 +42,8 @@ __all__ = [
     "write_report",
 ]
 
-REPORT_SCHEMA_VERSION = 1
-"""Raised when the layout of audit.json changes."""
+REPORT_SCHEMA_VERSION = 2
+"""Raised when the layout of audit.json changes. 2 added tests, pairs, limits and effects."""
 
 NO_FACTS: dict[str, Any] = {
     "epsilon": None,
@@ -47,6 +53,9 @@ NO_FACTS: dict[str, Any] = {
     "train_patients": None,
 }
 """What is known of an arm when the run says nothing."""
+
+VERSIONS = ("evenhand", "fairlearn", "numpy", "scipy", "statsmodels")
+"""Distributions that a report's figures come from."""
 
 TITLE = "Subgroup audit"
 """Heading where the run gives none."""
@@ -60,6 +69,8 @@ class AuditedTable:
     table: pd.DataFrame
     origin: dict[str, Any]
     """Name, hash and sidecar of the table, versions of what judged it."""
+    register: Register | None = None
+    """Where the report is noted when it is written."""
 
 
 def write_audit(
@@ -94,8 +105,15 @@ def write_audit(
 
 def audit_file(table_path: Path, config: AuditConfig) -> AuditedTable:
     """Read a prediction table and judge it, writing nothing; errors as in `write_audit`."""
-    table, meta = read_prediction_table(table_path)
-    return AuditedTable(audit_table(table, config), table, _origin(table_path, meta))
+    table, meta = read_prediction_table(table_path, attributes=config.attributes)
+    register = Register(config.register_file) if config.register_file else None
+    audit = audit_table(table, config, register=register)
+    return AuditedTable(
+        audit,
+        table,
+        _origin(table_path, meta, [str(column) for column in table.columns], config),
+        register,
+    )
 
 
 def write_report(audited: AuditedTable, out_dir: Path, *, facts: Mapping[str, Any]) -> Path:
@@ -111,20 +129,38 @@ def write_report(audited: AuditedTable, out_dir: Path, *, facts: Mapping[str, An
         "facts": facts,
     }
     text = json.dumps(_plain(record), indent=1, allow_nan=False)
+    if audited.register is not None:
+        audited.register.save()  # first: a report that is out must be known
     write_atomically(out_dir / "audit.json", f"{text}\n".encode())
     index = out_dir / "index.html"
     write_atomically(index, page.encode())
     return index
 
 
-def _origin(table_path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(
+    table_path: Path, meta: Mapping[str, Any], columns: Sequence[str], config: AuditConfig
+) -> dict[str, Any]:
+    asked = config.model_dump(mode="json", exclude={"register_file"})
+    canonical = json.dumps(asked, sort_keys=True).encode()
     return {
         "table": table_path.name,
         "table_sha256": file_sha256(table_path),
         "vouched_by_sidecar": table_path.with_suffix(".json").exists(),
+        "columns": columns,
+        "config": asked,
+        "config_sha256": hashlib.sha256(canonical).hexdigest(),
+        "code_sha256": _code_sha256(),
         "meta": dict(meta),
-        "versions": {name: version(name) for name in ("evenhand", "fairlearn", "numpy", "scipy")},
+        "versions": {name: version(name) for name in VERSIONS},
     }
+
+
+def _code_sha256() -> str:
+    """Hash of this package's modules, so that a report names the code that made it."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -149,7 +185,7 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
     )
     environment.filters.update(
         number=number, interval=_interval, duration=_duration, megabytes=_megabytes,
-        attribute=attribute_name, arm=arm_name,
+        attribute=attribute_name, arm=arm_name, like_patients=adjusted_in_words, p=p_text,
     )  # fmt: skip
     told: Mapping[str, Any] = facts.get("arms") or {}
     lead = headline_arm(audit)
@@ -163,8 +199,10 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
         arm_facts={arm.arm: NO_FACTS | dict(told.get(arm.arm) or {}) for arm in audit.arms},
         told=told,
         counts=_counts(audited.table),
-        metrics=METRICS,
         lead=lead,
+        decisive=_decisive(lead),
+        verdict=verdict_of(lead.checks),
+        verdicts={arm_name(arm): verdict_of(arm.checks) for arm in audit.arms},
         leading=leading,
         others=[found for found in others if found is not None],
         bias=_planted(audit, facts.get("planted_bias")),
@@ -175,6 +213,22 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
         ],
         scatter=scatter_plot(audited.table, audit),
     )
+
+
+def _decisive(arm: ArmAudit) -> list[Check]:
+    """For each limit the check that came out worst: beyond the limit most, or nearest to it."""
+    worst: dict[str, Check] = {}
+    for check in arm.checks:
+        known = worst.get(check.limit)
+        if known is None or _worse(check, known):
+            worst[check.limit] = check
+    return list(worst.values())
+
+
+def _worse(check: Check, other: Check) -> bool:
+    if check.verdict != other.verdict:
+        return verdict_of((check, other)) == check.verdict
+    return check.value < other.value if check.lower_is_worse else check.value > other.value
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:

@@ -1,21 +1,29 @@
-"""Bootstrap intervals over patients, at small samples and for a gap that was picked as the largest.
+"""Bootstrap over patients: one engine for all groups of a report, and the intervals made from it.
 
-A row of values is one patient: a patient's cases are averaged before, so they stay together in
-every resample. Three intervals, each chosen for what it is of:
+A row of values is one patient: a patient's cases are put together before, so they stay together in
+every resample. A figure is a ratio of sums over patients; a mean is the ratio whose denominator is
+1 for everybody. What is kept of a resample is the figure and its own standard error, by
+linearisation, so that intervals can be studentised.
 
-- **mean of a group**: bias-corrected and accelerated (BCa; Efron 1987) at *expanded* levels
-  (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", arXiv 1411.5279): the normal
-  quantile z is replaced by sqrt(n / (n - 1)) t(n - 1), because a plain bootstrap of n = 10
-  patients is too narrow by both factors.
-- **median of a group**: percentile at the same expanded levels; the acceleration of a median is
-  not defined.
-- **largest gap between group means**: a symmetric bootstrap-t, simultaneous over all pairs of
-  groups (the maximum of |t| over pairs; Romano and Wolf 2005). A percentile interval of
-  max - min could never reach zero, and would sell the noise of small groups as unfairness.
+Two ways to draw, chosen by size. A group of up to `EXACT` patients is drawn with replacement at its
+own size. In a larger one each patient gets a Poisson(1) weight, the same in every group that the
+patient belongs to; a group's size then varies by less than 1 / sqrt(EXACT). Sums under weights are
+matrix products, which is what makes 10,000 resamples of 10,000 patients in some 150 groups take
+seconds.
+
+Intervals, each for what it is of (measured coverage: docs/results/audit.md):
+
+- **figure of a group**: studentised bootstrap with equal tails (bootstrap-t; Hall 1988; Hesterberg
+  2015, arXiv 1411.5279). BCa (Efron 1987) was tried first and is kept as `bca_interval`: at 15
+  patients with skewed Dice it is too narrow.
+- **median**: order statistics, interpolated (Hettmansperger and Sheather 1986); no resampling.
+- **largest gap between groups**: symmetric bootstrap-t, simultaneous over all pairs of groups (the
+  maximum of |t|; Romano and Wolf 2005). A percentile interval of max - min could never reach zero,
+  and would sell the noise of small groups as unfairness.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -24,33 +32,66 @@ from numpy.typing import NDArray
 from scipy import stats
 
 __all__ = [
+    "EXACT",
     "LEVEL",
-    "Resamples",
+    "Figure",
+    "Replicates",
+    "bca_interval",
     "gap_interval",
     "generator_for",
     "mean_interval",
     "median_interval",
-    "resample",
-    "shuffled_group_means",
+    "resample_groups",
+    "standard_error",
 ]
 
 LEVEL = 0.95
 """Coverage that every interval aims at."""
 
+EXACT = 64
+"""Largest group that is drawn with replacement at its own size."""
+
 CHUNK_CELLS = 4_000_000
-"""Resamples x patients held at once, which bounds memory at about 100 MB."""
+"""Patients x resamples held at once, which bounds memory at some tens of MB."""
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class Resamples:
-    """Statistics of each resample of one group, each (resamples, metrics)."""
+class Figure:
+    """One figure of every patient: `top` and, where it is a rate, `bottom`; each (patients,)."""
 
-    means: Floats
-    medians: Floats
-    standard_errors: Floats
-    """Of the mean, from the resample itself."""
+    top: Floats
+    bottom: Floats | None = None
+
+    def of(self, members: Indices) -> "Figure":
+        """The same figure of some of the patients."""
+        return Figure(self.top[members], None if self.bottom is None else self.bottom[members])
+
+    @property
+    def value(self) -> float:
+        """Sum over sum: a mean, or a rate; not a number where a rate has nothing below."""
+        below = float(len(self.top)) if self.bottom is None else float(self.bottom.sum())
+        return float(self.top.sum()) / below if below else float("nan")
+
+    @property
+    def residuals(self) -> Floats:
+        """What each patient adds to top beyond the figure, (patients,); exact zeros if constant."""
+        if self.bottom is None:
+            constant = len(self.top) and np.ptp(self.top) == 0
+            return np.zeros(len(self.top)) if constant else self.top - self.value
+        return self.top - self.value * self.bottom
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """What the resamples of one group gave, each (figures, resamples)."""
+
+    values: Singles
+    errors: Singles
+    """Standard error of the figure, from the resample itself."""
 
 
 def generator_for(seed: int, *names: str) -> np.random.Generator:
@@ -58,108 +99,156 @@ def generator_for(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
-def resample(values: Floats, resamples: int, rng: np.random.Generator) -> Resamples:
-    """Draw patients with replacement, as many as there are, and summarise each draw.
+def standard_error(figure: Figure) -> float:
+    """Of a mean, or by linearisation of a rate; infinite for one patient."""
+    count = len(figure.top)
+    if count < 2:
+        return float("inf")
+    below = count if figure.bottom is None else float(figure.bottom.sum())
+    spread = float((figure.residuals**2).sum()) * count / (count - 1)
+    return float(np.sqrt(spread)) / below if below else float("inf")
+
+
+def resample_groups(
+    figures: Sequence[Figure],
+    groups: Sequence[Indices],
+    resamples: int,
+    rng: np.random.Generator,
+) -> list[Replicates]:
+    """Draw patients `resamples` times and compute every figure of every group each time.
 
     Args:
-        values: (patients, metrics).
+        figures: of all patients.
+        groups: members of each group, as indices of patients; groups may overlap.
         resamples: how many draws.
         rng: the source of randomness.
     """
-    count, metrics = values.shape
-    out = Resamples(*(np.empty((resamples, metrics)) for _ in range(3)))
-    step = max(1, CHUNK_CELLS // (count * metrics))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        drawn = values[rng.integers(count, size=(size, count))]  # (size, patients, metrics)
-        rows = slice(start, start + size)
-        out.means[rows] = drawn.mean(axis=1)
-        out.medians[rows] = np.median(drawn, axis=1)
-        out.standard_errors[rows] = drawn.std(axis=1, ddof=1) / np.sqrt(count)
+    patients = len(figures[0].top)
+    out = [
+        Replicates(*(np.empty((len(figures), resamples), np.float32) for _ in range(2)))
+        for _ in groups
+    ]
+    own = [[figure.of(members) for figure in figures] for members in groups]
+    moments = [_moments(mine) for mine in own]
+    large = [index for index, members in enumerate(groups) if len(members) > EXACT]
+    for index in sorted(set(range(len(groups))) - set(large)):
+        for columns, weights in _drawn(len(groups[index]), resamples, rng):
+            _summarise(own[index], moments[index], weights, out[index], columns)
+    for columns, weights in _weighted(patients, resamples, rng) if large else ():
+        for index in large:
+            mine = weights[groups[index]]
+            _summarise(own[index], moments[index], mine, out[index], columns)
     return out
 
 
-def mean_interval(values: Floats, replicates: Floats) -> tuple[float, float]:
-    """BCa interval at expanded levels for the mean of `values` (patients,).
-
-    `replicates` are the means of the resamples (resamples,).
-    """
-    deviations = values - values.mean()
-    spread = float((deviations**2).sum())
-    if spread == 0:
-        return float(values[0]), float(values[0])
-    # The jackknife deviations of a mean are proportional to the values' own.
-    acceleration = float((deviations**3).sum()) / (6 * spread**1.5)
-    share_below = np.mean(replicates < values.mean()) + np.mean(replicates == values.mean()) / 2
-    margin = 1 / len(replicates)
-    bias = float(stats.norm.ppf(np.clip(share_below, margin, 1 - margin)))
-    low, high = (
-        _accelerated(bias, sign * _expanded_quantile(len(values)), acceleration) for sign in (-1, 1)
-    )
-    return float(np.quantile(replicates, low)), float(np.quantile(replicates, high))
+def _moments(figures: Sequence[Figure]) -> Singles:
+    """What is summed over patients: 1, then residual and its square, and for rates three more."""
+    rows = [np.ones(len(figures[0].top))]
+    for figure in figures:
+        rest = figure.residuals
+        rows += [rest, rest**2]
+        if figure.bottom is not None:
+            rows += [figure.bottom, rest * figure.bottom, figure.bottom**2]
+    return np.stack(rows).astype(np.float32)
 
 
-def median_interval(count: int, replicates: Floats) -> tuple[float, float]:
-    """Percentile interval at expanded levels for a median of `count` patients."""
-    tail = float(stats.norm.cdf(-_expanded_quantile(count)))
-    return float(np.quantile(replicates, tail)), float(np.quantile(replicates, 1 - tail))
+def _drawn(count: int, resamples: int, rng: np.random.Generator) -> Iterator[tuple[slice, Singles]]:
+    """How often each of `count` patients is drawn, (count, resamples), in pieces."""
+    step = max(1, CHUNK_CELLS // count)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        yield slice(start, start + size), times.T.astype(np.float32)
 
 
-def gap_interval(
-    groups: Sequence[Floats], replicates: Sequence[tuple[Floats, Floats]]
-) -> tuple[float, float]:
-    """Interval of the largest difference between two group means, over all pairs at once.
+def _weighted(
+    count: int, resamples: int, rng: np.random.Generator
+) -> Iterator[tuple[slice, Singles]]:
+    """Poisson(1) weights of all patients, (count, resamples), in pieces; 16 bits a weight."""
+    table = np.zeros(1 << 16, np.float32)
+    edges = np.round(stats.poisson.cdf(np.arange(9), 1) * (1 << 16)).astype(int)
+    for edge in edges:
+        table[edge:] += 1
+    step = max(1, CHUNK_CELLS // count)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        yield (
+            slice(start, start + size),
+            table[rng.integers(1 << 16, size=(count, size), dtype=np.uint16)],
+        )
+
+
+def _summarise(
+    mine: Sequence[Figure],
+    moments: Singles,
+    weights: Singles,
+    out: Replicates,
+    columns: slice,
+) -> None:
+    sums = (moments @ weights).astype(np.float64)  # (moments, resamples)
+    count, row = sums[0], 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for index, figure in enumerate(mine):
+            rest, squares = sums[row], sums[row + 1]
+            if figure.bottom is None:
+                below, shift = count, rest / count
+                spread = squares - shift * rest
+                row += 2
+            else:
+                below, shift = sums[row + 2], rest / sums[row + 2]
+                spread = squares - 2 * shift * sums[row + 3] + shift**2 * sums[row + 4]
+                row += 5
+            spread = np.where(spread > 1e-6 * squares, spread, 0.0)  # beneath: rounding
+            errors = np.sqrt(spread * count / (count - 1)) / below
+            out.values[index, columns] = figure.value + shift
+            out.errors[index, columns] = errors
+
+
+def mean_interval(figure: Figure, values: Singles, errors: Singles) -> tuple[float, float]:
+    """Studentised bootstrap interval with equal tails of one figure of one group.
 
     Args:
-        groups: values of each group's patients, each (patients,).
-        replicates: means and standard errors of each group's resamples, each (resamples,).
+        figure: of the group's patients.
+        values: of the resamples, (resamples,).
+        errors: their standard errors, (resamples,).
 
     Returns:
-        The interval of highest minus lowest mean. It may reach below zero: then the order of the
-        two groups is open. Infinite where so few patients say nothing about the spread.
+        The interval; infinite where so few patients say nothing about the spread.
     """
-    means = [float(values.mean()) for values in groups]
-    errors = [float(values.std(ddof=1)) / np.sqrt(len(values)) for values in groups]
-    largest = np.zeros(len(replicates[0][0]))
-    for first, second in combinations(range(len(groups)), 2):
-        shift = replicates[first][0] - replicates[second][0] - (means[first] - means[second])
-        error = np.hypot(replicates[first][1], replicates[second][1])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            largest = np.fmax(largest, np.abs(shift) / error)  # fmax skips 0 / 0
-    critical = float(np.quantile(largest, LEVEL, method="higher"))
-    best, worst = int(np.argmax(means)), int(np.argmin(means))
-    gap, scale = means[best] - means[worst], float(np.hypot(errors[best], errors[worst]))
-    reach = critical * scale if scale > 0 else 0.0
-    return gap - reach, gap + reach
+    centre, error = figure.value, standard_error(figure)
+    if error == 0:
+        return centre, centre
+    with np.errstate(divide="ignore", invalid="ignore"):
+        studentised = (values.astype(np.float64) - centre) / errors
+    studentised = studentised[~np.isnan(studentised)]
+    if not len(studentised):
+        return float("-inf"), float("inf")
+    tail = (1 - LEVEL) / 2
+    low = float(np.quantile(studentised, tail, method="lower"))
+    high = float(np.quantile(studentised, 1 - tail, method="higher"))
+    return centre - high * error, centre - low * error
 
 
-def shuffled_group_means(
-    values: Floats, sizes: Sequence[int], resamples: int, rng: np.random.Generator
-) -> Floats:
-    """Group means after dealing the same patients out at random, (resamples, groups).
+def bca_interval(figure: Figure, values: Singles) -> tuple[float, float]:
+    """Bias-corrected and accelerated interval (Efron 1987) at expanded levels (Hesterberg 2015).
 
-    What a figure of inequality would be if the attribute meant nothing. Equity-scaled Dice gets
-    this range rather than an interval: it is at its bound when groups are equal, and there a
-    bootstrap interval misses the truth far more often than it says.
-
-    Args:
-        values: of all patients, (patients,).
-        sizes: patients of each group, in sum all patients.
-        resamples: how many deals.
-        rng: the source of randomness.
+    The normal quantile z is replaced by sqrt(n / (n - 1)) t(n - 1). Arguments as in
+    `mean_interval`.
     """
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    out = np.empty((resamples, len(sizes)))
-    step = max(1, CHUNK_CELLS // len(values))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        dealt = rng.permuted(np.broadcast_to(values, (size, len(values))), axis=1)
-        out[start : start + size] = np.add.reduceat(dealt, starts, axis=1) / np.asarray(sizes)
-    return out
-
-
-def _expanded_quantile(count: int) -> float:
-    return float(np.sqrt(count / (count - 1)) * stats.t.ppf((1 + LEVEL) / 2, count - 1))
+    rest, centre = figure.residuals, figure.value
+    spread = float((rest**2).sum())
+    if spread == 0:
+        return centre, centre
+    # The jackknife deviations of a mean, or a linearised rate, are proportional to the residuals.
+    acceleration = float((rest**3).sum()) / (6 * spread**1.5)
+    below = np.mean(values < centre) + np.mean(values == centre) / 2
+    margin = 1 / len(values)
+    bias = float(stats.norm.ppf(np.clip(below, margin, 1 - margin)))
+    count = len(rest)
+    quantile = float(np.sqrt(count / (count - 1)) * stats.t.ppf((1 + LEVEL) / 2, count - 1))
+    low, high = (_accelerated(bias, sign * quantile, acceleration) for sign in (-1, 1))
+    return float(np.quantile(values, low)), float(np.quantile(values, high))
 
 
 def _accelerated(bias: float, quantile: float, acceleration: float) -> float:
@@ -169,3 +258,56 @@ def _accelerated(bias: float, quantile: float, acceleration: float) -> float:
     if denominator <= 0:
         return float(quantile > 0)
     return float(stats.norm.cdf(bias + shifted / denominator))
+
+
+def median_interval(values: Floats) -> tuple[float, float]:
+    """Interval of a median from order statistics, interpolated between two neighbouring ones.
+
+    With fewer than six patients even the smallest and the largest value hold the median less often
+    than 95%; they are given then.
+    """
+    ordered = np.sort(values)
+    count = len(ordered)
+    half = count // 2
+    # covers(k): probability that the median lies between the k-th from below and from above.
+    covers = 1 - 2 * stats.binom.cdf(np.arange(half + 1) - 1, count, 0.5)
+    depth = int(np.searchsorted(-covers, -LEVEL, side="right")) - 1
+    if depth < 1:
+        return float(ordered[0]), float(ordered[-1])
+    inner = min(depth + 1, half) if half > depth else depth
+    share = 0.0
+    if inner > depth:
+        excess = (covers[depth] - LEVEL) / (covers[depth] - covers[inner])
+        share = (count - depth) * excess / (depth + (count - 2 * depth) * excess)
+    low = (1 - share) * ordered[depth - 1] + share * ordered[inner - 1]
+    high = (1 - share) * ordered[count - depth] + share * ordered[count - inner]
+    return float(low), float(high)
+
+
+def gap_interval(
+    groups: Sequence[Figure], replicates: Sequence[tuple[Singles, Singles]]
+) -> tuple[float, float]:
+    """Interval of the largest difference between two groups' figures, over all pairs at once.
+
+    Args:
+        groups: the figure of each group's patients.
+        replicates: values and standard errors of each group's resamples, each (resamples,).
+
+    Returns:
+        The interval of highest minus lowest figure. It may reach below zero: then the order of the
+        two groups is open. Infinite where so few patients say nothing about the spread.
+    """
+    values = [group.value for group in groups]
+    errors = [standard_error(group) for group in groups]
+    shifts = [drawn - value for (drawn, _), value in zip(replicates, values, strict=True)]
+    squares = [drawn**2 for _, drawn in replicates]
+    largest = np.zeros(len(replicates[0][0]))
+    for first, second in combinations(range(len(groups)), 2):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.abs(shifts[first] - shifts[second]) / np.sqrt(squares[first] + squares[second])
+        largest = np.fmax(largest, t)  # fmax skips 0 / 0
+    critical = float(np.quantile(largest, LEVEL, method="higher"))
+    best, worst = int(np.nanargmax(values)), int(np.nanargmin(values))
+    gap, scale = values[best] - values[worst], float(np.hypot(errors[best], errors[worst]))
+    reach = critical * scale if scale > 0 else 0.0
+    return gap - reach, gap + reach

@@ -2,22 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from evenhand_audit.disclosure import POOL
-from evenhand_audit.records import METRICS, ArmAudit, AttributeAudit, Audit, Difference, GroupAudit
+from evenhand_audit.records import (
+    METRICS,
+    ArmAudit,
+    AttributeAudit,
+    Audit,
+    Difference,
+    GroupAudit,
+    number,
+)
 
 __all__ = [
     "UNKNOWN_FIGURE",
     "Finding",
+    "adjusted_in_words",
     "arm_name",
     "attribute_name",
     "finding_of",
     "headline_arm",
     "number",
+    "p_text",
+    "reach_of",
 ]
-
-MINUS = "\N{MINUS SIGN}"
-"""Minus as print sets it: as wide as a digit."""
 
 UNKNOWN_FIGURE = "\N{EN DASH}"
 """What stands in a table where a figure is not known."""
@@ -33,17 +42,13 @@ class Finding:
     arm: str
     attribute: str
     difference: Difference
+    verdict: Literal["gap", "hint", "none"]
+    headline: str
     sentence: str
     sureness: str
+    like_patients: str
+    reach: str
     agreement: str
-
-
-def number(value: float, column: str = "dice") -> str:
-    """Write a figure as tables do: shares with three decimals, distances with one."""
-    if value in (float("inf"), float("-inf")):
-        return "∞" if value > 0 else f"{MINUS}∞"
-    text = f"{value:.1f}" if column == "hd95" else f"{value:.3f}"
-    return text.replace("-", MINUS)
 
 
 def arm_name(arm: ArmAudit) -> str:
@@ -68,29 +73,47 @@ def headline_arm(audit: Audit) -> ArmAudit:
 
 
 def finding_of(arm: ArmAudit) -> Finding | None:
-    """Say an arm's largest gap in Dice; one beyond chance goes before a larger one that is not.
+    """Say an arm's largest gap in Dice.
+
+    One that is found goes before a larger one that is not, and an attribute before a pair.
 
     Returns None where no attribute has two groups that can be shown.
     """
-    candidates = [found for found in arm.attributes if "dice" in found.difference]
-    if not candidates:
+    singles = [(True, found) for found in arm.attributes if "dice" in found.difference]
+    pairs = [(False, found) for found in arm.intersections if "dice" in found.difference]
+    if not singles and not pairs:
         return None
-    found = max(
-        candidates,
-        key=lambda each: (
-            each.difference["dice"].beyond_chance,
-            each.difference["dice"].gap.value,
-        ),
-    )
+
+    def rank(candidate: tuple[bool, AttributeAudit]) -> tuple[bool, bool, float]:
+        single, found = candidate
+        difference = found.difference["dice"]
+        return difference.beyond_chance, single, difference.gap.value
+
+    _, found = max([*singles, *pairs], key=rank)
     difference = found.difference["dice"]
+    verdict: Literal["gap", "hint", "none"] = (
+        "gap" if difference.beyond_chance else "hint" if difference.hint else "none"
+    )
     return Finding(
         arm=arm_name(arm),
         attribute=found.attribute,
         difference=difference,
+        verdict=verdict,
+        headline=_headline(verdict),
         sentence=_sentence(found, difference),
         sureness=_sureness(difference),
+        like_patients=adjusted_in_words(difference),
+        reach=reach_of(arm),
         agreement=_agreement(found.difference),
     )
+
+
+def _headline(verdict: str) -> str:
+    if verdict == "gap":
+        return "A gap was found."
+    if verdict == "hint":
+        return "A possible gap, not a finding."
+    return "No gap was found. That does not mean that there is none."
 
 
 def _sentence(found: AttributeAudit, difference: Difference) -> str:
@@ -111,13 +134,69 @@ def _sureness(difference: Difference) -> str:
     share = difference.worst_again
     often = "more than 99%" if share > 0.99 else f"{share:.0%}"
     again = f"The same group came out worst in {often} of resamples."
+    looks = _looks(difference.comparisons)
     if difference.beyond_chance:
-        return f"That is more than chance among these patients explains. {again}"
+        return (
+            "That is more than chance among these patients explains, also after correcting for "
+            f"all {looks} of this report (p\N{NO-BREAK SPACE}{p_text(difference.p_holm)}). {again}"
+        )
+    if difference.hint:
+        return (
+            f"Had nothing else been compared it would count as found (p\N{NO-BREAK SPACE}"
+            f"{p_text(difference.p_value)}). Among {looks}, chance makes such a gap often enough "
+            f"(corrected p\N{NO-BREAK SPACE}{p_text(difference.p_holm)}). {again}"
+        )
     return (
-        "Chance alone could make a gap of this size, and a true gap of up to "
-        f"{number(difference.gap.high)} is not ruled out: with this few patients, no gap found "
-        f"does not mean no gap. {again}"
+        f"Chance alone could make a gap of this size (corrected p\N{NO-BREAK SPACE}"
+        f"{p_text(difference.p_holm)}), and a true gap of up to "
+        f"{number(difference.gap.high)} is not ruled out: no gap found does not mean no "
+        f"gap. {again}"
     )
+
+
+def _looks(comparisons: int) -> str:
+    return f"{comparisons} comparison{'s' if comparisons > 1 else ''}"
+
+
+def p_text(value: float) -> str:
+    """Write a p-value with its sign of relation."""
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}" if value < 0.1 else f"= {value:.2f}"
+
+
+def reach_of(arm: ArmAudit) -> str:
+    """Say which gaps in Dice this sample could have found at all; empty where none is compared."""
+    parts = [
+        f"{attribute_name(found.attribute)} {number(difference.detectable.largest)}"
+        for found in arm.attributes
+        if (difference := found.difference.get("dice")) is not None
+    ]
+    if not parts:
+        return ""
+    return (
+        "This sample could only have found gaps above these, four times in five (between the two "
+        f"groups that are known worst): {', '.join(parts)}."
+    )
+
+
+def adjusted_in_words(difference: Difference) -> str:
+    """Say what is left of a gap between like patients; empty where nobody asked."""
+    adjusted = difference.adjusted
+    if adjusted is None:
+        return ""
+    if adjusted.value is None or adjusted.low is None or adjusted.high is None:
+        return adjusted.note
+    equal = " and ".join(adjusted.held_equal)
+    if not equal:
+        return "Nothing could be held equal: hospital and tumour size do not vary."
+    left = (
+        f"Between patients with {equal} held equal the gap is {number(adjusted.value)} "
+        f"(95% interval {number(adjusted.low)} to {number(adjusted.high)})."
+    )
+    if adjusted.low > 0:
+        return f"{left} So these do not explain it."
+    if difference.gap.value and adjusted.value < difference.gap.value / 2:
+        return f"{left} These may explain most of the gap."
+    return f"{left} Whether these explain it is open."
 
 
 def _agreement(differences: Mapping[str, Difference]) -> str:
@@ -146,7 +225,13 @@ def _count(row: GroupAudit) -> str:
 
 def _people(attribute: str, group: str, *, starts: bool = True) -> str:
     name = attribute_name(attribute)
-    if group == POOL:
+    if "\N{MULTIPLICATION SIGN}" in attribute:
+        text = (
+            f"patients in the small groups of {name} taken together"
+            if group == POOL
+            else f"patients in the group {group} ({name})"
+        )
+    elif group == POOL:
         text = f"patients of the small groups of {name} taken together"
     elif group == "unknown":
         text = f"patients whose {name} is unknown"

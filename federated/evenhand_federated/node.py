@@ -1,7 +1,8 @@
 """A hospital's side of the work, without Flower: what is done with a message's content.
 
 The hospital reads its own store, its own split and its own copy of the experiment;
-of a message it takes the adapter and the number of the round.
+of a message it takes the adapter and the number of the round. What its site policy does not
+allow is refused before any data is touched.
 """
 
 import os
@@ -17,9 +18,11 @@ from evenhand.config import ExperimentConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
-from evenhand.training.data import load_patients
+from evenhand.privacy.ledger_check import write_receipt
+from evenhand.privacy.policy import Proposal, SitePolicy
+from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
-from evenhand.training.private import train_private
+from evenhand.training.private import Study, train_private
 
 __all__ = [
     "ARM_VARIABLE",
@@ -106,12 +109,13 @@ class HospitalNode:
         """Train one round from the common adapter.
 
         Returns:
-            The hospital's adapter, and figures that may leave: patients always; seconds
-            and losses without privacy; epsilon and delta with it.
+            The hospital's adapter, and those figures that the site policy lets leave: patients
+            always; seconds and losses without privacy; epsilon and delta with it.
 
         Raises:
             FederationError: the order is for an arm or a round that this hospital's own
                 copy of the experiment does not have; nothing is trained.
+            PolicyError: the site policy does not allow it; no data was touched.
             BudgetError: the ledger refuses.
         """
         started = time.monotonic()
@@ -121,23 +125,14 @@ class HospitalNode:
                 f"Round {order.round} of {order.arm} was asked for; it has {rounds}."
             )
         model = _model(self.config.model_dump_json())
+        policy = self._allowed(order.arm, model)
         model.load_adapter(state)
         home = self.home
         cache = home.cache(model, self.config.data.sequences[0])
         patients = load_patients(home.store(), cache, self.train_patients, model)
         figures: dict[str, float | int] = {"patients": len(patients)}
         if order.arm == PRIVATE_ARM:
-            spending = train_private(
-                model,
-                patients,
-                self.config.privacy,
-                self.config.training,
-                learning_rate=self.config.privacy.learning_rate,
-                ledger=home.ledger(),
-                purpose=f"{self.config.name} {order.arm} round {order.round}",
-            )
-            # No seconds: how long it took tells how many patients were drawn.
-            figures |= {"epsilon": spending.epsilon, "delta": spending.delta}
+            figures |= self._train_private(order, model, patients, policy)
         else:
             report = train(
                 model,
@@ -156,7 +151,50 @@ class HospitalNode:
                 "first_loss": report.first_loss,
                 "last_loss": report.last_loss,
             }
-        return model.adapter_state(), figures
+        return model.adapter_state(), policy.allowed_figures(figures)
+
+    def _allowed(self, arm: str, model: AdaptedModel) -> SitePolicy:
+        """The site policy, once it has been asked."""
+        policy = self.home.site().policy()
+        patterns = self.config.privacy.trainable if arm == PRIVATE_ARM else ("*",)
+        proposal = Proposal.of(
+            self.config,
+            arm,
+            hospital=self.home.name,
+            patients=len(self.train_patients),
+            tensors=model.choose_trainable(patterns),
+        )
+        policy.check(proposal)
+        return policy
+
+    def _train_private(
+        self,
+        order: RoundOrder,
+        model: AdaptedModel,
+        patients: list[TrainingPatient],
+        policy: SitePolicy,
+    ) -> dict[str, float | int]:
+        """Charge and train; what it cost this study, which depends on no patient's data."""
+        site = self.home.site()
+        study = Study(
+            name=f"{self.config.name} {order.arm}",
+            cohort=self.home.cohort(self.train_patients, self.config.data.sequences[0]),
+            policy=policy,
+            keep=lambda receipt: write_receipt(self.home.receipts_path, receipt),
+        )
+        spending = train_private(
+            model,
+            patients,
+            self.config.privacy,
+            self.config.training,
+            learning_rate=self.config.privacy.learning_rate,
+            ledger=site.ledger(),
+            purpose=f"round {order.round}",
+            study=study,
+        )
+        # No seconds: how long it took tells how many patients were drawn. Nor what these
+        # patients were used for in other studies: that is the ledger's business, and stays.
+        return {"epsilon": spending.epsilon, "delta": spending.delta}
 
 
 def _seed_of(seed: int, hospital: str, number: int) -> int:

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,8 +27,11 @@ __all__ = [
     "PhantomConfig",
     "PrivacyConfig",
     "Section",
+    "Threshold",
+    "ThresholdConfig",
     "TrainingConfig",
     "load_config",
+    "load_section",
 ]
 
 ArmName = Literal["box-zero-shot", "local", "pooled", "federated", "federated-private"]
@@ -43,6 +46,9 @@ class Section(BaseModel):
     """A part of the config: frozen, strict about its keys, and its numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class PhantomConfig(Section):
@@ -170,6 +176,54 @@ class PrivacyConfig(Section):
     """Synthetic patients on which the adapter is trained first; they cost no privacy."""
 
 
+class Threshold(Section):
+    """A limit on one fairness figure; which side is bad depends on the figure."""
+
+    warn: float | None = None
+    """Beyond this the verdict is at least warn."""
+    fail: float | None = None
+    """Beyond this the verdict is fail; while it cannot be ruled out, warn."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> "Threshold":
+        if self.warn is None and self.fail is None:
+            raise ValueError("a threshold wants warn, fail or both")
+        return self
+
+
+class ThresholdConfig(Section):
+    """Limits that turn fairness figures into pass, warn or fail; none unless given."""
+
+    dice_gap: Threshold | None = None
+    """Largest gap in mean Dice between two groups; higher is worse."""
+    adjusted_dice_gap: Threshold | None = None
+    """The same between like patients: hospital and tumour volume held equal."""
+    hd95_gap: Threshold | None = None
+    """In the table's units."""
+    nsd_gap: Threshold | None = None
+    worst_group_dice: Threshold | None = None
+    """Mean Dice of the worst group; lower is worse."""
+    equity_scaled_dice: Threshold | None = None
+    """I / (1 + sum |I - I_g|); lower is worse."""
+    skewed_error_ratio: Threshold | None = None
+    """Largest over smallest group mean of 1 - Dice; higher is worse."""
+    missed_lesions_gap: Threshold | None = None
+    """Gap in the share of lesions that are missed (equal opportunity); higher is worse."""
+    calibration_gap: Threshold | None = None
+    """Gap in mean calibration error; higher is worse."""
+
+    @model_validator(mode="after")
+    def _fail_is_worse(self) -> "ThresholdConfig":
+        for name in type(self).model_fields:
+            limit: Threshold | None = getattr(self, name)
+            if limit is None or limit.warn is None or limit.fail is None:
+                continue
+            lower_is_worse = name in {"worst_group_dice", "equity_scaled_dice"}
+            if (limit.fail > limit.warn) if lower_is_worse else (limit.fail < limit.warn):
+                raise ValueError(f"{name}: fail must be at least as bad as warn")
+        return self
+
+
 class AuditConfig(Section):
     """How the audit groups patients and counts."""
 
@@ -181,6 +235,13 @@ class AuditConfig(Section):
     resamples: Annotated[int, Field(ge=100)] = 2000
     nsd_tolerance: Positive = 2.0
     """Tolerance of the normalised surface Dice, in `data.units`."""
+    intersections: bool = True
+    """Whether pairs of attributes are compared too, such as sex and age group together."""
+    within_hospital: bool = False
+    """Whether tests compare patients of the same hospital only (permuted inside hospitals)."""
+    register_file: Path | None = None
+    """Where published reports are remembered, so that no two give a small group away together."""
+    thresholds: ThresholdConfig = ThresholdConfig()
 
     @model_validator(mode="after")
     def _rising(self) -> "AuditConfig":
@@ -224,33 +285,46 @@ class ExperimentConfig(Section):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Read an experiment from TOML and apply `key=value` overrides.
+    """Read an experiment from TOML and apply `key=value` overrides; as `load_section`."""
+    return load_section(path, ExperimentConfig, overrides)
+
+
+def load_section(
+    path: Path | None, section: type[AnySection], overrides: Sequence[str] = ()
+) -> AnySection:
+    """Read a config of any kind from TOML and apply `key=value` overrides.
 
     Args:
-        path: the TOML file.
+        path: the TOML file; None: all from overrides and defaults.
+        section: what the file holds.
         overrides: such as `training.epochs=2`; the value is TOML, a bare word a string.
 
     Raises:
         ConfigError: the file, a key or a value is wrong; says which and the way out.
     """
+    raw = {} if path is None else _read_toml(path)
+    where = "--set" if path is None else str(path)
+    for override in overrides:
+        _apply(raw, override)
+    _check_keys(raw, section, prefix="", where=where)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return section.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"'{where}', {key}: {reason}.") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"There is no config file '{path}'. Examples are in configs/.") from None
     except OSError as error:
         raise ConfigError(f"The config file '{path}' cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not valid TOML: {error}.") from None
-    for override in overrides:
-        _apply(raw, override)
-    _check_keys(raw, ExperimentConfig, prefix="", where=str(path))
-    try:
-        return ExperimentConfig.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"'{path}', {key}: {reason}.") from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -280,6 +354,11 @@ def _check_keys(raw: Mapping[str, Any], section: type[Section], prefix: str, whe
         inner = _section_of(known[key].annotation)
         if inner is not None and isinstance(value, Mapping):
             _check_keys(value, inner, prefix=f"{prefix}{key}.", where=where)
+        each = _section_of((get_args(known[key].annotation) or (None,))[-1])
+        if each is not None and isinstance(value, Mapping) and inner is None:
+            for name, part in value.items():  # a dict of sections, by names of the user's choice
+                if isinstance(part, Mapping):
+                    _check_keys(part, each, prefix=f"{prefix}{key}.{name}.", where=where)
 
 
 def _section_of(annotation: Any) -> type[Section] | None:

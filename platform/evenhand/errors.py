@@ -8,7 +8,9 @@
     ├── WeightsError              exit 1   a checkpoint: missing, broken, not what it claims
     ├── AdapterError              exit 1   an adapter file, or an adapter for another backbone
     ├── PrivacyError              exit 1   accounting, ledger
-    │   └── BudgetError           exit 1   a step that the ledger refuses
+    │   ├── BudgetError           exit 1   a step that the ledger refuses
+    │   ├── LedgerError           exit 1   a ledger or its key: foreign, damaged, out of time
+    │   └── PolicyError           exit 1   what the hospital's site policy does not allow
     ├── FederationError           exit 1   a round that could not be finished
     ├── ReviewError               exit 1   a decision that cannot be recorded
     └── ResourceError             exit 1   disk, port, missing optional part
@@ -24,6 +26,8 @@ __all__ = [
     "DataError",
     "EvenhandError",
     "FederationError",
+    "LedgerError",
+    "PolicyError",
     "PrivacyError",
     "ResourceError",
     "ReviewError",
@@ -71,6 +75,14 @@ class PrivacyError(EvenhandError):
 
 class BudgetError(PrivacyError):
     """A release would cost more than the hospital has granted."""
+
+
+class LedgerError(PrivacyError):
+    """A ledger or its key cannot be trusted or used: damaged, of somebody else, out of time."""
+
+
+class PolicyError(PrivacyError):
+    """The hospital's site policy does not allow what was asked for."""
 
 
 class FederationError(EvenhandError):

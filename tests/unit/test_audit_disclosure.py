@@ -1,10 +1,20 @@
 """Small groups are hidden, and nothing that is shown gives them away."""
 
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenhand_audit.disclosure import POOL, group_safely
+from evenhand_audit.disclosure import (
+    POOL,
+    TooCloseError,
+    all_pairs,
+    group_safely,
+    plan_publication,
+)
 
 COUNTS = st.dictionaries(st.sampled_from("abcdefg"), st.integers(1, 30), min_size=1)
 
@@ -65,3 +75,185 @@ def test_nothing_hidden_follows_by_subtraction(counts, minimum):
         assert len(grouping.pooled) >= 2
         assert remainder >= minimum
         assert min(counts.values()) < minimum
+
+
+def plan(attributes, minimum, earlier=(), gone=0):
+    """What may be shown, attributes and all their pairs."""
+    return plan_publication(
+        len(next(iter(attributes.values()))),
+        attributes,
+        orders={name: sorted(set(groups)) for name, groups in attributes.items()},
+        pairs=all_pairs(list(attributes)),
+        minimum=minimum,
+        earlier=earlier,
+        gone=gone,
+    )
+
+
+def small_cells(attributes, minimum):
+    """Groups, pairs of groups and people alike in everything, under the minimum: who is in them."""
+    names = list(attributes)
+    columns = {name: np.array(groups, dtype=object) for name, groups in attributes.items()}
+    for size in {1, 2, len(names)}:
+        for chosen in combinations(names, min(size, len(names))):
+            keys = list(zip(*(columns[name] for name in chosen), strict=True))
+            for key in sorted(set(keys)):
+                mine = np.array([each == key for each in keys])
+                if 0 < mine.sum() < minimum:
+                    yield key, mine
+
+
+class Attacker:
+    """Knows everybody's attributes and every published row; adds and subtracts exactly.
+
+    An oracle in fractions, one unknown a patient: which sets of patients can be had from rows?
+    """
+
+    def __init__(self, rows):
+        """Bring the rows into reduced echelon form."""
+        matrix = [[Fraction(int(each)) for each in row] for row in rows]
+        self.pivots, self.rows = [], []
+        for row in matrix:
+            rest = self.reduced(row)
+            lead = next((index for index, each in enumerate(rest) if each), None)
+            if lead is None:
+                continue
+            rest = [each / rest[lead] for each in rest]
+            for index, known in enumerate(self.rows):
+                factor = known[lead]
+                self.rows[index] = [a - factor * b for a, b in zip(known, rest, strict=True)]
+            self.rows.append(rest)
+            self.pivots.append(lead)
+
+    def reduced(self, row):
+        """What is left of a vector after all known rows are taken out."""
+        for lead, known in zip(self.pivots, self.rows, strict=True):
+            factor = row[lead]
+            if factor:
+                row = [a - factor * b for a, b in zip(row, known, strict=True)]
+        return row
+
+    def recovers(self, patients):
+        """Whether the sum over these patients follows from the rows: with it mean and size."""
+        return not any(self.reduced([Fraction(int(each)) for each in patients]))
+
+
+PEOPLE = st.integers(12, 34).flatmap(
+    lambda count: st.tuples(
+        st.lists(st.sampled_from("FFFMMMO"), min_size=count, max_size=count),
+        st.lists(st.sampled_from("nnnneesw"), min_size=count, max_size=count),
+        st.lists(st.sampled_from("yoo"), min_size=count, max_size=count),
+    )
+)
+
+
+def named(people):
+    """Three attributes of some people."""
+    return dict(zip(("sex", "hospital", "age"), map(list, people), strict=True))
+
+
+def test_the_attacker_recovers_what_is_published_carelessly():
+    """The tests below could fail: overall and one of two groups give the other one."""
+    attacker = Attacker([[1, 1, 1, 1], [1, 1, 1, 0]])
+    assert attacker.recovers([0, 0, 0, 1])
+    assert not attacker.recovers([0, 0, 1, 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(people=PEOPLE, minimum=st.integers(2, 6))
+def test_no_small_cell_can_be_recovered_from_a_report(people, minimum):
+    """Overall, margins and pairs together give no group, pair or person under the minimum away."""
+    attributes = named(people)
+    publication = plan(attributes, minimum)
+    attacker = Attacker(publication.rows)
+    assert all(row.sum() >= minimum for row in publication.rows)
+    for key, mine in small_cells(attributes, minimum):
+        assert not attacker.recovers(mine), key
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    people=PEOPLE,
+    minimum=st.integers(2, 6),
+    leaves=st.sets(st.integers(0, 33), max_size=8),
+    come=st.integers(0, 8),
+)
+def test_no_small_cell_can_be_recovered_from_two_reports(people, minimum, leaves, come):
+    """Some patients leave, some come: both reports together give nobody away, or the second ends.
+
+    The first report is over all but the last `come` patients, the second over all but `leaves`.
+    """
+    attributes = named(people)
+    count = len(attributes["sex"])
+    first = np.arange(count) < count - come
+    second = np.array([index not in leaves for index in range(count)])
+    if min(first.sum(), second.sum()) < minimum:
+        return
+
+    def of(mask):
+        return {name: list(np.array(each, object)[mask]) for name, each in attributes.items()}
+
+    before = plan(of(first), minimum).rows
+    spread = []
+    for row in before:
+        whole = np.zeros(count, dtype=bool)
+        whole[np.flatnonzero(first)[row]] = True
+        spread.append(whole)
+    gone = first & ~second
+    order = np.concatenate([np.flatnonzero(second), np.flatnonzero(gone)])
+    try:
+        after = plan(of(second), minimum, [row[order] for row in spread], int(gone.sum()))
+    except TooCloseError:
+        changed = int((first != second).sum())
+        assert changed
+        return
+    both = list(spread)
+    for row in after.rows:
+        whole = np.zeros(count, dtype=bool)
+        whole[np.flatnonzero(second)[row]] = True
+        both.append(whole)
+    alone, attacker = Attacker(spread), Attacker(both)
+    changed = first != second
+    assert not 0 < changed.sum() < minimum
+    for key, mine in small_cells(attributes, minimum):
+        for part in (mine & first, mine & second, mine & changed):
+            if part.any() and not alone.recovers(part):
+                assert not attacker.recovers(part), key
+
+
+def test_one_patient_more_than_last_time_is_refused():
+    """Yesterday's report and today's would differ by that patient's score."""
+    attributes = {"sex": list("FM" * 10)}
+    with pytest.raises(TooCloseError):
+        plan(attributes, 5, [np.arange(20) < 19])
+
+
+def test_the_same_patients_again_are_no_danger():
+    """A report that is made twice shows the same rows."""
+    attributes = {"sex": list("FM" * 10), "age": list("yyoo" * 5)}
+    first = plan(attributes, 5)
+    again = plan(attributes, 5, first.rows)
+    assert {row.tobytes() for row in first.rows} == {row.tobytes() for row in again.rows}
+
+
+def test_a_group_that_grew_by_one_is_pooled_and_not_shown_again():
+    """Six patients came, one of them F: F's row may not stand beside yesterday's."""
+    sexes = list("FM" * 10) + list("FMMMMM")
+    first = np.arange(26) < 20
+    earlier = [first, first & (np.array(sexes) == "F"), first & (np.array(sexes) == "M")]
+    publication = plan({"sex": sexes}, 5, earlier)
+    assert publication.single["sex"].labels == (POOL,)
+
+
+def test_a_small_cell_of_a_pair_hides_others_with_it():
+    """F in the north are two; F south, M north and one more must not give them by subtraction.
+
+    20 F (2 north, 18 south), 20 M (10, 10): with all other cells shown, F north is 20 - 18.
+    """
+    sex = ["F"] * 20 + ["M"] * 20
+    hospital = ["north"] * 2 + ["south"] * 18 + ["north"] * 10 + ["south"] * 10
+    cross = plan({"sex": sex, "hospital": hospital}, 5).pairs["sex", "hospital"]
+    assert "F, north" in cross.pooled
+    assert "F, south" in cross.pooled
+    shown = [label for label in cross.labels if label != POOL]
+    assert len(shown) < 2

@@ -27,13 +27,21 @@ def test_a_clear_gap_is_said_plainly():
     assert found.sentence.count("60") >= 2
     assert found.sureness.startswith("That is more than chance among these patients explains")
     assert found.agreement == "HD95 and NSD name the same group as worst."
+    assert found.headline == "A gap was found."
+    assert "after correcting for all 3 comparisons of this report" in found.sureness
+    assert found.like_patients.startswith("Between patients with hospital and tumour volume held")
+    assert found.like_patients.endswith("So these do not explain it.")
 
 
 def test_a_gap_within_chance_is_not_called_fair():
     """The sentence says what is not ruled out."""
     arm = audited(patients=12, gap=0.0).arms[0]
     found = finding_of(arm)
+    assert found.headline == "No gap was found. That does not mean that there is none."
     assert "Chance alone could make a gap of this size" in found.sureness
+    detectable = arm.attributes[0].difference["dice"].detectable.largest
+    assert "could only have found gaps above these, four times in five" in found.reach
+    assert f"sex {number(detectable)}" in found.reach
     assert number(arm.attributes[0].difference["dice"].gap.high) in found.sureness
     assert "no gap found does not mean no gap" in found.sureness
 

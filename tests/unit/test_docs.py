@@ -13,13 +13,16 @@ import typer
 
 from evenhand.artifacts import PREDICTION_COLUMNS
 from evenhand.cli import app
-from evenhand.config import ExperimentConfig, Section, load_config
+from evenhand.config import ExperimentConfig, Section, load_config, load_section
+from evenhand.privacy.policy import load_policy
+from evenhand_audit.intake_config import AuditInput
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+POLICY = ROOT / "configs" / "site-policy.toml"
+CONFIGS = sorted(set((ROOT / "configs").glob("*.toml")) - {POLICY})
 CLI = typer.main.get_command(app)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,7 +68,7 @@ def documented():
         for line in (*shell_lines(text), *spans(text)):
             if line.startswith("evenhand "):
                 yield name_of(page), line
-    for path in CONFIGS:
+    for path in (*CONFIGS, POLICY):
         for found in re.findall(r"\bevenhand (?:(?!  |\(|`).)+", header(path)):
             yield name_of(path), found.strip()
     for name, command in leaves():
@@ -98,6 +101,9 @@ def parse(line, *, whole):
     words = shlex.split(optional, comments=True)[1:]
     command, path = CLI, []
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        default = getattr(command, "default_command", None)
+        if default is not None and words[0] not in command.commands:
+            words.insert(0, default)
         word = words.pop(0)
         assert word in command.commands, f"there is no command '{' '.join((*path, word))}'"
         command = command.commands[word]
@@ -232,13 +238,23 @@ def section_keys(section=ExperimentConfig, prefix=""):
                 yield from section_keys(kind, f"{prefix}{name}.")
 
 
+def is_audit(path):
+    """Whether a config describes somebody else's results rather than an experiment."""
+    return bool({"table", "masks"} & tomllib.loads(path.read_text(encoding="utf-8")).keys())
+
+
+def loaded(path):
+    """A config, read as what it is."""
+    return load_section(path, AuditInput) if is_audit(path) else load_config(path)
+
+
 class TestConfigs:
     """Nobody copies a config that is refused."""
 
     @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
     def test_every_config_loads(self, path):
         """What is in configs/ is what the present version reads; its name is its file's."""
-        assert load_config(path).name == path.stem
+        assert loaded(path).name == path.stem
 
     @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
     def test_every_config_says_what_it_is_for(self, path):
@@ -246,7 +262,13 @@ class TestConfigs:
         text = header(path)
         for word in ("Purpose", "Command", "Expected", "Cost"):
             assert re.search(rf"^ {word}:\s+\S", text, re.MULTILINE), word
-        assert f"evenhand run {name_of(path)}" in text
+        assert f"evenhand {'audit' if is_audit(path) else 'run'} {name_of(path)}" in text
+
+    def test_the_site_policy_loads_and_says_what_it_is_for(self):
+        """An officer copies it: it is accepted as it stands, and its header says how to use it."""
+        assert load_policy(POLICY).grants.by
+        for word in ("Purpose", "Command", "Expected", "Cost"):
+            assert re.search(rf"^ {word}:\s+\S", header(POLICY), re.MULTILINE), word
 
     @pytest.mark.parametrize("page", PAGES, ids=name_of)
     def test_configs_in_pages_load(self, page, tmp_path):
@@ -254,13 +276,13 @@ class TestConfigs:
         for number, block in enumerate(blocks(page.read_text(encoding="utf-8"), "toml")):
             path = tmp_path / f"{number}.toml"
             path.write_text(block, encoding="utf-8")
-            assert load_config(path).name == tomllib.loads(block)["name"]
+            assert loaded(path).name == tomllib.loads(block)["name"]
 
     @pytest.mark.parametrize("page", PAGES, ids=name_of)
     def test_keys_that_are_named_exist(self, page):
         """`privacy.epsilon` in a text is a key of the config."""
-        known = set(section_keys())
-        sections = "|".join(name for name in ExperimentConfig.model_fields)
+        known = {*section_keys(), *section_keys(AuditInput)}
+        sections = "|".join({*ExperimentConfig.model_fields, *AuditInput.model_fields})
         named = {
             key
             for span in spans(page.read_text(encoding="utf-8"))

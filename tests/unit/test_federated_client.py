@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from evenhand.errors import BudgetError, DataError, FederationError
+from evenhand.privacy.ledger import Receipt
+from evenhand.privacy.ledger_check import read_receipts
+from evenhand.privacy.site import Site
 from evenhand_federated import client_app, node
 from evenhand_federated.node import (
     BUDGET_REFUSED,
@@ -127,6 +131,10 @@ class FakeModel:
         """Return it."""
         return self.state
 
+    def choose_trainable(self, patterns):
+        """Names of what would be trained."""
+        return {"head.a": None, "head.b": None}
+
 
 @pytest.fixture
 def trained(run, monkeypatch):
@@ -175,7 +183,17 @@ class TestFigures:
             "epsilon": 0.5,
             "delta": 0.01,
         }
-        assert trained[0]["ledger"].path == run.hospital("north").path / "ledger.sqlite"
+        assert trained[0]["ledger"].path == Site.of("north").ledger_path
+        study = trained[0]["study"]
+        assert study.name == "tiny federated-private"
+        assert len(study.cohort) == len(run.split().train["north"])
+
+    def test_receipts_are_kept_with_the_run(self, run, trained):
+        """What proves later that the ledger had a charge lies elsewhere than the ledger."""
+        ask(0, arm="federated-private")
+        receipt = Receipt(3, "2026-01-01", "ab" * 32)
+        trained[0]["study"].keep(receipt)
+        assert read_receipts(run.hospital("north").receipts_path) == [receipt]
 
     def test_trains_on_its_own_training_patients(self, run, trained):
         """Neither test patients nor another hospital's reach the training."""
@@ -203,6 +221,71 @@ class TestFigures:
         watching = False
         assert any(str(run.hospital("north").path) in path for path in opened)
         assert not any(str(run.hospital("south").path) in path for path in opened)
+
+
+POLICY = Path(__file__).resolve().parents[2] / "configs" / "site-policy.toml"
+
+
+class TestPolicy:
+    """What the site policy does not allow is refused before data is touched."""
+
+    @pytest.fixture
+    def policy(self, tmp_path, monkeypatch):
+        """The example policy with changes, as the one that holds here."""
+
+        def use(*changes):
+            text = POLICY.read_text(encoding="utf-8")
+            for old, new in (("minimum_cohort = 20", "minimum_cohort = 1"), *changes):
+                assert old in text
+                text = text.replace(old, new)
+            (tmp_path / "policy.toml").write_text(text, encoding="utf-8")
+            monkeypatch.setenv("EVENHAND_SITE_POLICY", str(tmp_path / "policy.toml"))
+
+        return use
+
+    @pytest.fixture
+    def untouched(self, monkeypatch, trained):
+        """Neither a case nor an embedding may be opened."""
+
+        def touch(*_, **__):
+            pytest.fail("data was touched")
+
+        monkeypatch.setattr(node, "load_patients", touch)
+        monkeypatch.setattr("evenhand.experiment.layout.HospitalHome.store", touch)
+        return trained
+
+    @pytest.mark.parametrize(
+        ("arm", "change"),
+        [
+            ("federated", ("tables = false", "tables = true")),  # of itself: the arm is not named
+            ("federated-private", ('backbones = ["mobile-sam", ', 'backbones = ["sam-vit-b", ')),
+            ("federated-private", ('adapters = ["head.*"]', 'adapters = ["head.a"]')),
+            ("federated-private", ('strategies = ["fedavg"]', 'strategies = ["fedadam"]')),
+            ("federated-private", ("minimum_cohort = 1", "minimum_cohort = 3")),
+            ("federated-private", ("maximum_epsilon = 8.0", "maximum_epsilon = 7.0")),
+            ("federated-private", ('# hospital = "north"', 'hospital = "west"')),
+        ],
+    )
+    def test_what_it_forbids(self, run, untouched, policy, arm, change):
+        """Nothing is trained, nothing is sent; the sentence stays in the hospital's log."""
+        policy(('heads = ["none", "small"]', 'heads = ["base"]'), change)
+        reply = ask(0, arm=arm)
+        assert (reply.error.code, reply.error.reason) == (FAILED, "PolicyError")
+        assert untouched == []
+        assert "PolicyError: " in run.hospital("north").log_path.read_text()
+
+    def test_what_it_allows(self, run, trained, policy):
+        """The private arm, and only the figures that are named."""
+        policy(('heads = ["none", "small"]', 'heads = ["base"]'), (', "epsilon", "delta"', ""))
+        assert dict(ask(0, arm="federated-private").content["metrics"]) == {
+            "patients": len(run.split().train["north"])
+        }
+
+    def test_a_policy_that_cannot_be_read_allows_nothing(self, run, untouched, policy):
+        """A misspelt key must not mean that there is no rule."""
+        policy(("maximum_delta", "maximum_detla"))
+        assert ask(0, arm="federated-private").error.reason == "ConfigError"
+        assert untouched == []
 
 
 class TestOrders:

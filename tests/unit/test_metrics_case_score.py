@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from evenhand.artifacts import OPTIONAL_COLUMNS, PREDICTION_COLUMNS
 from evenhand.errors import DataError
-from evenhand.metrics import score_case
-from evenhand.metrics.case_score import _monai_scores
+from evenhand.metrics import count_lesions, score_case
+from evenhand.metrics.surfaces import edge_voxels
 
 SPACINGS = st.tuples(*[st.sampled_from((0.5, 1.0, 1.25, 3.0))] * 3)
 
@@ -67,8 +68,8 @@ def test_cropping_changes_nothing(corner):
     predicted[window] = rng.integers(0, 2, reference[window].shape)
     spacing = (1.0, 0.8, 2.5)
     score = score_case(predicted, reference, spacing=spacing, nsd_tolerance=2.0)
-    whole = _monai_scores(predicted, reference, spacing, 2.0)
-    assert (score.dice, score.hd95, score.nsd) == whole
+    dice, hd95, nsd = oracle(predicted, reference, spacing, 2.0)
+    assert (score.dice, score.hd95, score.nsd) == pytest.approx((dice, hd95, nsd), rel=1e-6)
 
 
 def test_two_voxels_by_hand():
@@ -112,6 +113,7 @@ def test_empty_masks_follow_the_rule(predicted, reference, empty, expected):
     ("shape", "value", "spacing", "tolerance", "said"),
     [
         ((3, 3), 1, (1, 1, 1), 1.0, "one shape"),
+        ((3, 3, 3), 1, (1, 1), 1.0, "Spacing must be 3"),
         ((3, 3, 3), 2, (1, 1, 1), 1.0, "0 and 1 only"),
         ((3, 3, 3), 1, (1, 0, 1), 1.0, "Spacing"),
         ((3, 3, 3), 1, (1, 1, math.nan), 1.0, "Spacing"),
@@ -125,3 +127,97 @@ def test_bad_masks_are_refused(shape, value, spacing, tolerance, said):
         score_case(
             predicted, np.ones((3, 3, 3), np.uint8), spacing=spacing, nsd_tolerance=tolerance
         )
+
+
+def test_a_picture_is_scored_in_its_plane():
+    """In 2-D an edge is a pixel with a side outside, not every pixel of a one-slice volume."""
+    mask = np.zeros((9, 9), dtype=bool)
+    mask[2:7, 2:7] = True
+    assert int(edge_voxels(mask).sum()) == 16
+    moved = np.roll(mask, 1, axis=0)
+    score = score_case(moved, mask, spacing=(2.0, 1.0), nsd_tolerance=1.0)
+    assert (score.dice, score.iou, score.hd95) == (0.8, 20 / 30, 2.0)
+    assert score.volume_reference == 50.0
+
+
+def test_volume_difference_has_a_sign():
+    """Too small a proposal is negative, by the volume that is missing."""
+    reference, predicted = np.zeros((2, 5, 5, 5), dtype=np.uint8)
+    reference[1:4, 1, 1] = predicted[1, 1, 1] = 1
+    score = score_case(predicted, reference, spacing=(1.0, 1.0, 2.0), nsd_tolerance=1.0)
+    assert score.volume_difference == -4.0
+    assert set(score.as_row()) <= {*PREDICTION_COLUMNS, *OPTIONAL_COLUMNS}
+
+
+class TestLesions:
+    """Lesions are found, or missed, one by one."""
+
+    def masks(self):
+        """Three lesions: one covered, one touched at a corner voxel, one missed; one false find."""
+        reference, predicted = np.zeros((2, 20, 20, 6), dtype=bool)
+        reference[1:4, 1:4, 1] = predicted[1:4, 1:4, 1] = True
+        reference[8:11, 8:11, 2] = predicted[10, 10, 2] = True
+        reference[16, 16, 4] = predicted[1, 16, 4] = True
+        return predicted, reference
+
+    def test_counts_by_hand(self):
+        """Two of three are found, two of three findings are true; F1 is their harmonic mean."""
+        lesions = count_lesions(*self.masks())
+        assert (lesions.reference, lesions.found) == (3, 2)
+        assert (lesions.predicted, lesions.predicted_true) == (3, 2)
+        assert (lesions.sensitivity, lesions.precision) == (2 / 3, 2 / 3)
+        assert lesions.f1 == pytest.approx(2 / 3)
+
+    def test_the_overlap_rule_can_be_stricter(self):
+        """With half of a lesion wanted, one voxel of nine does not find it."""
+        lesions = count_lesions(*self.masks(), overlap=0.5)
+        assert (lesions.found, lesions.predicted_true) == (1, 2)
+
+    def test_voxels_that_touch_at_a_corner_are_one_lesion(self):
+        """26 neighbours: the usual rule for tumours, and not that of MONAI's face neighbours."""
+        mask = np.zeros((4, 4, 4), dtype=bool)
+        mask[1, 1, 1] = mask[2, 2, 2] = True
+        assert count_lesions(mask, mask).reference == 1
+
+    def test_without_lesions_a_ratio_has_no_value(self):
+        """0 of 0 is neither good nor bad; the counts say what there was."""
+        nothing = np.zeros((3, 3, 3), dtype=bool)
+        lesions = count_lesions(nothing, nothing)
+        assert (lesions.sensitivity, lesions.precision, lesions.f1) == (None, None, None)
+
+
+class TestCalibration:
+    """Probabilities are held to what is found."""
+
+    def score(self, probability):
+        """Calibration error of a fixed mask of half the volume, by its probabilities."""
+        reference = np.zeros((4, 4, 4), dtype=np.uint8)
+        reference[:2] = 1
+        return score_case(
+            reference, reference, spacing=(1, 1, 1), nsd_tolerance=1.0, probability=probability
+        ).calibration_error
+
+    def test_by_hand(self):
+        """Certain and right is 0; 0.5 everywhere over half a volume is 0; 0.9 everywhere is 0.4."""
+        certain = np.zeros((4, 4, 4))
+        certain[:2] = 1.0
+        assert self.score(certain) == 0.0
+        assert self.score(np.full((4, 4, 4), 0.5)) == 0.0
+        assert self.score(np.full((4, 4, 4), 0.9)) == pytest.approx(0.4)
+
+    def test_empty_air_does_not_make_a_model_look_calibrated(self):
+        """Voxels far from both masks do not count."""
+        reference = np.zeros((64, 8, 8), dtype=np.uint8)
+        reference[:4] = 1
+        probability = np.where(reference == 1, 0.6, 0.0)
+        score = score_case(
+            reference, reference, spacing=(1, 1, 1), nsd_tolerance=1.0, probability=probability
+        )
+        # The box is slices 0 to 4 with its margin, the window ten slices more.
+        assert score.calibration_error == pytest.approx(0.4 * 4 / 15)
+
+    @pytest.mark.parametrize("wrong", [np.full((4, 4, 4), 3.0), np.full((4, 4, 4), np.nan)])
+    def test_logits_are_refused(self, wrong):
+        """Numbers that are no probabilities are named as such."""
+        with pytest.raises(DataError, match="not logits"):
+            self.score(wrong)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from evenhand.artifacts import (
+    OPTIONAL_COLUMNS,
     PREDICTION_COLUMNS,
     file_sha256,
     read_prediction_table,
@@ -61,7 +62,7 @@ def test_the_sidecar_vouches_for_the_bytes(tmp_path):
     write_prediction_table(path, [row()], {})
     sidecar = json.loads((tmp_path / "t.json").read_text())
     assert sidecar["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == file_sha256(path)
-    assert (sidecar["schema_version"], sidecar["rows"]) == (1, 1)
+    assert (sidecar["schema_version"], sidecar["rows"]) == (2, 1)
 
 
 def test_a_foreign_table_needs_no_sidecar(tmp_path):
@@ -95,7 +96,7 @@ def test_a_newer_sidecar_is_refused(tmp_path):
     write_prediction_table(path, [row()], {})
     sidecar = json.loads((tmp_path / "t.json").read_text())
     (tmp_path / "t.json").write_text(json.dumps(sidecar | {"schema_version": 99}))
-    with pytest.raises(DataError, match="table schema 99; this version of Evenhand reads 1"):
+    with pytest.raises(DataError, match="table schema 99; this version of Evenhand reads 1 and 2"):
         read_prediction_table(path)
 
 
@@ -104,7 +105,7 @@ def test_a_newer_sidecar_is_refused(tmp_path):
     [
         ({"dice": 1.2}, r"row 3, column 'dice': wanted a number from 0 to 1, got one outside"),
         ({"nsd": -0.1}, r"row 3, column 'nsd'"),
-        ({"hd95": ""}, r"row 3, column 'hd95': wanted a number, 0 or more"),
+        ({"hd95": ""}, r"row 3, column 'hd95': wanted a number 0 or more"),
         ({"hd95": float("inf")}, r"row 3, column 'hd95'"),
         ({"dice": "high"}, r"row 3, column 'dice'"),
         ({"age_years": "young"}, r"row 3, column 'age_years'"),
@@ -134,6 +135,54 @@ def test_an_unknown_column_names_the_nearest(tmp_path):
     rows = [{("hospitl" if key == "hospital" else key): value for key, value in row().items()}]
     write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(DataError, match="unknown column 'hospitl'; did you mean 'hospital'"):
+        read_prediction_table(tmp_path / "t.csv")
+
+
+OPTIONAL = {
+    "label": "core",
+    "iou": 0.25,
+    "volume_difference": -12.5,
+    "lesions_reference": 3,
+    "lesions_found": 2,
+    "lesions_predicted": 4,
+    "lesions_predicted_true": 2,
+    "calibration_error": None,
+}
+
+
+def test_optional_columns_and_attributes_travel_with_the_table(tmp_path):
+    """Further figures and attributes are read back under their names; the sidecar lists them."""
+    rows = [row(scanner="A", **OPTIONAL), row(scanner="", **OPTIONAL | {"label": "edema"})]
+    write_prediction_table(tmp_path / "t.csv", rows, {}, attributes=["scanner"])
+    frame, _ = read_prediction_table(tmp_path / "t.csv")
+    assert tuple(frame.columns) == (*PREDICTION_COLUMNS, *OPTIONAL_COLUMNS, "scanner")
+    assert frame["scanner"].tolist() == ["A", "unknown"]
+    assert frame["volume_difference"].tolist() == [-12.5, -12.5]
+    assert frame["calibration_error"].isna().all()
+
+
+def test_a_table_of_version_1_is_still_read(tmp_path):
+    """Tables that earlier versions vouched for stay readable."""
+    path = tmp_path / "t.csv"
+    write_csv(path, [row()])
+    old = {"schema": "evenhand prediction table", "schema_version": 1, "meta": {"config": "abc"}}
+    (tmp_path / "t.json").write_text(json.dumps(old | {"sha256": file_sha256(path)}))
+    assert read_prediction_table(path)[1] == {"config": "abc"}
+
+
+def test_an_attribute_is_read_only_where_it_is_named(tmp_path):
+    """A foreign column is an attribute if the reader says so, and otherwise a mistake."""
+    write_csv(tmp_path / "t.csv", [row(scanner="A")])
+    frame, _ = read_prediction_table(tmp_path / "t.csv", attributes=["scanner", "sex", "grade"])
+    assert frame["scanner"].tolist() == ["A"]
+    with pytest.raises(DataError, match=r"unknown column 'scanner'; .*name it as an attribute"):
+        read_prediction_table(tmp_path / "t.csv")
+
+
+def test_more_lesions_found_than_there_are_is_refused(tmp_path):
+    """A part larger than its whole is a mixed-up column."""
+    write_csv(tmp_path / "t.csv", [row(**OPTIONAL | {"lesions_found": 4})])
+    with pytest.raises(DataError, match="'lesions_found': wanted at most what 'lesions_reference'"):
         read_prediction_table(tmp_path / "t.csv")
 
 

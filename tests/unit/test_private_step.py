@@ -1,6 +1,7 @@
-"""The private step against a slow hand loop, and the statistics of its noise and its draws."""
+"""The private step against a slow hand loop: clipping, bounds, draws, and who gets noise."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from evenhand.privacy.noise import system_normal
-from evenhand.privacy.step import PrivateStep, poisson_sample
+from evenhand.errors import PrivacyError
+from evenhand.privacy.noise import GRID_BITS
+from evenhand.privacy.sampling import poisson_sample
+from evenhand.privacy.step import NoisedSum, PrivateStep
 
 
 def parameters_of(shapes, generator):
@@ -241,26 +244,116 @@ class TestPoissonSample:
         assert draws[0] != draws[1]
 
 
-class TestSystemNormal:
-    """The noise itself, from the operating system's randomness."""
+class TestSampled:
+    """The whole step: patients and slices are drawn inside, the bound is kept there."""
 
-    def test_it_is_standard_normal(self):
-        """Moments and tails of 400,000 numbers lie within six deviations of the truth."""
-        values = system_normal((1000, 400)).double().flatten()
-        assert abs(values.mean()) < 6 / 400_000**0.5
-        assert abs(values.var() - 1) < 6 * (2 / 400_000) ** 0.5
-        share = (values.abs() > 1.959964).double().mean()
-        assert abs(share - 0.05) < 6 * (0.05 * 0.95 / 400_000) ** 0.5
+    @settings(max_examples=20)
+    @given(
+        shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3),
+        slices=st.lists(st.integers(1, 9), max_size=5),
+        cap=st.integers(1, 6),
+        clip=st.floats(0.05, 20),
+        seed=st.integers(0, 10_000),
+    )
+    def test_equals_a_hand_loop_over_what_was_drawn(self, shapes, slices, cap, clip, seed):
+        """Whatever patients and caps: the clipped sum of means over at most `cap` slices."""
+        generator = torch.Generator().manual_seed(seed)
+        parameters = parameters_of(shapes, generator)
+        patients = [torch.randn(n, 4, generator=generator) for n in slices]
+        start = [p.detach().clone() for p in parameters]
+        seen = []
 
-    def test_ends_of_the_uniform_stay_finite(self, monkeypatch):
-        """All bits clear or all set give large numbers, never infinity."""
-        for byte in (b"\x00", b"\xff"):
-            monkeypatch.setattr("os.urandom", lambda count, byte=byte: byte * count)
-            values = system_normal((3,))
-            assert values.isfinite().all()
-            assert (values.abs() > 7).all()
+        def draw(rows, at_most):
+            chosen = torch.randperm(len(rows), generator=generator)[:at_most]
+            seen.append(rows[chosen])
+            return seen[-1]
 
-    def test_shapes(self):
-        """A scalar parameter and an empty one get noise of their shape."""
-        assert system_normal(()).shape == ()
-        assert system_normal((0, 2)).shape == (0, 2)
+        step_on(parameters, clip=clip, expected=3.0).sampled(
+            patients,
+            rate=1.0,
+            slices_at_most=cap,
+            draw=draw,
+            loss=lambda rows: curved_loss(parameters, rows),
+        )
+        assert [len(rows) for rows in seen] == [min(n, cap) for n in slices]
+        fresh = [nn.Parameter(value) for value in start]
+        wanted = hand_loop(fresh, seen, clip=clip, expected=3.0, rate=1.0)
+        for got, want in zip(parameters, wanted, strict=True):
+            torch.testing.assert_close(got.detach().double(), want, atol=1e-5, rtol=1e-5)
+
+    def test_more_slices_than_allowed_are_refused(self):
+        """A draw that does not keep the bound ends the step, and nothing moves."""
+        weight = nn.Parameter(torch.zeros(3))
+        with pytest.raises(PrivacyError, match="than the 2 that may be"):
+            step_on([weight], noise=1.0).sampled(
+                [torch.ones(5)],
+                rate=1.0,
+                slices_at_most=2,
+                draw=lambda rows, _: rows,
+                loss=lambda rows: (weight.sum() * rows).mean(),
+            )
+        assert torch.equal(weight.detach(), torch.zeros(3))
+
+    def test_the_rate_decides_who_is_drawn(self):
+        """Half of 600 patients at rate 0.5, each at most once."""
+        weight = nn.Parameter(torch.zeros(1))
+        drawn = []
+        step_on([weight]).sampled(
+            range(600),
+            rate=0.5,
+            slices_at_most=1,
+            draw=lambda patient, _: drawn.append(patient) or [patient],
+            loss=lambda _: weight.sum(),
+        )
+        assert len(drawn) == len(set(drawn)) == pytest.approx(300, abs=74)  # six deviations
+
+
+class TestNoisedSum:
+    """On the grid nobody counts for more than the clipping norm, in exact arithmetic."""
+
+    @settings(max_examples=40)
+    @given(
+        size=st.integers(1, 1000),
+        scale=st.floats(1e-6, 1e6),
+        clip=st.floats(0.01, 50),
+        noise=st.floats(0.1, 20),
+        seed=st.integers(0, 10_000),
+    )
+    def test_one_patient_is_within_the_norm_in_exact_arithmetic(
+        self, size, scale, clip, noise, seed
+    ):
+        """The sum of squares of a patient's integers, as Python counts, is at most (C / step)^2."""
+        generator = torch.Generator().manual_seed(seed)
+        total = NoisedSum(size, noise_multiplier=noise, clip_norm=clip)
+        total.add(scale * torch.randn(size, generator=generator))
+        squares = sum(value * value for value in total._total.tolist())
+        limit = Fraction(clip) / Fraction(total.grid_step)
+        assert squares <= limit**2
+
+    def test_rounding_never_lengthens(self):
+        """A vector at the norm is rounded towards zero, coordinate by coordinate."""
+        total = NoisedSum(4, noise_multiplier=1.0, clip_norm=1.0)
+        vector = torch.tensor([0.3, -0.3, 1e-14, -1e-14], dtype=torch.float64)
+        total.add(vector)
+        came = total._total.double() * total.grid_step
+        assert (came.abs() <= vector.abs()).all()
+        assert (came[2:] == 0).all()
+
+    def test_the_noise_is_two_to_the_forty_grid_steps(self):
+        """So the noise is sigma C, and rounding is a trillion times smaller."""
+        total = NoisedSum(20_000, noise_multiplier=1.7, clip_norm=0.3)
+        assert total.grid_step * 2**GRID_BITS == pytest.approx(1.7 * 0.3)
+        assert total.release().std().item() == pytest.approx(1.7 * 0.3, rel=0.03)
+
+    def test_what_is_released_lies_on_the_grid(self):
+        """Every released number is a whole multiple of one step: its low bits tell nothing."""
+        total = NoisedSum(1000, noise_multiplier=1.0, clip_norm=1.0)
+        total.add(torch.randn(1000, generator=torch.Generator().manual_seed(0)))
+        steps = total.release() / total.grid_step
+        assert torch.equal(steps, steps.round())
+
+    def test_next_to_no_noise_is_refused_before_the_integers_run_over(self):
+        """An overflow would wrap a patient's weight around; a sentence comes instead."""
+        total = NoisedSum(2, noise_multiplier=1e-7, clip_norm=1.0)
+        with pytest.raises(PrivacyError, match="noise multiplier is too small"):
+            total.add(torch.ones(2))

@@ -7,12 +7,15 @@ import torch
 from small_models import small_model, toy_case, toy_patients
 
 from evenhand.config import PrivacyConfig, TrainingConfig
-from evenhand.errors import BudgetError, DataError
+from evenhand.errors import BudgetError, DataError, PolicyError, PrivacyError
+from evenhand.privacy import step as step_module
 from evenhand.privacy.accounting import Mechanism, epsilon_of
+from evenhand.privacy.cohort import Cohort
 from evenhand.privacy.ledger import Ledger
+from evenhand.privacy.policy import open_policy
 from evenhand.training import private
 from evenhand.training.data import TrainingPatient, draw
-from evenhand.training.private import PrivacyPlan, train_private
+from evenhand.training.private import PrivacyPlan, Study, train_private
 
 TRAINING = TrainingConfig(tumour_slices=3, other_slices=2, box_slices=1)
 PRIVACY = PrivacyConfig(epsilon=20, delta=1e-2, sampling_rate=1.0, rounds=2, steps_per_round=2)
@@ -70,6 +73,22 @@ class TestPlan:
         """A hospital's own delta goes before the default."""
         assert PrivacyPlan.make(PRIVACY, 50).delta == 1e-2
 
+    def test_the_granted_delta_goes_before_the_default(self):
+        """One ledger keeps one delta: a second cohort of another size plans with it."""
+        config = PRIVACY.model_copy(update={"delta": None})
+        assert PrivacyPlan.make(config, 50, delta=1e-4).delta == 1e-4
+
+    def test_a_delta_beside_the_granted_one_is_refused(self):
+        """Noise for one delta and a ledger at another would not be the same promise."""
+        with pytest.raises(PrivacyError, match=r"privacy\.delta is 0\.01, but .* keeps 0\.001"):
+            PrivacyPlan.make(PRIVACY, 50, delta=1e-3)
+
+    @pytest.mark.parametrize("patients", [100, 101, 5000])
+    def test_a_delta_of_one_in_n_is_refused(self, patients):
+        """With it, publishing one patient at random would count as private."""
+        with pytest.raises(PrivacyError, match=rf"Delta 0\.01 is at least 1 / {patients}"):
+            PrivacyPlan.make(PRIVACY, patients)
+
 
 def test_every_trainable_tensor_is_noised_and_nothing_frozen_moves(patients, ledger):
     """Also tensors that got no gradient; also not one buffer of the backbone."""
@@ -91,7 +110,7 @@ def test_patterns_choose_what_is_trained(patients, ledger):
 
 def test_the_noise_is_that_of_the_plan(ledger, monkeypatch):
     """With nobody drawn a round is pure noise: rate sigma C / (q N) times the root of its steps."""
-    monkeypatch.setattr(private, "poisson_sample", lambda *_: [])
+    monkeypatch.setattr(step_module, "poisson_sample", lambda *_: [])
     model = small_model()
     before = model.adapter_state()
     privacy = PRIVACY.model_copy(update={"clip_norm": 0.5, "sampling_rate": 0.5})
@@ -214,7 +233,7 @@ def test_what_is_charged_is_what_is_run(patients, ledger, monkeypatch):
 
     rates = []
     monkeypatch.setattr(private, "PrivateStep", spy)
-    monkeypatch.setattr(private, "poisson_sample", lambda _, rate: rates.append(rate) or [])
+    monkeypatch.setattr(step_module, "poisson_sample", lambda _, rate: rates.append(rate) or [])
     privacy = PRIVACY.model_copy(update={"sampling_rate": 0.25, "clip_norm": 0.3})
     spending = run(small_model(), patients, ledger, privacy)
     (used,) = seen
@@ -227,8 +246,92 @@ def test_what_is_charged_is_what_is_run(patients, ledger, monkeypatch):
 
 def test_a_hospitals_own_grant_is_not_raised(patients, ledger):
     """A config that asks for more than the hospital has granted is refused, not obeyed."""
-    ledger.grant(0.5, 1 / (10 * len(patients)))
+    ledger.grant(0.5, 1e-2)
     model = small_model()
     with pytest.raises(BudgetError):
         run(model, patients, ledger)
     assert ledger.spent().granted == 0.5
+
+
+class TestStudy:
+    """What a round belongs to: a study, a cohort, a policy."""
+
+    def test_a_second_run_over_the_same_patients_is_refused(self, patients, ledger):
+        """It does not start with a fresh accountant: the grant was for both."""
+        cohort = Cohort.of(ledger.key, {"p0": ["a"], "p1": ["b"]})
+        for _ in range(2):
+            run(small_model(), patients, ledger, study=Study("first", cohort))
+        model = small_model()
+        before = copy_of(model)
+        with pytest.raises(BudgetError, match="would bring it to"):
+            run(model, patients, ledger, study=Study("second", cohort))
+        assert moved(model, before) == set()
+
+    def test_other_patients_have_their_own_budget(self, patients, ledger):
+        """The same run over a disjoint cohort fits."""
+        for name in ("first", "second"):
+            cohort = Cohort.of(ledger.key, {name: [name]})
+            for _ in range(2):
+                spending = run(small_model(), patients, ledger, study=Study(name, cohort))
+        assert spending.steps == 4
+        assert len(ledger.state().charges) == 4
+
+    def test_what_is_returned_is_what_the_study_has_spent(self, patients, ledger):
+        """What the same patients were used for before stays with the hospital."""
+        ledger.grant(100.0, 1e-2)
+        alone = run(small_model(), patients, ledger, study=Study("first"))
+        second = run(small_model(), patients, ledger, study=Study("second"))
+        assert second.epsilon == pytest.approx(alone.epsilon)
+        assert ledger.spent().epsilon > second.epsilon
+
+    def test_the_receipt_comes_before_the_first_look_at_a_patient(
+        self, patients, ledger, monkeypatch
+    ):
+        """It is kept even where the round dies in its first step."""
+        kept = []
+
+        def die(*_, **__):
+            assert len(kept) == 1
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(private, "draw", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(small_model(), patients, ledger, study=Study(keep=kept.append))
+        assert kept[0].position == 3  # after the ledger's own entry and the grant
+
+    def test_a_policy_that_wants_an_officer_gets_no_grant_from_a_config(self, patients, ledger):
+        """Nothing is trained until somebody has granted."""
+        grants = open_policy().grants.model_copy(update={"from_config": False})
+        strict = open_policy().model_copy(update={"grants": grants})
+        model = small_model()
+        before = copy_of(model)
+        with pytest.raises(PrivacyError, match="granted no privacy budget"):
+            run(model, patients, ledger, study=Study(policy=strict))
+        assert ledger.spent() is None
+        assert moved(model, before) == set()
+
+    def test_a_delta_beyond_the_policy_is_refused(self, patients, ledger):
+        """Also where it is the default for so few patients, which no config names."""
+        budget = open_policy().budget.model_copy(update={"maximum_delta": 1e-3})
+        strict = open_policy().model_copy(update={"budget": budget})
+        with pytest.raises(PolicyError, match="maximum_delta"):
+            run(small_model(), patients, ledger, study=Study(policy=strict))
+        assert ledger.state().charges == ()
+
+
+def test_a_patient_who_stands_twice_is_refused(patients, ledger):
+    """Twice the contribution would be one patient's, at half the noise that it needs."""
+    with pytest.raises(DataError, match="stands twice"):
+        run(small_model(), [*patients, patients[0]], ledger)
+    assert ledger.spent() is None
+
+
+def test_a_draw_beyond_the_bound_ends_the_round(patients, ledger, monkeypatch):
+    """The bound is kept by the step, not only asked of the draw."""
+
+    def all_slices(patient, *args, **kwargs):
+        return draw(patient, *args, **kwargs | {"slices_at_most": None})
+
+    monkeypatch.setattr(private, "draw", all_slices)
+    with pytest.raises(PrivacyError, match="More slices"):
+        run(small_model(), patients, ledger, PRIVACY.model_copy(update={"slices_per_patient": 1}))

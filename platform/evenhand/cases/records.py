@@ -1,5 +1,6 @@
 """The records that cross stage borders: a patient and a case. Frozen, valid by construction."""
 
+import copyreg
 import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,6 +18,14 @@ UNKNOWN = "unknown"
 """What stands where an attribute is missing. Never dropped, always counted."""
 
 Sex = Literal["F", "M", "O", "unknown"]
+
+
+# Records go to worker processes whole; a read-only mapping does not know how to by itself.
+def _frozen(content: dict[str, str]) -> MappingProxyType[str, str]:
+    return MappingProxyType(content)
+
+
+copyreg.pickle(MappingProxyType, lambda mapping: (_frozen, (dict(mapping),)))
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -62,7 +71,9 @@ class Case:
 
     `sequences` maps a sequence name (such as "FLAIR") to the sha256 of its
     voxels; `shape` is (i, j, k), slices along k. `mask_sha256` is None where no
-    reference mask exists.
+    reference mask exists. `acquisition` says how it was made, as short text
+    without identifiers (modality, manufacturer, unit ...); empty where unknown.
+    `evidence_sha256` is that of the record of what was done to the source.
     """
 
     case_id: str
@@ -72,6 +83,8 @@ class Case:
     sequences: MappingProxyType[str, str]
     mask_sha256: str | None
     source: str
+    acquisition: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    evidence_sha256: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse case names that could not be a folder."""

@@ -5,17 +5,25 @@
       cases/CASE_ID/case.json        the record: patient attributes, geometry, checksums
       cases/CASE_ID/FLAIR.nii.gz     one file a sequence
       cases/CASE_ID/mask.nii.gz      0 and 1, uint8; absent where there is no reference
+      cases/CASE_ID/evidence.json    what was done to the source; absent for BIDS
 
 A case appears whole or not at all: it is written into a hidden folder beside
-its place and renamed. Folders are readable by their owner only (0700).
+its place and renamed. Folders are readable by their owner only (0700). Equal
+cases are equal files: nothing in a store tells the time at which it was made.
+
+Schema 2 added `acquisition` and the evidence. A store of schema 1 is read as it
+is; the first command that writes into it raises its number.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,10 +36,14 @@ from evenhand.cases.records import Case, CaseVolumes, Patient
 from evenhand.errors import DataError, ResourceError, StoreError
 from evenhand.geometry import Affine
 
-__all__ = ["SCHEMA_VERSION", "CaseStore", "array_sha256"]
+__all__ = ["SCHEMA_VERSION", "CaseDraft", "CaseStore", "array_sha256"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the layout on disk changes."""
+
+_READABLE = (1, SCHEMA_VERSION)
+_DRAFT = ".draft-"
+_OLD = ".old-"
 
 
 def array_sha256(array: NDArray[Any]) -> str:
@@ -39,6 +51,14 @@ def array_sha256(array: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class CaseDraft:
+    """A case that is written whole beside its place, in `folder`, and not yet in the store."""
+
+    folder: Path
+    case: Case
 
 
 class CaseStore:
@@ -58,12 +78,13 @@ class CaseStore:
                 f"'{path}/store.json' is damaged; delete '{path}' and ingest the source again."
             ) from None
         version = header.get("schema_version") if isinstance(header, dict) else None
-        if version != SCHEMA_VERSION or not isinstance(header.get("hospital"), str):
+        if version not in _READABLE or not isinstance(header.get("hospital"), str):
             raise StoreError(
                 f"'{path}' has store schema {version}; this version of Evenhand reads "
-                f"{SCHEMA_VERSION}. Delete it and ingest the source again."
+                f"{SCHEMA_VERSION} and older. Delete it and ingest the source again."
             )
         self.hospital: str = header["hospital"]
+        self.schema_version: int = version
 
     @classmethod
     def create(cls, path: Path, hospital: str) -> "CaseStore":
@@ -74,23 +95,48 @@ class CaseStore:
             ResourceError: the disk is full or not writable.
         """
         if not (path / "store.json").exists():
-            header = {"schema_version": SCHEMA_VERSION, "hospital": hospital}
-            try:
-                (path / "cases").mkdir(parents=True, exist_ok=True, mode=0o700)
-                path.chmod(0o700)
-                _write_atomically(path / "store.json", json.dumps(header))
-            except OSError as error:
-                raise ResourceError(
-                    f"Could not make a case store at '{path}': {error.strerror}. Free some disk "
-                    "space or choose another folder."
-                ) from None
+            _write_header(path, hospital)
         store = cls(path)
         if store.hospital != hospital:
             raise StoreError(
                 f"'{path}' is the store of hospital {store.hospital}, not of {hospital}; "
                 "give each hospital a folder of its own."
             )
+        if store.schema_version < SCHEMA_VERSION:  # what is older is read as it is
+            _write_header(path, hospital)
+            store.schema_version = SCHEMA_VERSION
         return store
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other writers out, and sweep away what a killed one left behind.
+
+        Raises:
+            StoreError: another command is writing into the store.
+        """
+        # The store's own header is what is locked: a lock file would be one more file.
+        with (self.path / "store.json").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StoreError(
+                    f"Another command is writing into the store '{self.path}'; wait for it."
+                ) from None
+            self._sweep()
+            try:
+                yield
+            finally:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        for leftover in self.path.glob(".store.json.*"):
+            leftover.unlink(missing_ok=True)
+        for leftover in sorted((self.path / "cases").glob(".*")):
+            name = leftover.name.removeprefix(_OLD)
+            if name != leftover.name and name not in self:
+                leftover.rename(leftover.with_name(name))  # killed before the new one came
+            else:
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def __len__(self) -> int:
         """How many cases the store holds."""
@@ -132,6 +178,8 @@ class CaseStore:
                 sequences=MappingProxyType(raw["sequences"]),
                 mask_sha256=raw["mask_sha256"],
                 source=raw["source"],
+                acquisition=MappingProxyType(raw.get("acquisition", {})),
+                evidence_sha256=raw.get("evidence_sha256"),
             )
         except FileNotFoundError:
             raise StoreError(
@@ -169,11 +217,42 @@ class CaseStore:
         case_id: str,
         patient: Patient,
         affine: Affine,
-        images: dict[str, NDArray[np.float32]],
+        images: Mapping[str, NDArray[np.float32]],
         mask: NDArray[np.uint8] | None,
         source: str,
+        acquisition: Mapping[str, str] | None = None,
+        evidence: Mapping[str, Any] | None = None,
     ) -> Case:
         """Write one case, replacing an older one of the same id. All or nothing.
+
+        Takes what `draft` takes, and commits it.
+        """
+        return self.commit(
+            self.draft(
+                case_id=case_id,
+                patient=patient,
+                affine=affine,
+                images=images,
+                mask=mask,
+                source=source,
+                acquisition=acquisition,
+                evidence=evidence,
+            )
+        )
+
+    def draft(
+        self,
+        *,
+        case_id: str,
+        patient: Patient,
+        affine: Affine,
+        images: Mapping[str, NDArray[np.float32]],
+        mask: NDArray[np.uint8] | None,
+        source: str,
+        acquisition: Mapping[str, str] | None = None,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> CaseDraft:
+        """Write one case beside its place; `commit` puts it there.
 
         Args:
             case_id: unique within the store.
@@ -182,6 +261,8 @@ class CaseStore:
             images: float32 (i, j, k) by sequence name, all of one shape.
             mask: 0 and 1, of the same shape; None where there is no reference.
             source: what the case was made from, without identifiers.
+            acquisition: how it was made, as short text without identifiers.
+            evidence: what was done to the source, for JSON, without identifiers.
 
         Raises:
             StoreError: the patient belongs to another hospital.
@@ -192,6 +273,7 @@ class CaseStore:
                 f"A patient of hospital {patient.hospital} cannot enter the store of "
                 f"{self.hospital}."
             )
+        record = None if evidence is None else json.dumps(evidence, indent=1, sort_keys=True)
         case = Case(
             case_id=case_id,
             patient=patient,
@@ -200,28 +282,78 @@ class CaseStore:
             sequences=MappingProxyType({name: array_sha256(v) for name, v in images.items()}),
             mask_sha256=None if mask is None else array_sha256(mask),
             source=source,
+            acquisition=MappingProxyType(dict(sorted((acquisition or {}).items()))),
+            evidence_sha256=None if record is None else hashlib.sha256(record.encode()).hexdigest(),
         )
-        parent = self.path / "cases"
-        draft = parent / f".draft-{secrets.token_hex(8)}"
+        folder = self.path / "cases" / f"{_DRAFT}{secrets.token_hex(8)}"
         try:
-            draft.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700)
             for name, voxels in images.items():
-                write_nifti(draft / f"{name}.nii.gz", voxels, affine)
+                write_nifti(folder / f"{name}.nii.gz", _compact(voxels), affine)
             if mask is not None:
-                write_nifti(draft / "mask.nii.gz", mask, affine)
-            _write_atomically(draft / "case.json", json.dumps(_to_json(case), indent=1))
-            final = parent / case_id
+                write_nifti(folder / "mask.nii.gz", mask, affine)
+            if record is not None:
+                _write_atomically(folder / "evidence.json", record)
+            _write_atomically(folder / "case.json", json.dumps(_to_json(case), indent=1))
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise self._full(error) from None
+            raise
+        return CaseDraft(folder, case)
+
+    def commit(self, draft: CaseDraft) -> Case:
+        """Put a draft into its place; an older case of its id is there until then.
+
+        Raises:
+            ResourceError: the disk refuses.
+        """
+        final = self.path / "cases" / draft.case.case_id
+        old = final.with_name(f"{_OLD}{final.name}")
+        try:
             if final.exists():
-                shutil.rmtree(final)
-            draft.rename(final)
+                final.rename(old)
+            draft.folder.rename(final)
         except OSError as error:
-            raise ResourceError(
-                f"Could not write a case into '{self.path}': {error.strerror}. "
-                "Free some disk space and run again; finished cases are kept."
-            ) from None
+            raise self._full(error) from None
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        return case
+            shutil.rmtree(draft.folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        return draft.case
+
+    def remove(self, case_id: str) -> None:
+        """Take a case out of the store; there need not be one."""
+        place = self.path / "cases" / case_id
+        if place.parent == self.path / "cases" and place.is_dir():
+            hidden = place.with_name(f"{_DRAFT}{secrets.token_hex(8)}")
+            place.rename(hidden)  # gone at once, whatever comes while its files are deleted
+            shutil.rmtree(hidden, ignore_errors=True)
+
+    def evidence(self, case: Case) -> dict[str, Any] | None:
+        """Return the record of what was done to the source of a case; None if it has none.
+
+        Raises:
+            StoreError: the record is missing, or was changed since.
+        """
+        if case.evidence_sha256 is None:
+            return None
+        try:
+            text = (self.path / "cases" / case.case_id / "evidence.json").read_bytes()
+        except OSError:
+            text = b""
+        if hashlib.sha256(text).hexdigest() != case.evidence_sha256:
+            raise StoreError(
+                f"The evidence of a case in '{self.path}' is missing or was changed since it was "
+                "ingested; ingest the source again."
+            )
+        record: dict[str, Any] = json.loads(text)
+        return record
+
+    def _full(self, error: OSError) -> ResourceError:
+        return ResourceError(
+            f"Could not write a case into '{self.path}': {error.strerror}. "
+            "Free some disk space and run again; finished cases are kept."
+        )
 
     def _read(self, path: Path, dtype: type, sha256: str) -> NDArray[Any]:
         try:
@@ -240,13 +372,37 @@ class CaseStore:
 
 
 def _one_shape(
-    images: dict[str, NDArray[np.float32]], mask: NDArray[np.uint8] | None
+    images: Mapping[str, NDArray[np.float32]], mask: NDArray[np.uint8] | None
 ) -> tuple[int, int, int]:
     shapes = {v.shape for v in images.values()} | ({mask.shape} if mask is not None else set())
     if len(shapes) != 1 or len(next(iter(shapes))) != 3:
         raise StoreError(f"All volumes of a case must share one 3-D shape; got {sorted(shapes)}.")
     i, j, k = shapes.pop()
     return int(i), int(j), int(k)
+
+
+def _compact(voxels: NDArray[np.float32]) -> NDArray[Any]:
+    """Return voxels as int16 where that loses nothing, down to the bits of each number."""
+    if voxels.dtype != np.float32 or not voxels.size:
+        return voxels
+    if not (voxels.min() >= -(2**15) and voxels.max() < 2**15):  # NaN is not either
+        return voxels
+    short = voxels.astype(np.int16)
+    same = np.array_equal(short.astype(np.float32).view(np.uint32), voxels.view(np.uint32))
+    return short if same else voxels
+
+
+def _write_header(path: Path, hospital: str) -> None:
+    header = {"schema_version": SCHEMA_VERSION, "hospital": hospital}
+    try:
+        (path / "cases").mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.chmod(0o700)
+        _write_atomically(path / "store.json", json.dumps(header))
+    except OSError as error:
+        raise ResourceError(
+            f"Could not make a case store at '{path}': {error.strerror}. Free some disk "
+            "space or choose another folder."
+        ) from None
 
 
 def _to_json(case: Case) -> dict[str, Any]:
@@ -266,6 +422,8 @@ def _to_json(case: Case) -> dict[str, Any]:
         "sequences": dict(case.sequences),
         "mask_sha256": case.mask_sha256,
         "source": case.source,
+        "acquisition": dict(case.acquisition),
+        "evidence_sha256": case.evidence_sha256,
     }
 
 

@@ -1,4 +1,4 @@
-"""`evenhand ingest|cases|phantom`."""
+"""`evenhand cases|phantom`; `ingest` has a module of its own."""
 
 import sys
 from collections import Counter
@@ -11,13 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evenhand.errors import DataError
+from evenhand.cli import ingest
 from evenhand.progress import progress_bar
 
 if TYPE_CHECKING:
     from evenhand.cases.records import Case
     from evenhand.cases.store import CaseStore
-    from evenhand.ingest.bids import IngestPlan, IngestReport
 
 __all__ = ["register"]
 
@@ -29,7 +28,7 @@ _PIPE_WIDTH = 160
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the root."""
     app.command("phantom")(_phantom)
-    app.command("ingest")(_ingest)
+    ingest.register(app)
     app.command("cases")(_cases)
 
 
@@ -70,62 +69,6 @@ def _phantom(
     out.print(f"Next: evenhand ingest {into} --into stores", soft_wrap=True)
 
 
-def _ingest(
-    *,
-    source: Annotated[Path, typer.Argument(help="Top folder of a BIDS tree.")],
-    into: Annotated[Path, typer.Option(help="Stores are made under it, one folder a hospital.")],
-    hospital: Annotated[
-        list[str] | None, typer.Option(help="Take only this hospital's rows; may be repeated.")
-    ] = None,
-    sequence: Annotated[
-        list[str] | None,
-        typer.Option(help="Sequence each case must have, such as FLAIR; default: all it has."),
-    ] = None,
-    site_column: Annotated[
-        str, typer.Option(help="Column of participants.tsv that names the hospital.")
-    ] = "site",
-    masks_required: Annotated[
-        bool, typer.Option(help="Refuse cases without a manual mask.")
-    ] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check, list every problem, write nothing.")
-    ] = False,
-) -> None:
-    """Check a BIDS tree and store its cases, one store a hospital.
-
-    Run again after a stop: cases that are stored and unchanged are reused.
-
-    Example: evenhand ingest phantoms --into stores --sequence FLAIR
-    """
-    from evenhand.ingest.bids import ingest_bids, plan_bids
-
-    with _steps("Checking" if dry_run else "Ingesting") as step:
-        if dry_run:
-            plan = plan_bids(
-                source,
-                into,
-                hospitals=hospital,
-                sequences=sequence,
-                site_column=site_column,
-                masks_required=masks_required,
-                progress=step,
-            )
-        else:
-            report = ingest_bids(
-                source,
-                into,
-                hospitals=hospital,
-                sequences=sequence,
-                site_column=site_column,
-                masks_required=masks_required,
-                progress=step,
-            )
-    if dry_run:
-        _show_plan(plan)
-    else:
-        _show_report(report)
-
-
 def _cases(
     store: Annotated[Path, typer.Argument(help="Folder of one hospital's store.")],
     case_id: Annotated[str | None, typer.Argument(help="Show this case alone.")] = None,
@@ -141,34 +84,6 @@ def _cases(
         _show_cases(opened)
     else:
         _show_case(opened, opened.case(case_id))
-
-
-def _show_plan(plan: "IngestPlan") -> None:
-    out = _out()
-    table = _table("hospital", "would write", "unchanged", "store")
-    for hospital, path in plan.stores.items():
-        cases = plan.of(hospital)
-        stored = sum(case.stored for case in cases)
-        table.add_row(hospital, str(len(cases) - stored), str(stored), str(path))
-    out.print(table)
-    for finding in plan.findings:
-        out.print(f"- {finding}", markup=False, soft_wrap=True)
-    if plan.findings:
-        raise DataError(
-            f"{len(plan.findings)} case(s) cannot be taken in (listed above); nothing was "
-            "written. Mend them and run again."
-        )
-    out.print("No problem was found. Nothing was written (--dry-run).")
-
-
-def _show_report(report: "IngestReport") -> None:
-    out = _out()
-    table = _table("hospital", "written", "reused", "without mask", "from elsewhere", "store")
-    for own in report.hospitals:
-        counts = (own.written, own.reused, own.without_mask, own.not_in_source)
-        table.add_row(own.hospital, *map(str, counts), str(own.store))
-    out.print(table)
-    out.print(f"{report.written} cases written, {report.reused} reused unchanged.")
 
 
 def _show_cases(store: "CaseStore") -> None:

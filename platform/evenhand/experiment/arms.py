@@ -163,22 +163,49 @@ def run_arm(run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress) -
 
 
 def refuse_spent(run: RunFolder, config: ExperimentConfig, arms: Sequence[Arm]) -> None:
-    """Refuse to throw away what patients' privacy has paid for and cannot pay for again.
+    """Refuse what patients' privacy cannot pay for, before anything is computed.
 
     Raises:
         UsageError: the private arm has finished rounds, and is asked for with other settings.
+        BudgetError: it has not begun, and a hospital's ledger cannot pay for a single round.
+        PolicyError: a hospital's site policy does not allow the arm.
     """
     for arm in arms:
-        folder = run.arm(arm.name)
-        if arm.kind != "federated-private" or not any(r["hospitals"] for r in folder.read_rounds()):
+        if not arm.kind.startswith("federated"):
             continue
-        if _is_of_another(folder, arm.fingerprint(config, run.digest().voxels)):
+        folder = run.arm(arm.name)
+        private = arm.kind == "federated-private"
+        trained = any(record["hospitals"] for record in folder.read_rounds())
+        if (
+            private
+            and trained
+            and _is_of_another(folder, arm.fingerprint(config, run.digest().voxels))
+        ):
             raise UsageError(
                 f"'{folder.path}' was trained with other settings or cases, and that has used "
-                "the privacy budget of its patients. Go back to those, leave federated-private "
-                "out of arms, or take another folder with --out, whose ledgers know nothing of "
-                "this one."
+                "the privacy budget of its patients. Go back to those, or leave "
+                "federated-private out of arms. A new folder (--out) helps where hospitals have "
+                "granted more than this arm has spent: evenhand ledger show"
             )
+        if not trained:
+            for name in arm.hospitals:
+                _refuse_unaffordable(run, config, arm, name)
+
+
+def _refuse_unaffordable(run: RunFolder, config: ExperimentConfig, arm: Arm, name: str) -> None:
+    """Ask a hospital's policy and ledger early; they are asked again at each round."""
+    from evenhand.privacy.policy import Proposal
+    from evenhand.training.private import grant_from_config
+
+    home = run.hospital(name)
+    patients = run.split().train[name]
+    policy = home.site().policy()
+    policy.check(Proposal.of(config, arm.name, hospital=name, patients=len(patients)))
+    if arm.kind == "federated-private":
+        ledger = home.ledger()
+        plan = grant_from_config(ledger, config.privacy, len(patients), policy)
+        cohort = home.cohort(patients, config.data.sequences[0])
+        ledger.affords(plan.mechanism_of_round, cohort)
 
 
 def _is_of_another(folder: ArmFolder, fingerprint: str) -> bool:

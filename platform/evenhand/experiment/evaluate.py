@@ -119,11 +119,5 @@ def _row(
         "race": patient.race,
         "ethnicity": patient.ethnicity,
         "units": units,
-        "dice": score.dice,
-        "hd95": score.hd95,
-        "nsd": score.nsd,
-        "nsd_tolerance": score.nsd_tolerance,
-        "volume_reference": score.volume_reference,
-        "volume_predicted": score.volume_predicted,
-        "empty": score.empty,
+        **score.as_row(),
     }

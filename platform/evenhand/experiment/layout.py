@@ -5,7 +5,8 @@ OUT/run.json                        machine, versions, seconds by stage
 OUT/source/                         phantoms, when the experiment makes its own hospitals
 OUT/hospitals/HOSPITAL/store/       the hospital's case store
 OUT/hospitals/HOSPITAL/embeddings/  its cache of frozen activations
-OUT/hospitals/HOSPITAL/ledger.sqlite
+OUT/hospitals/HOSPITAL/receipts.jsonl  of charges to its privacy ledger, which lies elsewhere
+OUT/hospitals/HOSPITAL/site/        key and ledger of a phantom hospital
 OUT/splits.json
 OUT/arms/ARM/                       adapter, round records, masks
 OUT/predictions.csv
@@ -17,7 +18,7 @@ torch is imported only by what needs it: the review page reads a run without it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,9 @@ from evenhand.errors import UsageError
 if TYPE_CHECKING:
     from evenhand.model.adapted import AdaptedModel
     from evenhand.model.embeddings import EmbeddingCache
+    from evenhand.privacy.cohort import Cohort
     from evenhand.privacy.ledger import Ledger
+    from evenhand.privacy.site import Site
 
 __all__ = ["ArmFolder", "CasesDigest", "HospitalHome", "RunFolder", "build_model"]
 
@@ -42,9 +45,15 @@ MASK_SUFFIX = ".nii.gz"
 
 @dataclass(frozen=True)
 class HospitalHome:
-    """What one hospital has: all of it stays there."""
+    """What one hospital has: all of it stays there.
+
+    Attributes:
+        path: its folder.
+        synthetic: its patients are phantoms that the run made for itself.
+    """
 
     path: Path
+    synthetic: bool = False
 
     @property
     def name(self) -> str:
@@ -61,11 +70,37 @@ class HospitalHome:
 
         return EmbeddingCache.of_model(self.path / "embeddings", model, sequence)
 
+    def site(self) -> "Site":
+        """The hospital's own place, with its key, ledger and policy.
+
+        It lies outside the run, so that all runs over the same patients share one ledger.
+        Phantoms that a run made for itself are no persons: theirs lies in the run.
+        """
+        from evenhand.privacy.site import Site
+
+        if self.synthetic:
+            return Site(self.path / "site", self.name, synthetic=True)
+        return Site.of(self.name)
+
     def ledger(self) -> "Ledger":
         """Open the hospital's privacy ledger."""
-        from evenhand.privacy.ledger import Ledger
+        return self.site().ledger()
 
-        return Ledger(self.path / "ledger.sqlite", self.name)
+    def cohort(self, patient_ids: Iterable[str], sequence: str) -> "Cohort":
+        """Patients as the ledger knows them: by id, and by their images of a sequence."""
+        from evenhand.privacy.cohort import Cohort
+
+        wanted = set(patient_ids)
+        images: dict[str, list[str]] = {}
+        for case in self.store():
+            if case.patient.patient_id in wanted:
+                images.setdefault(case.patient.patient_id, []).append(case.sequences[sequence])
+        return Cohort.of(self.site().key(), images)
+
+    @property
+    def receipts_path(self) -> Path:
+        """Receipts of this run's charges: they prove later that the ledger had them."""
+        return self.path / "receipts.jsonl"
 
     @property
     def log_path(self) -> Path:
@@ -159,7 +194,8 @@ class RunFolder:
 
     def hospital(self, name: str) -> HospitalHome:
         """The home of one hospital."""
-        return HospitalHome(self.path / "hospitals" / name)
+        synthetic = self.config_path.exists() and self.config().data.phantom is not None
+        return HospitalHome(self.path / "hospitals" / name, synthetic=synthetic)
 
     def hospitals(self) -> list[HospitalHome]:
         """All hospitals of the run, by name."""

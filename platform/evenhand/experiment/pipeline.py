@@ -21,6 +21,7 @@ from evenhand.experiment.arms import arms_of, refuse_spent, run_arm
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.experiment.stages import prepare_cases, prepare_embeddings, stepper
 from evenhand.ingest.phantom import TRUTH_FILE
+from evenhand.metrics import DEFINITIONS
 from evenhand.model.weights import fetch, find
 
 __all__ = ["Outcome", "run_experiment"]
@@ -124,6 +125,7 @@ def _write_table(
         "config_fingerprint": config.fingerprint(),
         "backbone": config.model.backbone,
         "weights_sha256": weights.sha256,
+        "definitions": dict(DEFINITIONS),
         "evenhand": __version__,
     }
     rows = [row for record in records.values() for row in record["rows"]]

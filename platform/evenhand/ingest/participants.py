@@ -14,7 +14,7 @@ from types import MappingProxyType
 from evenhand.cases.records import UNKNOWN, Patient, Sex
 from evenhand.errors import DataError
 
-__all__ = ["Participant", "read_participants"]
+__all__ = ["Participant", "age_of", "read_participants", "sex_of", "text_of"]
 
 _MISSING = {"", "n/a", "nan", "unknown"}
 _SEXES: Mapping[str, Sex] = {
@@ -118,11 +118,11 @@ def _patient(row: dict[str, str], line: int, site_column: str) -> Patient:
         return Patient(
             patient_id=row["participant_id"].removeprefix("sub-"),
             hospital=row[site_column],
-            sex=_sex(row.get("sex", ""), where),
-            age_years=_age(row.get("age", ""), where),
-            race=_text(row.get("race", "")),
-            ethnicity=_text(row.get("ethnicity", "")),
-            extra=MappingProxyType({k: _text(v) for k, v in row.items() if k not in used}),
+            sex=sex_of(row.get("sex", ""), where),
+            age_years=age_of(row.get("age", ""), where),
+            race=text_of(row.get("race", "")),
+            ethnicity=text_of(row.get("ethnicity", "")),
+            extra=MappingProxyType({k: text_of(v) for k, v in row.items() if k not in used}),
         )
     except DataError as error:
         text = str(error)
@@ -131,12 +131,18 @@ def _patient(row: dict[str, str], line: int, site_column: str) -> Patient:
         ) from None
 
 
-def _text(cell: str) -> str:
+def text_of(cell: str) -> str:
+    """Return a cell's text; "unknown" where it says that the value is missing."""
     return UNKNOWN if cell.lower() in _MISSING else cell
 
 
-def _sex(cell: str, where: str) -> Sex:
-    sex = _SEXES.get(_text(cell).lower())
+def sex_of(cell: str, where: str) -> Sex:
+    """Read a sex as people write it; `where` begins the error's sentence.
+
+    Raises:
+        DataError: it is not one.
+    """
+    sex = _SEXES.get(text_of(cell).lower())
     if sex is None:
         raise DataError(
             f"{where} 'sex': F, M, O, female, male, other or n/a wanted, something else came; "
@@ -145,8 +151,13 @@ def _sex(cell: str, where: str) -> Sex:
     return sex
 
 
-def _age(cell: str, where: str) -> float | None:
-    if _text(cell) == UNKNOWN:
+def age_of(cell: str, where: str) -> float | None:
+    """Read an age in years; None where it is missing. `where` begins the error's sentence.
+
+    Raises:
+        DataError: it is not one.
+    """
+    if text_of(cell) == UNKNOWN:
         return None
     try:
         age = float(cell)

@@ -1,100 +1,157 @@
-"""Dice, HD95 and NSD of one case, by MONAI's definitions, with a rule for empty masks.
-
-Definitions (MONAI 1.6; other tools differ, so a number travels with these names):
-
-- **Dice** (`monai.metrics.compute_dice`): 2 |P ∩ R| / (|P| + |R|), in voxels.
-- **HD95** (`compute_hausdorff_distance`, percentile 95): edge voxels are those that a
-  6-neighbour erosion removes; of the distances from each edge voxel of one mask to the nearest
-  edge voxel of the other the 95th percentile is taken in each direction, and of the two the
-  larger.
-- **NSD** (`compute_surface_dice`, no sub-voxels; Seidlitz et al., arXiv 2111.05408): the share
-  of edge voxels of both masks that lie within the tolerance of the other's edge.
+"""All metrics of one case, with a rule for empty masks; `DEFINITIONS` says what each one is.
 
 Empty masks, where the formulas have no value:
 
-==========================  ====  ===  ==========================
-which mask is empty         Dice  NSD  HD95
-==========================  ====  ===  ==========================
-both                        1     1    0
-the reference only          0     0    diagonal of the volume
-the prediction only         0     0    diagonal of the volume
-==========================  ====  ===  ==========================
+==========================  =========  ===  ==========================
+which mask is empty         Dice, IoU  NSD  HD95
+==========================  =========  ===  ==========================
+both                        1          1    0
+the reference only          0          0    diagonal of the volume
+the prediction only         0          0    diagonal of the volume
+==========================  =========  ===  ==========================
 
 The diagonal is a finite worst case: a missed tumour must not vanish from a mean as NaN does.
+Volumes, their difference and lesion counts need no rule; calibration has none.
 """
 
 import math
-import warnings
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.errors import DataError
+from evenhand.metrics.calibration import (
+    CALIBRATION_BINS,
+    WINDOW_MARGIN,
+    expected_calibration_error,
+)
+from evenhand.metrics.lesions import LesionCounts, count_lesions
+from evenhand.metrics.surfaces import crop_to_masks, surface_distances
 
-__all__ = ["CaseScore", "EmptyMask", "score_case"]
+__all__ = ["DEFINITIONS", "CaseScore", "EmptyMask", "score_case"]
 
 EmptyMask = Literal["none", "reference", "prediction", "both"]
 """Which of a case's masks has no voxel."""
 
-MARGIN_VOXELS = 1
-"""Kept around both masks when cropping. Erosion looks one voxel far, so edges stay as they are."""
+DEFINITIONS = MappingProxyType(
+    {
+        "dice": "2 |P and R| / (|P| + |R|) in voxels (MONAI compute_dice)",
+        "iou": "|P and R| / |P or R| in voxels (MONAI compute_iou)",
+        "hd95": "95th percentile of the distances between edge voxels, the larger of the two "
+        "directions; edges by face neighbours (MONAI 1.6 compute_hausdorff_distance)",
+        "nsd": "share of the edge voxels of both masks within the tolerance of the other's edge, "
+        "no sub-voxels (MONAI 1.6 compute_surface_dice)",
+        "volume_difference": "volume predicted minus volume of the reference",
+        "lesions": "components by 26 neighbours (8 in a plane); one is found, or true, if the "
+        "other mask covers at least one of its voxels",
+        "calibration_error": f"expected calibration error of voxels, {CALIBRATION_BINS} bins of "
+        f"equal width, within {WINDOW_MARGIN} voxels of the box around both masks",
+        "empty": "both masks empty: Dice, IoU, NSD 1 and HD95 0; one empty: 0, 0, 0 and the "
+        "diagonal of the volume",
+    }
+)
+"""What each figure is, in words that travel with a table; only tables of equal words compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseScore:
-    """The metrics of one case; lengths in the units of `spacing`, volumes in their cube."""
+    """The metrics of one case; lengths in the units of `spacing`, volumes in their power."""
 
     dice: float
+    iou: float
     hd95: float
     nsd: float
     nsd_tolerance: float
     volume_reference: float
     volume_predicted: float
+    lesions: LesionCounts
+    calibration_error: float | None
+    """None where no probabilities were given, or both masks are empty."""
     empty: EmptyMask
+
+    @property
+    def volume_difference(self) -> float:
+        """Predicted minus reference."""
+        return self.volume_predicted - self.volume_reference
+
+    def as_row(self) -> dict[str, object]:
+        """The columns of a prediction table that these metrics fill."""
+        return {
+            "dice": self.dice,
+            "hd95": self.hd95,
+            "nsd": self.nsd,
+            "nsd_tolerance": self.nsd_tolerance,
+            "volume_reference": self.volume_reference,
+            "volume_predicted": self.volume_predicted,
+            "empty": self.empty,
+            "iou": self.iou,
+            "volume_difference": self.volume_difference,
+            "lesions_reference": self.lesions.reference,
+            "lesions_found": self.lesions.found,
+            "lesions_predicted": self.lesions.predicted,
+            "lesions_predicted_true": self.lesions.predicted_true,
+            "calibration_error": self.calibration_error,
+        }
 
 
 def score_case(
-    predicted: NDArray[np.uint8],
-    reference: NDArray[np.uint8],
+    predicted: NDArray[Any],
+    reference: NDArray[Any],
     *,
-    spacing: tuple[float, float, float],
+    spacing: tuple[float, ...],
     nsd_tolerance: float,
+    probability: NDArray[np.floating] | None = None,
 ) -> CaseScore:
-    """Score a predicted mask against its reference; definitions at the top of this module.
+    """Score a predicted mask against its reference; definitions in `DEFINITIONS`.
 
     Args:
-        predicted: 0 and 1, (i, j, k).
-        reference: 0 and 1, (i, j, k).
-        spacing: distance between voxels along i, j, k, in mm; (1, 1, 1) gives voxel units.
+        predicted: 0 and 1 (or False and True), (i, j, k), or (i, j) for a picture.
+        reference: likewise.
+        spacing: distance between voxels along each axis, in mm; 1 along each gives voxel units.
         nsd_tolerance: distance within which an edge counts as right, in the units of `spacing`.
+        probability: of tumour at each voxel, 0 to 1, same shape; for the calibration error.
 
     Raises:
-        DataError: shapes differ, a mask is not three-dimensional or holds other values than 0
-            and 1, or spacing or tolerance is not positive and finite.
+        DataError: shapes differ or are neither 2-D nor 3-D, a mask holds other values than 0 and
+            1, a probability is not one, or spacing or tolerance is not positive and finite.
     """
     _check(predicted, reference, spacing, nsd_tolerance)
+    if probability is not None:
+        _check_probability(probability, reference.shape)
     voxel_volume = math.prod(spacing)
     voxels_predicted = int(np.count_nonzero(predicted))
     voxels_reference = int(np.count_nonzero(reference))
     empty = _which_is_empty(voxels_predicted, voxels_reference)
+    calibration = None
+    lesions = LesionCounts(0, 0, 0, 0)
     if empty == "both":
-        dice, hd95, nsd = 1.0, 0.0, 1.0
-    elif empty != "none":
-        dice, hd95, nsd = 0.0, _diagonal(reference.shape, spacing), 0.0
+        dice, iou, hd95, nsd = 1.0, 1.0, 0.0, 1.0
     else:
-        window = _union_box(predicted, reference)
-        dice, hd95, nsd = _monai_scores(
-            predicted[window], reference[window], spacing, nsd_tolerance
-        )
+        dice, iou, hd95, nsd = 0.0, 0.0, _diagonal(reference.shape, spacing), 0.0
+        window = crop_to_masks(predicted, reference)
+        p, r = predicted[window].astype(bool), reference[window].astype(bool)
+        lesions = count_lesions(p, r)
+        if probability is not None:
+            calibration = _calibration(probability, reference, window)
+        if empty == "none":
+            shared = int(np.count_nonzero(p & r))
+            dice = 2 * shared / (voxels_predicted + voxels_reference)
+            iou = shared / (voxels_predicted + voxels_reference - shared)
+            distances = surface_distances(p, r, spacing)
+            hd95, nsd = distances.hd95, distances.nsd(nsd_tolerance)
     return CaseScore(
         dice=dice,
+        iou=iou,
         hd95=hd95,
         nsd=nsd,
         nsd_tolerance=float(nsd_tolerance),
         volume_reference=voxels_reference * voxel_volume,
         volume_predicted=voxels_predicted * voxel_volume,
+        lesions=lesions,
+        calibration_error=calibration,
         empty=empty,
     )
 
@@ -102,29 +159,53 @@ def score_case(
 def _check(
     predicted: NDArray[Any],
     reference: NDArray[Any],
-    spacing: tuple[float, float, float],
+    spacing: tuple[float, ...],
     nsd_tolerance: float,
 ) -> None:
-    if predicted.shape != reference.shape or reference.ndim != 3:
+    if predicted.shape != reference.shape or reference.ndim not in {2, 3}:
         raise DataError(
-            "A predicted mask and its reference must be volumes of one shape (i, j, k); got "
-            f"{predicted.shape} and {reference.shape}. Resample the prediction to the reference."
+            "A predicted mask and its reference must be volumes of one shape (i, j, k), or "
+            f"pictures of one (i, j); got {predicted.shape} and {reference.shape}. Resample the "
+            "prediction to the reference."
         )
     for name, mask in (("predicted", predicted), ("reference", reference)):
-        if not ((mask == 0) | (mask == 1)).all():
+        if not _is_binary(mask):
             raise DataError(
                 f"A {name} mask must hold 0 and 1 only; it holds other values. "
                 "Threshold it, or choose one label."
             )
-    if len(spacing) != 3 or not all(math.isfinite(step) and step > 0 for step in spacing):
+    if len(spacing) != reference.ndim or not all(
+        math.isfinite(step) and step > 0 for step in spacing
+    ):
         raise DataError(
-            f"Spacing must be three positive lengths along i, j, k; got {spacing}. "
-            "Give (1, 1, 1) where the true spacing is not known."
+            f"Spacing must be {reference.ndim} positive lengths, one an axis; got {spacing}. "
+            "Give 1 for each where the true spacing is not known."
         )
     if not (math.isfinite(nsd_tolerance) and nsd_tolerance > 0):
         raise DataError(
             f"The NSD tolerance must be a positive length; got {nsd_tolerance}. "
             "Set audit.nsd_tolerance."
+        )
+
+
+def _is_binary(mask: NDArray[Any]) -> bool:
+    if mask.dtype == np.bool_ or mask.size == 0:
+        return True
+    if mask.dtype.kind == "u":  # one pass instead of three
+        return bool(mask.max() <= 1)
+    return bool(((mask == 0) | (mask == 1)).all())
+
+
+def _check_probability(probability: NDArray[np.floating], shape: tuple[int, ...]) -> None:
+    if probability.shape != shape:
+        raise DataError(
+            f"Probabilities must lie on the masks' grid {shape}; got {probability.shape}. "
+            "Resample them to the reference."
+        )
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise DataError(
+            "Probabilities must lie from 0 to 1; some do not, or are not numbers. Give the output "
+            "after the sigmoid or softmax, not logits."
         )
 
 
@@ -136,46 +217,14 @@ def _which_is_empty(voxels_predicted: int, voxels_reference: int) -> EmptyMask:
     return "prediction" if voxels_reference else "both"
 
 
-def _diagonal(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> float:
+def _diagonal(shape: tuple[int, ...], spacing: tuple[float, ...]) -> float:
     return math.hypot(*(count * step for count, step in zip(shape, spacing, strict=True)))
 
 
-def _union_box(predicted: NDArray[Any], reference: NDArray[Any]) -> tuple[slice, ...]:
-    """Box around all voxels of either mask plus the margin, inside the volume."""
-    union = (predicted != 0) | (reference != 0)
-    window = []
-    for axis, size in enumerate(union.shape):
-        others = tuple(other for other in range(union.ndim) if other != axis)
-        filled = np.flatnonzero(union.any(axis=others))
-        first, last = int(filled[0]), int(filled[-1])
-        window.append(slice(max(first - MARGIN_VOXELS, 0), min(last + 1 + MARGIN_VOXELS, size)))
-    return tuple(window)
-
-
-def _monai_scores(
-    predicted: NDArray[Any],
-    reference: NDArray[Any],
-    spacing: tuple[float, float, float],
-    nsd_tolerance: float,
-) -> tuple[float, float, float]:
-    """Dice, HD95, NSD of two masks that both hold voxels."""
-    import torch
-    from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
-
-    # One foreground channel: (batch 1, channel 1, i, j, k); it is "background" to MONAI only in
-    # being channel 0, hence include_background.
-    p = torch.from_numpy(np.ascontiguousarray(predicted, dtype=np.float32))[None, None]
-    r = torch.from_numpy(np.ascontiguousarray(reference, dtype=np.float32))[None, None]
-    dice = compute_dice(p, r, include_background=True)
-    with warnings.catch_warnings():
-        # MONAI 1.6 warns of an argument that it passes itself; nothing here could avoid it.
-        warnings.filterwarnings(
-            "ignore", message=".*always_return_as_numpy", category=FutureWarning
-        )
-        hd95 = compute_hausdorff_distance(
-            p, r, include_background=True, percentile=95, spacing=list(spacing)
-        )
-        nsd = compute_surface_dice(
-            p, r, class_thresholds=[nsd_tolerance], include_background=True, spacing=list(spacing)
-        )
-    return float(dice.item()), float(hd95.item()), float(nsd.item())
+def _calibration(
+    probability: NDArray[np.floating], reference: NDArray[Any], window: tuple[slice, ...]
+) -> float:
+    wide = tuple(
+        slice(max(part.start - WINDOW_MARGIN, 0), part.stop + WINDOW_MARGIN) for part in window
+    )
+    return expected_calibration_error(probability[wide], reference[wide].astype(bool))

@@ -1,30 +1,84 @@
 """The private step: every patient's gradient clipped as a whole, the sum noised.
 
-Patients are streamed: the gradient of the mean loss over one patient's slices is
-taken by itself, so no hooks into modules are needed and nothing that a module does
-to its batch (windows, repeated prompts) can make a patient count more than once.
-Clipping and scaling are Opacus', the noise is the system's. An empty draw is a step
-like any other: noised and charged.
+What makes the promise, in the order in which it happens:
+
+1. Patients are drawn, each by an own coin (`evenhand.privacy.sampling`).
+2. Of each one at most so many slices are drawn, and the gradient of the mean loss over them
+   is taken by itself. Patients are streamed, without hooks into modules, so nothing that a
+   module does to its batch (windows, repeated prompts) can make a patient count twice.
+3. That gradient, over all trained tensors together, is scaled down to the clipping norm C
+   where it is longer, put onto a grid of step sigma C / 2^40, and rounded towards zero.
+   Rounding so shortens every coordinate: the length stays at most C, exactly.
+4. The integers are added up, which is exact in any order, and each gets integer Gaussian
+   noise of deviation 2^40, that is sigma C (`evenhand.privacy.noise`).
+5. The sum, back in gradient's units, is divided by the number of patients that were to be
+   expected, never by the number drawn, and the optimiser steps on it.
+
+An empty draw is a step like any other: noised and charged. A gradient with NaN counts as
+zero: no clipping bounds a NaN, and one patient would show through it in everybody's model.
 """
 
-import secrets
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from evenhand.privacy.noise import SystemNoiseOptimizer
+from evenhand.errors import PrivacyError
+from evenhand.privacy.noise import GRID_BITS, discrete_gaussian
+from evenhand.privacy.sampling import poisson_sample
 
-__all__ = ["PrivateStep", "poisson_sample"]
+__all__ = ["NoisedSum", "PrivateStep", "poisson_sample"]
 
-T = TypeVar("T")
+P = TypeVar("P")
+S = TypeVar("S")
+
+_SHORTER = 1 - 2.0**-30
+"""Clipping aims this much below C, because float64 norms of so many numbers are rounded."""
+
+_LARGEST_SUM = 2.0**62
+"""What an int64 holds, halved: room for the noise."""
 
 
-def poisson_sample(patients: Sequence[T], rate: float) -> list[T]:
-    """Draw each patient by itself with probability `rate`, from the system's randomness."""
-    source = secrets.SystemRandom()
-    return [patient for patient in patients if source.random() < rate]
+class NoisedSum:
+    """A sum of vectors, one a patient, that is released with Gaussian noise on a grid.
+
+    Args:
+        size: numbers in a vector.
+        noise_multiplier: noise deviation over `clip_norm`. With 0 there is no noise and no
+            promise: for tests and comparisons, and no ledger can be charged for it.
+        clip_norm: largest Euclidean norm of one patient's vector.
+    """
+
+    def __init__(self, size: int, *, noise_multiplier: float, clip_norm: float) -> None:
+        self._clip_norm = clip_norm
+        self._noised = noise_multiplier > 0
+        self.grid_step = clip_norm * (noise_multiplier or 1.0) / 2**GRID_BITS
+        self._total = torch.zeros(size, dtype=torch.int64)
+        self._patients = 0
+
+    def add(self, vector: Tensor) -> None:
+        """Clip one patient's vector, put it onto the grid, and add it.
+
+        Raises:
+            PrivacyError: so little noise was asked for that the grid's integers run out.
+        """
+        self._patients += 1
+        if self._patients * self._clip_norm / self.grid_step > _LARGEST_SUM:
+            raise PrivacyError(
+                "The noise multiplier is too small for a sum over so many patients; a useful "
+                "one is above 0.1."
+            )
+        exact = vector.detach().reshape(-1).to("cpu", torch.float64)
+        norm = float(torch.linalg.vector_norm(exact))
+        shrink = min(1.0, self._clip_norm * _SHORTER / norm) if norm else 1.0
+        self._total += (exact * (shrink / self.grid_step)).trunc_().to(torch.int64)
+
+    def release(self) -> Tensor:
+        """The noised sum, float64 of shape (size,); to be used once."""
+        if self._noised:
+            self._total += torch.from_numpy(discrete_gaussian(self._total.numel()))
+        return self._total.to(torch.float64) * self.grid_step
 
 
 class PrivateStep:
@@ -49,57 +103,74 @@ class PrivateStep:
         expected_patients: float,
     ) -> None:
         self._parameters = list(parameters)
-        self._optimiser = SystemNoiseOptimizer(
-            optimiser,
-            noise_multiplier=noise_multiplier,
-            max_grad_norm=clip_norm,
-            expected_batch_size=expected_patients,
-            loss_reduction="mean",
-        )
+        self._optimiser = optimiser
+        self._noise_multiplier = noise_multiplier
+        self._clip_norm = clip_norm
+        self._expected_patients = expected_patients
 
-    def __call__(self, drawn: Sequence[T], loss: Callable[[T], Tensor]) -> None:
+    def sampled(
+        self,
+        patients: Sequence[P],
+        *,
+        rate: float,
+        slices_at_most: int,
+        draw: Callable[[P, int], S],
+        loss: Callable[[S], Tensor],
+        count: Callable[[Any], int] = len,
+    ) -> None:
+        """Draw patients and their slices, and step on them.
+
+        Args:
+            patients: each person once.
+            rate: chance of each one to be drawn.
+            slices_at_most: contribution bound.
+            draw: slices of a patient, at most as many as it is told.
+            loss: mean loss over drawn slices.
+            count: how many slices were drawn.
+
+        Raises:
+            PrivacyError: more slices came than may be drawn; nothing is changed.
+        """
+
+        def bounded(patient: P) -> Tensor:
+            slices = draw(patient, slices_at_most)
+            if count(slices) > slices_at_most:
+                raise PrivacyError(
+                    f"More slices of a patient were drawn than the {slices_at_most} that may be."
+                )
+            return loss(slices)
+
+        self(poisson_sample(patients, rate), bounded)
+
+    def __call__(self, drawn: Sequence[P], loss: Callable[[P], Tensor]) -> None:
         """Step on the patients that were drawn.
 
         Args:
-            drawn: may be empty.
+            drawn: each person once; may be empty.
             loss: mean loss over one patient's slices, capped in number.
         """
+        total = NoisedSum(
+            sum(parameter.numel() for parameter in self._parameters),
+            noise_multiplier=self._noise_multiplier,
+            clip_norm=self._clip_norm,
+        )
+        for patient in drawn:
+            gradient = self._gradient(loss(patient))
+            if gradient is not None:
+                total.add(gradient)
+        mean = total.release() / self._expected_patients
+        pieces = mean.split([parameter.numel() for parameter in self._parameters])
+        for parameter, piece in zip(self._parameters, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter).to(parameter)
+        self._optimiser.step()
         self._optimiser.zero_grad()
-        for parameter in self._parameters:
-            parameter.summed_grad = None  # type: ignore[attr-defined]  # of a step that was broken off
-        for patient in drawn[:-1]:
-            self._add(patient, loss, last=False)
-        if drawn:
-            self._add(drawn[-1], loss, last=True)
-        else:
-            for parameter in self._parameters:
-                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
-            self._finish()
 
-    def _add(self, patient: T, loss: Callable[[T], Tensor], *, last: bool) -> None:
-        gradients = self._gradients(loss(patient))
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad_sample = gradient[None]  # type: ignore[attr-defined]
-        if last:
-            self._finish()
-        else:
-            self._optimiser.signal_skip_step(do_skip=True)
-            self._optimiser.step()
-            self._optimiser.zero_grad()
-
-    def _gradients(self, loss: Tensor) -> Sequence[Tensor]:
-        zeros = [torch.zeros_like(parameter) for parameter in self._parameters]
+    def _gradient(self, loss: Tensor) -> Tensor | None:
+        """One patient's gradient over all tensors in a row; None where it counts as zero."""
         if not loss.requires_grad:  # nothing that is trained touches this patient's slices
-            return zeros
+            return None
         gradients = torch.autograd.grad(
             loss, self._parameters, allow_unused=True, materialize_grads=True
         )
-        # No clipping bounds a NaN: one patient would show through it in everybody's adapter.
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            return zeros
-        return gradients
-
-    def _finish(self) -> None:
-        self._optimiser.signal_skip_step(do_skip=False)
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        row = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        return row if bool(row.isfinite().all()) else None

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import torch
 
 from evenhand.config import PrivacyConfig, TrainingConfig
-from evenhand.errors import DataError
+from evenhand.errors import DataError, PrivacyError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.privacy.accounting import Mechanism, default_delta, noise_for
-from evenhand.privacy.ledger import Ledger, Spending
-from evenhand.privacy.step import PrivateStep, poisson_sample
-from evenhand.training.data import TrainingPatient, draw
+from evenhand.privacy.cohort import Cohort
+from evenhand.privacy.ledger import Ledger, Receipt, Spending
+from evenhand.privacy.policy import SitePolicy, open_policy
+from evenhand.privacy.step import PrivateStep
+from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loop import loss_of
 
-__all__ = ["PrivacyPlan", "train_private"]
+__all__ = ["PrivacyPlan", "Study", "grant_from_config", "train_private"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,71 @@ class PrivacyPlan:
     mechanism_of_round: Mechanism
 
     @classmethod
-    def make(cls, config: PrivacyConfig, patients: int) -> "PrivacyPlan":
-        """Plan for `patients` training patients; their number is public, agreed in the study."""
-        delta = config.delta if config.delta is not None else default_delta(patients)
+    def make(
+        cls, config: PrivacyConfig, patients: int, *, delta: float | None = None
+    ) -> "PrivacyPlan":
+        """Plan for `patients` training patients; their number is public, agreed in the study.
+
+        Args:
+            config: epsilon, sampling and rounds.
+            patients: of the cohort.
+            delta: what the hospital has granted; None where nothing was granted yet.
+
+        Raises:
+            PrivacyError: delta is no promise for so few patients, or not the granted one.
+        """
+        wanted = config.delta
+        if wanted is not None and delta is not None and wanted != delta:
+            raise PrivacyError(
+                f"privacy.delta is {wanted:g}, but the hospital's ledger keeps {delta:g} for all "
+                "its studies. Leave privacy.delta out, or have the ledger's lowered: "
+                "evenhand ledger grant"
+            )
+        chosen = next(one for one in (wanted, delta, default_delta(patients)) if one is not None)
+        if chosen * patients >= 1:
+            raise PrivacyError(
+                f"Delta {chosen:g} is at least 1 / {patients}, one in as many as there are "
+                "patients: publishing somebody's data outright would count as private. Take a "
+                "smaller privacy.delta, or have the ledger's lowered: evenhand ledger grant"
+            )
         steps = config.rounds * config.steps_per_round
-        noise = noise_for(config.epsilon, delta, config.sampling_rate, steps)
-        return cls(delta, Mechanism(config.sampling_rate, noise, config.steps_per_round))
+        noise = noise_for(config.epsilon, chosen, config.sampling_rate, steps)
+        return cls(chosen, Mechanism(config.sampling_rate, noise, config.steps_per_round))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a piece of training belongs to, at one hospital.
+
+    Attributes:
+        name: under which its charges are counted together.
+        cohort: its patients; None counts for every patient of the ledger.
+        policy: of the hospital.
+        keep: told the receipt of the charge before any patient is looked at.
+    """
+
+    name: str = ""
+    cohort: Cohort | None = None
+    policy: SitePolicy | None = None
+    keep: Callable[[Receipt], None] = lambda _: None
+
+
+def grant_from_config(
+    ledger: Ledger, privacy: PrivacyConfig, patients: int, policy: SitePolicy
+) -> PrivacyPlan:
+    """Plan under the hospital's grant; the config grants where nobody has and it may.
+
+    Raises:
+        PrivacyError: see `PrivacyPlan.make`.
+        PolicyError: delta or epsilon is more than the site policy allows.
+    """
+    grant = ledger.state().grant
+    plan = PrivacyPlan.make(privacy, patients, delta=grant.delta if grant else None)
+    policy.check_budget(ledger.hospital, privacy.epsilon, plan.delta)
+    # What the hospital has granted before is not ours to change.
+    if grant is None and policy.grants.from_config:
+        ledger.grant(privacy.epsilon, plan.delta, by="config", reason="first use")
+    return plan
 
 
 def train_private(
@@ -43,6 +104,7 @@ def train_private(
     learning_rate: float,
     ledger: Ledger,
     purpose: str,
+    study: Study | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Spending:
     """Charge one round to the ledger, then take its private steps.
@@ -52,48 +114,58 @@ def train_private(
 
     Args:
         model: its adapter is changed in place.
-        patients: of this hospital.
+        patients: of this hospital, each person once.
         privacy: epsilon, sampling and clipping.
         training: batch composition and jitter.
         learning_rate: of the plain gradient steps.
-        ledger: of this hospital; gets its grant on first use.
+        ledger: of this hospital.
         purpose: what the charge is for, in words.
+        study: what it belongs to; None: no study, all patients, everything allowed.
         advance: told 1 after each step.
+
+    Returns:
+        What the study has spent with it.
 
     Raises:
         BudgetError: the ledger refuses; the model is unchanged.
         DataError: there is no patient; nothing is charged.
+        PrivacyError: nothing was granted, or the plan makes no promise; nothing is charged.
     """
     if not patients:
         raise DataError("There is no patient to train on; lower data.test_fraction or add cases.")
-    plan = PrivacyPlan.make(privacy, len(patients))
-    if ledger.spent() is None:  # what the hospital has granted before is not ours to change
-        ledger.grant(privacy.epsilon, plan.delta)
-    spending = ledger.charge(plan.mechanism_of_round, purpose)
+    if len({patient.patient_id for patient in patients}) < len(patients):
+        raise DataError("A patient stands twice among those to train on, and would count twice.")
+    study = study or Study()
+    plan = grant_from_config(ledger, privacy, len(patients), study.policy or open_policy())
+    mechanism = plan.mechanism_of_round
     parameters = list(model.choose_trainable(privacy.trainable).values())
+    study.keep(ledger.charge(mechanism, purpose, study=study.name, cohort=study.cohort))
     step = PrivateStep(
         parameters,
         torch.optim.SGD(parameters, lr=learning_rate, momentum=0.0),
-        noise_multiplier=plan.mechanism_of_round.noise_multiplier,
+        noise_multiplier=mechanism.noise_multiplier,
         clip_norm=privacy.clip_norm,
         expected_patients=privacy.sampling_rate * len(patients),
     )
     generator = torch.Generator().manual_seed(secrets.randbits(63))
+
+    def slices(patient: TrainingPatient, at_most: int) -> Batch:
+        size = model.config.image_size
+        return draw(patient, training, generator, image_size=size, slices_at_most=at_most)
+
     model.train()
-    for _ in range(plan.mechanism_of_round.steps):
-        step(
-            poisson_sample(patients, privacy.sampling_rate),
-            lambda patient: loss_of(
-                model,
-                draw(
-                    patient,
-                    training,
-                    generator,
-                    image_size=model.config.image_size,
-                    slices_at_most=privacy.slices_per_patient,
-                ),
-            ),
+    for _ in range(mechanism.steps):
+        step.sampled(
+            patients,
+            rate=mechanism.sampling_rate,
+            slices_at_most=privacy.slices_per_patient,
+            draw=slices,
+            loss=lambda batch: loss_of(model, batch),
+            count=lambda batch: len(batch.masks),
         )
         advance(1)
     model.eval()
+    spending = ledger.spent(study.name)
+    if spending is None:
+        raise PrivacyError(f"The grant of hospital {ledger.hospital} is gone; nothing may leave.")
     return spending

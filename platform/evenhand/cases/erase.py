@@ -1,0 +1,230 @@
+"""Take one patient out of everything that one hospital keeps, and prove it.
+
+What a store holds of a patient are cases; what is made from cases are
+embeddings, proposed masks, rows of the prediction table, and places in a split.
+An embedding's file name does not tell whose it is, so the whole cache goes: it
+is computed anew from the cases that stay.
+
+What this cannot reach is named in the proof: adapters that learned from the
+patient, backups, reports that were handed on, and the trail of review
+decisions, which is append-only and holds a case's pseudonym and no image.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evenhand.cases.store import CaseStore
+from evenhand.errors import DataError, ResourceError
+
+__all__ = ["Erasure", "erase_from_run", "erase_from_store", "mentions", "write_proof"]
+
+_UNREACHED = (
+    "adapters that were trained with the patient",
+    "backups of these folders",
+    "reports and adapters that were handed on",
+    "the trail of review decisions (append-only; a case's pseudonym, no image)",
+    "privacy ledgers (numbers only)",
+)
+_TRAILS = frozenset({"review.sqlite", "review.sqlite-wal", "review.sqlite-shm"})
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What was deleted of one patient in one place.
+
+    Attributes:
+        place: the folder.
+        case_ids: of the patient's cases; empty where there were none.
+        files: how many files went.
+        bytes: how many bytes they had.
+        rows: rows or entries that went from tables that stay.
+    """
+
+    place: Path
+    case_ids: tuple[str, ...]
+    files: int
+    bytes: int
+    rows: int
+
+
+def erase_from_store(store: CaseStore, patient_id: str) -> Erasure:
+    """Delete a patient's cases from a store.
+
+    Args:
+        store: of one hospital.
+        patient_id: the pseudonym.
+    """
+    cases = tuple(case.case_id for case in store if case.patient.patient_id == patient_id)
+    files = size = 0
+    for case_id in cases:
+        folder = store.path / "cases" / case_id
+        found = [path for path in folder.rglob("*") if path.is_file()]
+        files, size = files + len(found), size + sum(path.stat().st_size for path in found)
+        store.remove(case_id)
+    return Erasure(store.path, cases, files, size, 0)
+
+
+def erase_from_run(run: Path, patient_id: str) -> list[Erasure]:
+    """Delete a patient from the folder of a run: stores, embeddings, masks, tables.
+
+    The embeddings of a hospital go as a whole if one of its cases goes.
+
+    Raises:
+        DataError: a table of the run is damaged; nothing of it is changed.
+        ResourceError: a file cannot be deleted or written.
+    """
+    done = []
+    try:
+        for home in sorted((run / "hospitals").glob("*/")):
+            if not (home / "store" / "store.json").is_file():
+                continue
+            erased = erase_from_store(CaseStore(home / "store"), patient_id)
+            if erased.case_ids:
+                done += [erased, _clear(home / "embeddings")]
+        cases = {case_id for erased in done for case_id in erased.case_ids}
+        for mask in sorted((run / "arms").glob("*/masks/*.nii.gz")):
+            if mask.name.removesuffix(".nii.gz") in cases:
+                done.append(Erasure(mask.parent, (), 1, mask.stat().st_size, 0))
+                mask.unlink()
+        done.append(_from_table(run / "predictions.csv", cases, patient_id))
+        done.append(_from_split(run / "splits.json", {*cases, patient_id}))
+    except OSError as error:
+        raise ResourceError(
+            f"Could not delete everything under '{run}': {error.strerror}. Mend that and give the "
+            "same command again."
+        ) from None
+    return [erased for erased in done if erased.case_ids or erased.files or erased.rows]
+
+
+def mentions(root: Path, words: set[str]) -> list[Path]:
+    """Files under a folder whose name or content holds one of the words; trails are left out."""
+    needles = [word.encode() for word in words]
+    return [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name not in _TRAILS
+        if any(word in path.name for word in words)
+        or any(needle in path.read_bytes() for needle in needles)
+    ]
+
+
+def write_proof(path: Path, patient_id: str, erased: list[Erasure], left: list[Path]) -> None:
+    """Write the record of a deletion: what, where, when, what was found afterwards.
+
+    The patient is named by the SHA-256 of the pseudonym: whoever holds the
+    pseudonym can check the record, and it does not bring the pseudonym back.
+    """
+    record: dict[str, Any] = {
+        "patient_sha256": hashlib.sha256(patient_id.encode()).hexdigest(),
+        "deleted_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "places": [
+            {
+                "place": str(each.place),
+                "cases": len(each.case_ids),
+                "files": each.files,
+                "bytes": each.bytes,
+                "rows": each.rows,
+            }
+            for each in erased
+        ],
+        "still_mentioned_in": [str(each) for each in left],
+        "not_reached": list(_UNREACHED),
+    }
+    try:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(f"Could not write the proof to '{path}': {error.strerror}.") from None
+
+
+def _clear(folder: Path) -> Erasure:
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in found)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    return Erasure(folder, (), len(found), size, 0)
+
+
+def _from_table(path: Path, cases: set[str], patient_id: str) -> Erasure:
+    if not path.is_file():
+        return Erasure(path, (), 0, 0, 0)
+    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    if not rows:
+        raise DataError(f"'{path}' is empty; a table with a header was wanted. Restore it.")
+    named = {*cases, patient_id}
+    kept = [row for row in rows[1:] if named.isdisjoint(row)]
+    if len(kept) + 1 < len(rows):
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([rows[0], *kept])
+        _replace(path, out.getvalue())
+        _vouch_again(path)
+    return Erasure(path, (), 0, 0, len(rows) - 1 - len(kept))
+
+
+def _vouch_again(table: Path) -> None:
+    """Let the table's sidecar, which vouches for its bytes, vouch for those that are left."""
+    sidecar = table.with_suffix(".json")
+    if not sidecar.is_file():
+        return
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DataError(f"'{sidecar}' is damaged; JSON was wanted. Restore it.") from None
+    for key in ("sha256", "table_sha256"):
+        if key in record:
+            record[key] = hashlib.sha256(table.read_bytes()).hexdigest()
+    _replace(sidecar, json.dumps(record, indent=1) + "\n")
+
+
+def _from_split(path: Path, named: set[str]) -> Erasure:
+    if not path.is_file():
+        return Erasure(path, (), 0, 0, 0)
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DataError(f"'{path}' is damaged; JSON was wanted. Restore it.") from None
+    kept, gone = _without(split, named)
+    if gone:
+        _replace(path, json.dumps(kept, indent=1))
+    return Erasure(path, (), 0, 0, gone)
+
+
+def _without(value: Any, named: set[str]) -> tuple[Any, int]:
+    """A JSON value without list entries and keys that are in `named`, and how many went."""
+    gone = 0
+    if isinstance(value, dict):
+        kept = {}
+        for key, inner in value.items():
+            if key in named:
+                gone += 1
+            else:
+                kept[key], more = _without(inner, named)
+                gone += more
+        return kept, gone
+    if isinstance(value, list):
+        items = []
+        for inner in value:
+            if isinstance(inner, str) and inner in named:
+                gone += 1
+            else:
+                item, more = _without(inner, named)
+                items.append(item)
+                gone += more
+        return items, gone
+    return value, gone
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

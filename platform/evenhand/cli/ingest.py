@@ -1,0 +1,302 @@
+"""`evenhand ingest`: a source of any kind into case stores."""
+
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evenhand.errors import DataError, ResourceError, UsageError
+from evenhand.progress import progress_bar
+
+if TYPE_CHECKING:
+    from evenhand.ingest.admit import AdmitReport
+    from evenhand.ingest.bids import IngestPlan, IngestReport
+    from evenhand.ingest.recipes import Finding, SourcePlan
+
+__all__ = ["register"]
+
+_PIPE_WIDTH = 160
+"""Columns of a table that no terminal shows."""
+_ALIKE = 5
+"""Findings that differ only in their number are counted from this many on."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module to the root."""
+    app.command("ingest")(_ingest)
+
+
+def _ingest(
+    *,
+    source: Annotated[Path, typer.Argument(help="Folder, zip or JSON file to take in.")],
+    into: Annotated[Path, typer.Option(help="Stores are made under it, one folder a hospital.")],
+    hospital: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose cases they are (BIDS: take only this hospital's rows; repeat)."),
+    ] = None,
+    sequence: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sequence each case must have, such as FLAIR; the first gives the grid. "
+            "Default: all it has."
+        ),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="auto, bids, dicom, nnunet, datalist (also MSD) or png.")
+    ] = "auto",
+    key: Annotated[
+        Path | None, typer.Option(help="The hospital's key file: patients get pseudonyms by it.")
+    ] = None,
+    keep_names: Annotated[
+        bool, typer.Option("--keep-names", help="Keep names of cases (published data; no DICOM).")
+    ] = False,
+    tumour: Annotated[
+        list[str] | None,
+        typer.Option(help="Label that is the tumour: name, pattern or number; repeat to merge."),
+    ] = None,
+    masks_from: Annotated[str, typer.Option(help="DICOM: any, seg or rtstruct.")] = "any",
+    series_names: Annotated[
+        Path | None, typer.Option(help="DICOM: TOML that names series by their description.")
+    ] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="nnU-Net, datalist: table with columns case and patient.")
+    ] = None,
+    patient_column: Annotated[
+        str | None, typer.Option(help="PNG: column that says whose a picture is.")
+    ] = None,
+    pixel_mm: Annotated[
+        float | None, typer.Option(min=1e-4, help="PNG: size of a pixel in mm.")
+    ] = None,
+    site_column: Annotated[
+        str, typer.Option(help="BIDS: column of participants.tsv that names the hospital.")
+    ] = "site",
+    masks_required: Annotated[bool, typer.Option(help="Refuse cases without a mask.")] = True,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes to work with; default: one a core.")
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="Write what the numbers of files and cases stand for: identifiers!"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, show what was judged and why, write nothing.")
+    ] = False,
+) -> None:
+    """Check a source and store its cases, one store a hospital.
+
+    The kind is guessed: a BIDS tree, DICOM (folders, zips), nnU-Net, MSD or a
+    MONAI datalist, PNG with a CSV. Run again after a stop: cases that are stored
+    and unchanged are reused.
+
+    Example: evenhand ingest dicom-folder --into stores --hospital north --key hospital.key
+    """
+    from evenhand.ingest.sources import Choices, SourceKind, guess_kind, plan_source
+
+    names = [each.value for each in SourceKind]
+    if kind not in {"auto", *names}:
+        raise UsageError(f"--kind takes auto, {', '.join(names)}; got something else.")
+    found = guess_kind(source) if kind == "auto" else SourceKind(kind)
+    if found is SourceKind.BIDS:
+        _bids(
+            source,
+            into,
+            hospital=hospital,
+            sequence=sequence,
+            site_column=site_column,
+            masks_required=masks_required,
+            dry_run=dry_run,
+        )
+        return
+    if not hospital or len(hospital) != 1:
+        raise UsageError("Say whose cases these are: one --hospital NAME.")
+    choices = Choices(
+        hospital=hospital[0],
+        key=key,
+        keep_names=keep_names,
+        sequences=tuple(sequence or ()),
+        tumour=tuple(tumour or ()),
+        masks_from=masks_from,
+        masks_required=masks_required,
+        series_names=series_names,
+        patients=patients,
+        patient_column=patient_column,
+        pixel_mm=pixel_mm,
+        jobs=jobs,
+    )
+    with _steps("Looking") as step:
+        plan = plan_source(source, found, choices, step)
+    if mapping is not None:
+        _write_mapping(mapping, plan)
+    _show_source(plan)
+    if dry_run:
+        _out().print("Nothing was written (--dry-run).")
+        return
+    _admit(plan, into / hospital[0], hospital[0], jobs)
+
+
+def _admit(plan: "SourcePlan", path: Path, hospital: str, jobs: int | None) -> None:
+    from evenhand.ingest.admit import admit
+
+    if not plan.recipes:
+        raise DataError("No case can be taken in; the reasons are above. Nothing was written.")
+    with _steps("Ingesting") as step:
+        report = admit(plan.recipes, path, hospital, jobs=jobs, progress=step)
+    _show_admitted(report)
+    refused = report.count("refused") + sum(
+        not finding.taken and finding.what.startswith(("case", "row")) for finding in plan.findings
+    )
+    if refused:
+        raise DataError(
+            f"{refused} case(s) could not be taken in (reasons above); the others are stored. Mend "
+            "them and run again."
+        )
+
+
+def _bids(
+    source: Path,
+    into: Path,
+    *,
+    hospital: list[str] | None,
+    sequence: list[str] | None,
+    site_column: str,
+    masks_required: bool,
+    dry_run: bool,
+) -> None:
+    from evenhand.ingest.bids import ingest_bids, plan_bids
+
+    with _steps("Checking" if dry_run else "Ingesting") as step:
+        if dry_run:
+            plan = plan_bids(
+                source,
+                into,
+                hospitals=hospital,
+                sequences=sequence,
+                site_column=site_column,
+                masks_required=masks_required,
+                progress=step,
+            )
+        else:
+            report = ingest_bids(
+                source,
+                into,
+                hospitals=hospital,
+                sequences=sequence,
+                site_column=site_column,
+                masks_required=masks_required,
+                progress=step,
+            )
+    if dry_run:
+        _show_plan(plan)
+    else:
+        _show_report(report)
+
+
+def _write_mapping(path: Path, plan: "SourcePlan") -> None:
+    """Write the mapping, for its owner's eyes only."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, 0o600)
+            json.dump(dict(plan.names), file, indent=1, ensure_ascii=False)
+    except OSError as error:
+        raise ResourceError(f"Could not write the mapping: {error.strerror}.") from None
+
+
+def _show_source(plan: "SourcePlan") -> None:
+    out = _out()
+    masks = sum(recipe.has_mask for recipe in plan.recipes)
+    out.print(f"Kind: {plan.kind}. {len(plan.recipes)} case(s), {masks} with a mask.")
+    for note in plan.notes:
+        out.print(f"- {note}", markup=False, soft_wrap=True)
+    if plan.findings:
+        table = _table("what", "taken", "why")
+        for what, taken, why in _summed(plan.findings):
+            table.add_row(what, "yes" if taken else "no", why)
+        out.print(table)
+
+
+def _summed(findings: "Sequence[Finding]") -> Iterator[tuple[str, bool, str]]:
+    """Findings in order; files that were passed over for one reason are counted together."""
+    files: defaultdict[str, list[str]] = defaultdict(list)
+    for finding in findings:
+        if finding.what.startswith("file"):
+            files[finding.why].append(finding.what)
+    for why, alike in files.items():
+        if len(alike) < _ALIKE:
+            yield from ((what, False, why) for what in alike)
+        else:
+            yield f"{alike[0]} and {len(alike) - 1} more", False, why
+    for finding in findings:
+        if not finding.what.startswith("file"):
+            yield finding.what, finding.taken, finding.why
+
+
+def _show_admitted(report: "AdmitReport") -> None:
+    out = _out()
+    refused = [outcome for outcome in report.outcomes if outcome.status == "refused"]
+    if refused:
+        table = _table("case", "refused because")
+        for outcome in refused:
+            table.add_row(outcome.label, outcome.why)
+        out.print(table)
+    counts = Counter(outcome.status for outcome in report.outcomes)
+    out.print(
+        f"Hospital {report.hospital}: {counts['written']} cases written, {counts['reused']} reused "
+        f"unchanged, {counts['refused']} refused. Store: {report.store}",
+        soft_wrap=True,
+    )
+
+
+def _show_plan(plan: "IngestPlan") -> None:
+    out = _out()
+    table = _table("hospital", "would write", "unchanged", "store")
+    for hospital, path in plan.stores.items():
+        cases = plan.of(hospital)
+        stored = sum(case.stored for case in cases)
+        table.add_row(hospital, str(len(cases) - stored), str(stored), str(path))
+    out.print(table)
+    for finding in plan.findings:
+        out.print(f"- {finding}", markup=False, soft_wrap=True)
+    if plan.findings:
+        raise DataError(
+            f"{len(plan.findings)} case(s) cannot be taken in (listed above); nothing was "
+            "written. Mend them and run again."
+        )
+    out.print("No problem was found. Nothing was written (--dry-run).")
+
+
+def _show_report(report: "IngestReport") -> None:
+    out = _out()
+    table = _table("hospital", "written", "reused", "without mask", "from elsewhere", "store")
+    for own in report.hospitals:
+        counts = (own.written, own.reused, own.without_mask, own.not_in_source)
+        table.add_row(own.hospital, *map(str, counts), str(own.store))
+    out.print(table)
+    out.print(f"{report.written} cases written, {report.reused} reused unchanged.")
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _out() -> Console:
+    """Return standard output, wide enough for tables where no terminal limits it."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+@contextmanager
+def _steps(what: str) -> Iterator[Callable[[int, int], None]]:
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

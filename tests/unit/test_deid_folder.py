@@ -1,0 +1,264 @@
+"""`evenhand deidentify` and `evenhand forget`, as their users call them."""
+
+import json
+import stat
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom import dcmread
+from typer.testing import CliRunner
+
+from evenhand.cases.store import CaseStore
+from evenhand.cli import app
+from evenhand.errors import DataError, EvenhandError, UsageError
+from evenhand.ingest.deid import HospitalKey, Pseudonymiser
+from evenhand.ingest.deid.dicom import quiet_pydicom
+from evenhand.ingest.deid.planted import plant
+from evenhand.ingest.deid.scanner import Scanner, scan_tree
+
+NAME = "Featherstonehaugh"
+
+
+def call(*words, **options):
+    """Run a command; return its exit code and all that it printed."""
+    result = CliRunner().invoke(app, [str(word) for word in words], **options)
+    error = result.exception
+    if isinstance(error, EvenhandError):
+        return error.exit_code, result.output + str(error)
+    if error is not None and not isinstance(error, SystemExit):
+        raise error
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def key(tmp_path):
+    """A key file, always the same: one patient's shifted date could be another's true one."""
+    path = tmp_path / "hospital.key"
+    path.write_text("evenhand-deid-key 1\n" + "5a" * 32 + "\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder as hospitals have them: DICOM by name, NIfTI, a sidecar, a letter, a DICOMDIR."""
+    folder = tmp_path / "source"
+    for number in range(6):
+        made = plant(number)
+        path = folder / made.identifiers[-4] / made.file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with quiet_pydicom():
+            made.dataset.save_as(path, enforce_file_format=True)
+    anat = folder / f"sub-{NAME}" / "anat"
+    anat.mkdir(parents=True)
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header["descrip"] = NAME.encode()
+    nib.save(image, anat / f"sub-{NAME}_T1w.nii.gz")
+    (anat / f"sub-{NAME}_T1w.json").write_text(json.dumps({"EchoTime": 1, "PatientName": NAME}))
+    (folder / f"letter to {NAME}.txt").write_text(NAME)
+    (folder / f"{NAME}.dcm").write_bytes(bytes(128) + b"DICM" + NAME.encode())
+    return folder
+
+
+def identifiers():
+    """Everything that the fixture planted."""
+    return [NAME, *(text for number in range(6) for text in plant(number).identifiers)]
+
+
+class TestDeidentify:
+    """From a folder with names to one without."""
+
+    def test_nothing_is_left_in_files_names_records_or_output(self, source, tmp_path, key, caplog):
+        """The scanner finds the planted texts before, and none after, anywhere."""
+        into = tmp_path / "clean"
+        assert scan_tree(source, identifiers())
+        code, printed = call("deidentify", source, "--into", into, "--key", key)
+        assert code == 0
+        assert scan_tree(into, identifiers()) == []
+        assert Scanner(identifiers()).in_bytes((printed + caplog.text).encode()) == set()
+        assert len(list(into.rglob("*.dcm"))) == 6
+        assert "left out" in printed
+        assert stat.S_IMODE(into.stat().st_mode) == 0o700
+        assert str(key.read_text().split()[-1]) not in printed
+
+    def test_evidence_names_profile_options_and_counts(self, source, tmp_path, key):
+        """One record a case, with codes and counts, and no value."""
+        into = tmp_path / "clean"
+        call("deidentify", source, "--into", into, "--key", key)
+        records = [json.loads(p.read_text()) for p in sorted((into / "evidence").glob("p*.json"))]
+        assert len(records) == 6
+        assert set(records[0]["codes"]) == {"113100", "113107", "113108", "113111"}
+        assert records[0]["profile"] == "DICOM PS3.15 2026c, Table E.1-1"
+        assert records[0]["dicom_attributes"]["removed"] > 20
+        assert records[0]["key_fingerprint"] == HospitalKey.read(key).fingerprint
+        assert all(record["files"] == {"DICOM": 1} for record in records)
+
+    def test_the_same_command_again_writes_the_same_bytes(self, source, tmp_path, key):
+        """After a stop one gives the command again."""
+        into = tmp_path / "clean"
+        call("deidentify", source, "--into", into, "--key", key)
+        first = {path: path.read_bytes() for path in into.rglob("*") if path.is_file()}
+        call("deidentify", source, "--into", into, "--key", key)
+        assert {path: path.read_bytes() for path in into.rglob("*") if path.is_file()} == first
+
+    def test_two_objects_of_one_uid_are_not_merged_in_silence(self, source, tmp_path, key):
+        """The second is left out, and the output says so."""
+        one = next(source.glob("*/*_HN*.dcm"))
+        one.with_name("zcopy.dcm").write_bytes(one.read_bytes())
+        code, printed = call("deidentify", source, "--into", tmp_path / "clean", "--key", key)
+        assert code == 0
+        assert "same name or UID" in " ".join(printed.split())
+
+    def test_options_can_be_left_out(self, source, tmp_path, key):
+        """`--option none` is the Basic Profile alone."""
+        into = tmp_path / "clean"
+        call("deidentify", source, "--into", into, "--key", key, "--option", "none")
+        made = dcmread(next(into.rglob("*.dcm")))
+        assert [c.CodeValue for c in made.DeidentificationMethodCodeSequence] == ["113100"]
+
+    def test_what_cannot_work_is_refused(self, source, tmp_path, key):
+        """Folders within each other, the key in the output, claims about faces, no key."""
+        into = tmp_path / "clean"
+        for words, reason in [
+            ((source, "--into", source / "clean", "--key", key), "within each other"),
+            (
+                (source, "--into", tmp_path, "--key", key),
+                "key lies in the folder|within each other",
+            ),
+            ((source, "--into", into, "--key", key, "--option", "clean-features"), "faces"),
+            ((source, "--into", into, "--key", key, "--option", "all"), "no option"),
+            ((source, "--into", into), "--new-key"),
+            ((tmp_path / "none", "--into", into, "--key", key), "no such source"),
+            ((), "SOURCE"),
+        ]:
+            code, printed = call("deidentify", *words)
+            assert code == UsageError.exit_code, words
+            assert any(part in printed for part in reason.split("|")), printed
+        assert not into.exists()
+
+    def test_a_folder_with_nothing_to_clean_is_an_error(self, tmp_path, key):
+        """Nobody goes on with an empty folder."""
+        (tmp_path / "empty").mkdir()
+        words = ("deidentify", tmp_path / "empty", "--into", tmp_path / "clean", "--key", key)
+        assert call(*words)[0] == DataError.exit_code
+
+    def test_new_key(self, tmp_path):
+        """The key is made once; its secret is not printed."""
+        path = tmp_path / "new.key"
+        code, printed = call("deidentify", "--new-key", path)
+        assert code == 0
+        assert HospitalKey.read(path).fingerprint in printed
+        assert path.read_text().split()[-1] not in printed
+        assert call("deidentify", "--new-key", path)[0] == UsageError.exit_code
+
+
+class TestCheck:
+    """`--check` finds what is there, wherever it hides, and does not print it."""
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "latin-1", "cp1251", "iso2022_jp"])
+    def test_encodings(self, tmp_path, encoding):
+        """A name is found in the encodings that hospitals write."""
+        name = {"cp1251": "Ковалевская", "iso2022_jp": "山下陽太郎"}.get(encoding, "Wüstenhagen")
+        (tmp_path / "file").write_bytes(b"..." + name.encode(encoding) + b"...")
+        assert [finding.identifier for finding in scan_tree(tmp_path, ["nobody", name])] == [2]
+
+    def test_names_and_packed_files(self, tmp_path):
+        """File names, gzip, and the parts of a DICOM name, in any case."""
+        (tmp_path / f"{NAME}.txt").touch()
+        nib.save(nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4)), tmp_path / "a.nii.gz")
+        image = nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4))
+        image.header["descrip"] = NAME.upper().encode()
+        nib.save(image, tmp_path / "b.nii.gz")
+        found = scan_tree(tmp_path, [f"{NAME}^Ann"])
+        assert [(finding.path.name, finding.where) for finding in found] == [
+            (f"{NAME}.txt", "name"),
+            ("b.nii.gz", "content"),
+        ]
+
+    def test_command(self, source, tmp_path):
+        """The exit code says whether it is clean; the identifiers are not repeated."""
+        names = tmp_path / "names.txt"
+        names.write_text(f"{NAME}\n")
+        code, printed = call("deidentify", source, "--check", names)
+        assert code == DataError.exit_code
+        assert NAME not in printed
+        assert "its name holds line 1" in printed
+        (tmp_path / "clean").mkdir()
+        assert call("deidentify", tmp_path / "clean", "--check", names)[0] == 0
+        names.write_text("\nab\n")
+        assert call("deidentify", source, "--check", names)[0] == UsageError.exit_code
+
+
+class TestForget:
+    """One patient goes everywhere; everybody else stays."""
+
+    @pytest.fixture
+    def run(self, tmp_path, bids_tree):
+        """The folder of a run with stores, embeddings, masks, a table and a split."""
+        from evenhand.ingest.bids import ingest_bids
+
+        run = tmp_path / "run"
+        ingest_bids(bids_tree, run / "hospitals", layout="{hospital}/store")
+        store = CaseStore(run / "hospitals" / "north" / "store")
+        ids = store.case_ids()
+        for hospital in ("north", "south"):
+            folder = run / "hospitals" / hospital / "embeddings"
+            folder.mkdir()
+            (folder / "0123.npy").write_bytes(b"x" * 10)
+        masks = run / "arms" / "pooled" / "masks"
+        masks.mkdir(parents=True)
+        for case_id in ids:
+            (masks / f"{case_id}.nii.gz").write_bytes(b"mask")
+        (run / "config.json").write_text("{}")
+        rows = [f"pooled,{case_id},0.5" for case_id in ids]
+        (run / "predictions.csv").write_text("\n".join(["arm,case_id,dice", *rows]) + "\n")
+        (run / "predictions.json").write_text(json.dumps({"sha256": "old"}))
+        split = {"train": {"north": ids[:2]}, "test": {"north": ids[2:]}}
+        (run / "splits.json").write_text(json.dumps(split))
+        return run
+
+    def test_everything_of_the_patient_goes_and_nothing_else(self, run, tmp_path):
+        """Case, embeddings, masks, rows, split; the proof counts them and names nobody."""
+        store = CaseStore(run / "hospitals" / "north" / "store")
+        one, *others = list(store)
+        name = one.patient.patient_id
+        proof = tmp_path / "proof.json"
+        code, printed = call("forget", name, "--run", run, "--proof", proof)
+        assert code == 0, printed
+        assert [case.case_id for case in store] == [case.case_id for case in others]
+        assert all(store.volumes(case).images for case in others)
+        assert not (run / "hospitals" / "north" / "embeddings").exists()
+        assert (run / "hospitals" / "south" / "embeddings" / "0123.npy").exists()
+        assert len(list((run / "arms" / "pooled" / "masks").iterdir())) == len(others)
+        assert one.case_id not in (run / "predictions.csv").read_text()
+        assert one.case_id not in (run / "splits.json").read_text()
+        assert json.loads((run / "predictions.json").read_text())["sha256"] != "old"
+        record = json.loads(proof.read_text())
+        assert sum(place["cases"] for place in record["places"]) == 1
+        assert record["still_mentioned_in"] == []
+        assert name not in proof.read_text()
+
+    def test_a_file_that_still_mentions_the_patient_is_reported(self, run, tmp_path):
+        """A deletion that is not whole does not look like one."""
+        name = next(iter(CaseStore(run / "hospitals" / "north" / "store"))).patient.patient_id
+        (run / "notes.txt").write_text(f"look at {name}")
+        code, printed = call("forget", name, "--run", run, "--proof", tmp_path / "proof.json")
+        assert code == DataError.exit_code
+        assert "notes.txt" in printed
+
+    def test_nobody_is_not_deleted(self, run, tmp_path):
+        """A misspelt pseudonym is an error, and no proof is written."""
+        proof = tmp_path / "proof.json"
+        assert call("forget", "nobody", "--run", run, "--proof", proof)[0] == DataError.exit_code
+        assert call("forget", "nobody", "--proof", proof)[0] == UsageError.exit_code
+        assert call("forget", "nobody", "--run", tmp_path, "--proof", proof)[0] == 2
+        assert not proof.exists()
+
+    def test_the_identifier_is_asked_for_and_not_shown(self, run, tmp_path, key):
+        """With the key a hospital needs no pseudonym; the identifier is not echoed."""
+        words = ("forget", "--key", key, "--run", run, "--proof", tmp_path / "proof.json")
+        code, printed = call(*words, input="HN12345\n")
+        assert code == DataError.exit_code
+        assert "HN12345" not in printed
+        assert Pseudonymiser(HospitalKey.read(key)).pseudonym("HN12345") not in printed
