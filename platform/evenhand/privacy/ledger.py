@@ -183,9 +183,8 @@ class Ledger:
             BudgetError: it would not.
             PrivacyError: nothing was granted.
         """
-        self._refuse_beyond(
-            self.state(), Charge("", "", "", cohort and cohort.digest, mechanism), cohort
-        )
+        digest = None if cohort is None else cohort.digest
+        self._refuse_beyond(self.state(), Charge("", "", "", digest, mechanism), cohort)
 
     def accept_clock(self, by: str) -> None:
         """Write down that the clock was set back and somebody knows; time goes on from now."""

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -58,6 +58,10 @@ class PrivacyPlan:
         steps = config.rounds * config.steps_per_round
         noise = noise_for(config.epsilon, chosen, config.sampling_rate, steps)
         return cls(chosen, Mechanism(config.sampling_rate, noise, config.steps_per_round))
+
+    def whole(self, config: PrivacyConfig) -> Mechanism:
+        """All steps of all rounds."""
+        return replace(self.mechanism_of_round, steps=config.rounds * config.steps_per_round)
 
 
 @dataclass(frozen=True)
