@@ -298,7 +298,8 @@ class _Judged:
         self, index: int, metric: Metric, frame: MetricFrame, dealt: Dealt
     ) -> Difference:
         values = frame.by_group[metric.column]
-        top, bottom = str(values.idxmax()), str(values.idxmin())
+        ascending = [str(name) for name in values.sort_values(kind="stable").index]
+        top, bottom = ascending[-1], ascending[0]  # two groups, also where all are alike
         best, worst = (top, bottom) if metric.higher_is_better else (bottom, top)
         mine = [self.figures[index].of(members) for members in self.partition.members]
         low, high = gap_interval(
@@ -341,7 +342,8 @@ class _Judged:
         errors = [standard_error(each) for each in mine]
         counts = [len(each.top) for each in mine]
         pairs = sorted(
-            combinations(range(len(mine)), 2), key=lambda two: np.hypot(*(errors[i] for i in two))
+            combinations(range(len(mine)), 2),
+            key=lambda two: float(np.hypot(errors[two[0]], errors[two[1]])),
         )
         level = FAMILY_LEVEL / self.family.comparisons / len(pairs)
         gaps = [

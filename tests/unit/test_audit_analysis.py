@@ -112,21 +112,22 @@ def test_the_same_table_gives_the_same_audit():
 
 
 def test_a_planted_gap_is_found_and_an_absent_one_is_not():
-    """A true gap of 0.15 by sex among 120 patients is found in 12 of 12 tables, and lies inside.
+    """A true gap of 0.15 by sex among 120 patients is found in 24 of 24 tables, and lies inside.
 
-    By hospital there is none. Of twelve 95% intervals 10 or more hold the truth with 98%.
+    By hospital there is none. Of 24 intervals of 95% each, 20 or more hold the truth in 99.4% of
+    such runs.
     """
     config = AuditConfig(resamples=300, attributes=("sex", "hospital"), intersections=False)
     held = alarms = 0
-    for seed in range(12):
+    for seed in range(24):
         audit = audit_table(frame(simulated_rows(patients=120, gap=0.15, seed=seed)), config)
         difference = attribute(audit, "sex").difference["dice"]
         assert difference.beyond_chance
         assert difference.worst_group == "F"
         held += difference.gap.low <= 0.15 <= difference.gap.high
         alarms += attribute(audit, "hospital").difference["dice"].beyond_chance
-    assert held >= 10
-    assert alarms <= 1
+    assert held >= 20
+    assert alarms <= 3
 
 
 def test_pairs_of_attributes_are_compared_too():
