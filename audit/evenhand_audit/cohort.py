@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ ATTRIBUTES = ("hospital", "sex", "age_group", "race", "ethnicity")
 """What every table can be audited by."""
 
 UNKNOWN = "unknown"
+
+AMOUNT = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+CUT = re.compile(rf"(?P<under>under )?(?P<low>{AMOUNT})(?: to under {AMOUNT}| and over)?")
+"""Names that `age_group_names` and the bins of an intake give, and plain numbers."""
 
 LESIONS = ("lesions_reference", "lesions_found", "lesions_predicted", "lesions_predicted_true")
 """Counts of a case, which add up over the cases of a patient."""
@@ -64,11 +69,23 @@ def age_group_names(edges: Sequence[float]) -> tuple[str, ...]:
 
 
 def group_order(attribute: str, present: Sequence[str], edges: Sequence[float]) -> list[str]:
-    """Sort groups for a reader: ages by age, others by name, unknown last."""
-    known = list(age_group_names(edges)) if attribute == "age_group" else sorted(set(present))
+    """Sort groups for a reader: cut numbers by size, others by name, unknown last."""
+    known = (
+        list(age_group_names(edges))
+        if attribute == "age_group"
+        else sorted(set(present), key=_by_size)
+    )
     return [group for group in known if group in present and group != UNKNOWN] + (
         [UNKNOWN] if UNKNOWN in present else []
     )
+
+
+def _by_size(group: str) -> tuple[float, str]:
+    """Sort key: where a group of cut numbers begins; everything else by name, after them."""
+    found = CUT.fullmatch(group)
+    if found is None:
+        return float("inf"), group
+    return (float("-inf") if found["under"] else float(found["low"])), group
 
 
 def patients_of(

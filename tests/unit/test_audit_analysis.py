@@ -11,7 +11,7 @@ from evenhand.artifacts import PREDICTION_COLUMNS
 from evenhand.config import AuditConfig
 from evenhand.errors import DataError, UsageError
 from evenhand_audit.analysis import audit_table, equity_scaled_by_std, equity_scaled_by_sum
-from evenhand_audit.cohort import age_group_names
+from evenhand_audit.cohort import age_group_names, group_order
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.simulate import simulated_rows
 
@@ -302,3 +302,11 @@ def test_a_wrong_question_is_refused(changes, said):
     config = QUICK.model_copy(update=changes)
     with pytest.raises(UsageError, match=said):
         audit_table(frame(simulated_rows(patients=8)), config)
+
+
+def test_cut_numbers_stand_by_size():
+    """Readers look for a trend: groups of a number rise, names follow, unknown is last."""
+    groups = ["10 and over", "unknown", "under 2.5", "2.5 to under 10", "GE"]
+    ordered = ["under 2.5", "2.5 to under 10", "10 and over", "GE", "unknown"]
+    assert group_order("size", groups, ()) == ordered
+    assert group_order("grade", ["10", "9", "e"], ()) == ["9", "10", "e"]
