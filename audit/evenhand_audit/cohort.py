@@ -17,6 +17,7 @@ from evenhand_audit.resampling import Figure
 __all__ = [
     "ATTRIBUTES",
     "age_group_names",
+    "age_groups",
     "attributes_of",
     "check_attributes",
     "figure_of",
@@ -123,7 +124,7 @@ def patients_of(
         patients["grade"] = grouped["grade"].first()
     for attribute in attributes:
         if attribute == "age_group":
-            patients[attribute] = _age_groups(grouped["age_years"].min(), edges)
+            patients[attribute] = age_groups(grouped["age_years"].min(), edges)
         else:
             _refuse_two_values(grouped[attribute].nunique(), attribute)
             patients[attribute] = grouped[attribute].first()
@@ -157,7 +158,8 @@ def figure_of(patients: pd.DataFrame, metric: Metric) -> Figure:
     return Figure(top, bottom)
 
 
-def _age_groups(ages: "pd.Series[float]", edges: Sequence[float]) -> "pd.Series[Any]":
+def age_groups(ages: "pd.Series[float]", edges: Sequence[float]) -> "pd.Series[Any]":
+    """Name the age group of each patient; unknown where the age is not a number."""
     names = np.array(age_group_names(edges), dtype=object)
     groups = names[np.searchsorted(np.asarray(edges, dtype=float), ages.to_numpy(), side="right")]
     return pd.Series(np.where(ages.isna(), UNKNOWN, groups), index=ages.index)
