@@ -14,7 +14,7 @@ from evenhand.errors import UsageError
 if TYPE_CHECKING:
     from evenhand_audit.records import Audit
 
-__all__ = ["AuditGroup", "register"]
+__all__ = ["AuditGroup", "ages", "register"]
 
 DEFAULTS = AuditConfig()
 DEFAULT_ATTRIBUTES = ",".join(DEFAULTS.attributes)
@@ -125,7 +125,7 @@ def _report(  # noqa: PLR0917 (typer reads a command's options from its paramete
 
     options = {
         "attributes": None if attributes is None else _words(attributes),
-        "age_edges": None if age_edges is None else _ages(age_edges),
+        "age_edges": None if age_edges is None else ages(age_edges),
         "minimum_group": minimum_group,
         "resamples": resamples,
     }
@@ -177,7 +177,7 @@ def _compare(  # noqa: PLR0917 (as above)
 
     config = AuditConfig(
         attributes=_words(attributes),
-        age_edges=_ages(age_edges),
+        age_edges=ages(age_edges),
         minimum_group=minimum_group,
         resamples=resamples,
     )
@@ -207,7 +207,12 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _ages(text: str) -> tuple[float, ...]:
+def ages(text: str) -> tuple[float, ...]:
+    """Rising ages of an option such as 40,60.
+
+    Raises:
+        UsageError: they are none.
+    """
     try:
         edges = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:

@@ -192,11 +192,12 @@ def adjusted_in_words(difference: Difference) -> str:
         f"Between patients with {equal} held equal the gap is {number(adjusted.value)} "
         f"(95% interval {number(adjusted.low)} to {number(adjusted.high)})."
     )
+    one = len(adjusted.held_equal) == 1
     if adjusted.low > 0:
-        return f"{left} So these do not explain it."
+        return f"{left} So {'this does' if one else 'these do'} not explain it."
     if difference.gap.value and adjusted.value < difference.gap.value / 2:
-        return f"{left} These may explain most of the gap."
-    return f"{left} Whether these explain it is open."
+        return f"{left} {'This' if one else 'These'} may explain most of the gap."
+    return f"{left} Whether {'this explains' if one else 'these explain'} it is open."
 
 
 def _agreement(differences: Mapping[str, Difference]) -> str:
