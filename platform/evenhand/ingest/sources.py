@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
+from typing import Literal, cast
 
 from evenhand.errors import DataError, UsageError
 from evenhand.ingest.datalist import find_datalist, plan_datalist
@@ -171,7 +172,7 @@ def _plan_dicom(
         table=table,
         sequences=choices.sequences,
         tumour=choices.tumour,
-        masks_from=choices.masks_from,  # type: ignore[arg-type] - checked above
+        masks_from=cast("Literal['any', 'seg', 'rtstruct']", choices.masks_from),
         masks_required=choices.masks_required,
         jobs=choices.jobs,
     )

@@ -96,11 +96,11 @@ def _headers(
     """Read all headers in worker processes; a file on which one dies is refused alone."""
     step = progress or (lambda _done, _total: None)
     done: list[FileHeader] = []
-    waiting = [
+    waiting: list[tuple[int, tuple[FileRef, ...]]] = [
         (start, tuple(files[start : start + _CHUNK])) for start in range(0, len(files), _CHUNK)
     ]
     while waiting:
-        again = []
+        again: list[tuple[int, tuple[FileRef, ...]]] = []
         for answer in run_isolated(read_headers, waiting, jobs=jobs, seconds=_HEADER_SECONDS):
             start, refs = waiting[answer.index]
             if answer.value is not None:
