@@ -112,6 +112,7 @@ def _ingest(
             sequence=sequence,
             site_column=site_column,
             masks_required=masks_required,
+            key=key,
             dry_run=dry_run,
         )
         return
@@ -138,6 +139,8 @@ def _ingest(
     _show_source(plan)
     if dry_run:
         _out().print("Nothing was written (--dry-run).")
+        if refused := _refused(plan):
+            raise DataError(f"{refused} case(s) cannot be taken in (reasons above).")
         return
     _admit(plan, into / hospital[0], hospital[0], jobs)
 
@@ -150,14 +153,18 @@ def _admit(plan: "SourcePlan", path: Path, hospital: str, jobs: int | None) -> N
     with _steps("Ingesting") as step:
         report = admit(plan.recipes, path, hospital, jobs=jobs, progress=step)
     _show_admitted(report)
-    refused = report.count("refused") + sum(
-        not finding.taken and finding.what.startswith(("case", "row")) for finding in plan.findings
-    )
-    if refused:
+    if refused := report.count("refused") + _refused(plan):
         raise DataError(
             f"{refused} case(s) could not be taken in (reasons above); the others are stored. Mend "
             "them and run again."
         )
+
+
+def _refused(plan: "SourcePlan") -> int:
+    """Count the cases that planning refused."""
+    return sum(
+        not finding.taken and finding.what.startswith(("case", "row")) for finding in plan.findings
+    )
 
 
 def _bids(
@@ -168,9 +175,13 @@ def _bids(
     sequence: list[str] | None,
     site_column: str,
     masks_required: bool,
+    key: Path | None,
     dry_run: bool,
 ) -> None:
     from evenhand.ingest.bids import ingest_bids, plan_bids
+    from evenhand.ingest.deid import HospitalKey, Pseudonymiser
+
+    names = Pseudonymiser(HospitalKey.read(key)) if key else None
 
     with _steps("Checking" if dry_run else "Ingesting") as step:
         if dry_run:
@@ -181,6 +192,7 @@ def _bids(
                 sequences=sequence,
                 site_column=site_column,
                 masks_required=masks_required,
+                names=names,
                 progress=step,
             )
         else:
@@ -191,6 +203,7 @@ def _bids(
                 sequences=sequence,
                 site_column=site_column,
                 masks_required=masks_required,
+                names=names,
                 progress=step,
             )
     if dry_run:
