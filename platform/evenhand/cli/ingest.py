@@ -98,6 +98,7 @@ def _ingest(
 
     Example: evenhand ingest dicom-folder --into stores --hospital north --key hospital.key
     """
+    from evenhand.cases.records import is_name
     from evenhand.ingest.sources import Choices, SourceKind, guess_kind, plan_source
 
     names = [each.value for each in SourceKind]
@@ -118,6 +119,11 @@ def _ingest(
         return
     if not hospital or len(hospital) != 1:
         raise UsageError("Say whose cases these are: one --hospital NAME.")
+    if not is_name(hospital[0]):
+        raise UsageError(
+            "A hospital's name is 1 to 64 letters, digits, '-' or '_', and starts with a letter or "
+            "digit; --hospital has another."
+        )
     choices = Choices(
         hospital=hospital[0],
         key=key,
@@ -139,6 +145,8 @@ def _ingest(
     _show_source(plan)
     if dry_run:
         _out().print("Nothing was written (--dry-run).")
+        if not plan.recipes:
+            raise DataError("No case can be taken in; the reasons are above.")
         if refused := _refused(plan):
             raise DataError(f"{refused} case(s) cannot be taken in (reasons above).")
         return

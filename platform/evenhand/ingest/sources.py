@@ -60,6 +60,8 @@ def guess_kind(source: Path) -> SourceKind:
     """
     if not source.exists():
         raise UsageError(f"There is no file or folder '{source}'.")
+    if (source / "store.json").is_file():
+        raise UsageError(f"'{source}' is a case store already; look at it with `evenhand cases`.")
     if (source / "participants.tsv").is_file():
         return SourceKind.BIDS
     if (source / "dataset.json").is_file() and any((source / "imagesTr").glob("*_0000.nii*")):
