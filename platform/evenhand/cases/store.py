@@ -273,7 +273,7 @@ class CaseStore:
                 f"A patient of hospital {patient.hospital} cannot enter the store of "
                 f"{self.hospital}."
             )
-        record = None if evidence is None else json.dumps(evidence, indent=1, sort_keys=True)
+        record = None if evidence is None else _evidence_json(evidence)
         case = Case(
             case_id=case_id,
             patient=patient,
@@ -425,6 +425,11 @@ def _to_json(case: Case) -> dict[str, Any]:
         "acquisition": dict(case.acquisition),
         "evidence_sha256": case.evidence_sha256,
     }
+
+
+def _evidence_json(evidence: Mapping[str, Any]) -> str:
+    # `default=dict`: a read-only mapping is none that json knows.
+    return json.dumps(evidence, indent=1, sort_keys=True, default=dict)
 
 
 def _write_atomically(path: Path, text: str) -> None:

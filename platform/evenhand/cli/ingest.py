@@ -98,6 +98,7 @@ def _ingest(
 
     Example: evenhand ingest dicom-folder --into stores --hospital north --key hospital.key
     """
+    from evenhand.cases.records import is_name
     from evenhand.ingest.sources import Choices, SourceKind, guess_kind, plan_source
 
     names = [each.value for each in SourceKind]
@@ -112,11 +113,17 @@ def _ingest(
             sequence=sequence,
             site_column=site_column,
             masks_required=masks_required,
+            key=key,
             dry_run=dry_run,
         )
         return
     if not hospital or len(hospital) != 1:
         raise UsageError("Say whose cases these are: one --hospital NAME.")
+    if not is_name(hospital[0]):
+        raise UsageError(
+            "A hospital's name is 1 to 64 letters, digits, '-' or '_', and starts with a letter or "
+            "digit; --hospital has another."
+        )
     choices = Choices(
         hospital=hospital[0],
         key=key,
@@ -138,6 +145,10 @@ def _ingest(
     _show_source(plan)
     if dry_run:
         _out().print("Nothing was written (--dry-run).")
+        if not plan.recipes:
+            raise DataError("No case can be taken in; the reasons are above.")
+        if refused := _refused(plan):
+            raise DataError(f"{refused} case(s) cannot be taken in (reasons above).")
         return
     _admit(plan, into / hospital[0], hospital[0], jobs)
 
@@ -150,14 +161,18 @@ def _admit(plan: "SourcePlan", path: Path, hospital: str, jobs: int | None) -> N
     with _steps("Ingesting") as step:
         report = admit(plan.recipes, path, hospital, jobs=jobs, progress=step)
     _show_admitted(report)
-    refused = report.count("refused") + sum(
-        not finding.taken and finding.what.startswith(("case", "row")) for finding in plan.findings
-    )
-    if refused:
+    if refused := report.count("refused") + _refused(plan):
         raise DataError(
             f"{refused} case(s) could not be taken in (reasons above); the others are stored. Mend "
             "them and run again."
         )
+
+
+def _refused(plan: "SourcePlan") -> int:
+    """Count the cases that planning refused."""
+    return sum(
+        not finding.taken and finding.what.startswith(("case", "row")) for finding in plan.findings
+    )
 
 
 def _bids(
@@ -168,9 +183,13 @@ def _bids(
     sequence: list[str] | None,
     site_column: str,
     masks_required: bool,
+    key: Path | None,
     dry_run: bool,
 ) -> None:
     from evenhand.ingest.bids import ingest_bids, plan_bids
+    from evenhand.ingest.deid import HospitalKey, Pseudonymiser
+
+    names = Pseudonymiser(HospitalKey.read(key)) if key else None
 
     with _steps("Checking" if dry_run else "Ingesting") as step:
         if dry_run:
@@ -181,6 +200,7 @@ def _bids(
                 sequences=sequence,
                 site_column=site_column,
                 masks_required=masks_required,
+                names=names,
                 progress=step,
             )
         else:
@@ -191,6 +211,7 @@ def _bids(
                 sequences=sequence,
                 site_column=site_column,
                 masks_required=masks_required,
+                names=names,
                 progress=step,
             )
     if dry_run:

@@ -46,7 +46,13 @@ _TAGS: list[str | int | tuple[int, int] | BaseTag] = [
     *("SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime", "Modality"),
     *("Manufacturer", "StudyDescription", "SeriesDescription", "ManufacturerModelName"),
     *("ReferencedSeriesSequence", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
-    *("PatientWeight", "EthnicGroup", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
+    *(
+        "DeidentificationMethod",
+        "PatientWeight",
+        "EthnicGroup",
+        "ContrastBolusAgent",
+        "ContrastBolusAgentSequence",
+    ),
     *("ScanOptions", "SequenceName", "SliceThickness", "KVP", "SpacingBetweenSlices"),
     *("MagneticFieldStrength", "EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime"),
     *("ProtocolName", "ConvolutionKernel", "DiffusionBValue", "StudyInstanceUID"),
@@ -79,6 +85,7 @@ class SeriesFacts:
     image_type: tuple[str, ...]
     contrast: bool
     acquisition: tuple[tuple[str, str], ...]
+    deidentified: tuple[str, ...] = ()
     pet: PetFacts | None = None
 
 
@@ -197,6 +204,7 @@ def _facts(dataset: Dataset) -> SeriesFacts:
         image_type=texts(dataset, "ImageType"),
         contrast=contrast,
         acquisition=_acquisition(dataset),
+        deidentified=texts(dataset, "DeidentificationMethod"),
         pet=pet,
     )
 
