@@ -14,7 +14,7 @@ from evenhand.errors import UsageError
 if TYPE_CHECKING:
     from evenhand_audit.records import Audit
 
-__all__ = ["AuditGroup", "ages", "register"]
+__all__ = ["AuditGroup", "ages", "register", "words"]
 
 DEFAULTS = AuditConfig()
 DEFAULT_ATTRIBUTES = ",".join(DEFAULTS.attributes)
@@ -65,10 +65,14 @@ class AuditGroup(TyperGroup):
 
 def register(app: typer.Typer) -> None:
     """Add `audit` to the root command."""
+    from evenhand_audit.across import cli as across
+
     group = typer.Typer(cls=AuditGroup, help=GROUP_HELP, no_args_is_help=True)
     group.command("report", help=REPORT_HELP)(_report)
     group.command("compare", help=COMPARE_HELP)(_compare)
     group.command("cards", help=CARDS_HELP)(_cards)
+    group.command("sums", help=across.SUMS_HELP)(across.sums)
+    group.command("pool", help=across.POOL_HELP)(across.pool)
     app.add_typer(group, name="audit")
 
 
@@ -124,7 +128,7 @@ def _report(  # noqa: PLR0917 (typer reads a command's options from its paramete
     from evenhand_audit.report import audit_file, write_report
 
     options = {
-        "attributes": None if attributes is None else _words(attributes),
+        "attributes": None if attributes is None else words(attributes),
         "age_edges": None if age_edges is None else ages(age_edges),
         "minimum_group": minimum_group,
         "resamples": resamples,
@@ -176,7 +180,7 @@ def _compare(  # noqa: PLR0917 (as above)
     from evenhand_audit.compare_report import print_comparison, write_comparison
 
     config = AuditConfig(
-        attributes=_words(attributes),
+        attributes=words(attributes),
         age_edges=ages(age_edges),
         minimum_group=minimum_group,
         resamples=resamples,
@@ -203,7 +207,8 @@ def _cards(
         typer.echo(str(path))
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """Names of an option such as sex,age_group."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
