@@ -50,6 +50,13 @@ CARDS_HELP = (
     "Example: evenhand audit cards report --out handover"
 )
 
+FRONTIER_HELP = (
+    "Draw fairness against privacy: the worst group's Dice and the gap over epsilon.\n\n"
+    "REPORTs are folders of reports of a sweep of runs, each with an arm that has an epsilon. The "
+    "figure is an SVG; its numbers lie beside it as CSV.\n\n"
+    "Example: evenhand audit frontier runs/e1/report runs/e8/report --by sex --out frontier.svg"
+)
+
 
 class AuditGroup(TyperGroup):
     """The subcommands of `evenhand audit`; what is none of them is the input of a report."""
@@ -71,6 +78,7 @@ def register(app: typer.Typer) -> None:
     group.command("report", help=REPORT_HELP)(_report)
     group.command("compare", help=COMPARE_HELP)(_compare)
     group.command("cards", help=CARDS_HELP)(_cards)
+    group.command("frontier", help=FRONTIER_HELP)(_frontier)
     group.command("sums", help=across.SUMS_HELP)(across.sums)
     group.command("pool", help=across.POOL_HELP)(across.pool)
     app.add_typer(group, name="audit")
@@ -205,6 +213,22 @@ def _cards(
 
     for path in write_cards(report, out, facts=facts, arm=arm):
         typer.echo(str(path))
+
+
+def _frontier(
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Folders of reports.")],
+    *,
+    by: Annotated[str, typer.Option(help="Attribute whose groups are followed.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.svg", help="The figure.")],
+    prompt: Annotated[str, typer.Option(help="Of the arms that are drawn.")] = "automatic",
+) -> None:
+    from evenhand_audit.frontier import points_of, write_frontier
+
+    if out.suffix.lower() != ".svg":
+        raise UsageError(f"--out wants a file that ends in .svg; got '{out.name}'.")
+    points = points_of(reports, by, prompt)
+    table = write_frontier(points, by, out)
+    typer.echo(f"Figure: {out} ({len(points)} points)\nTable:  {table}")
 
 
 def words(text: str) -> tuple[str, ...]:
