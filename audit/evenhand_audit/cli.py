@@ -73,11 +73,14 @@ class AuditGroup(TyperGroup):
 def register(app: typer.Typer) -> None:
     """Add `audit` to the root command."""
     from evenhand_audit.across import cli as across
+    from evenhand_audit.explain import cli as explain
 
     group = typer.Typer(cls=AuditGroup, help=GROUP_HELP, no_args_is_help=True)
     group.command("report", help=REPORT_HELP)(_report)
     group.command("compare", help=COMPARE_HELP)(_compare)
     group.command("cards", help=CARDS_HELP)(_cards)
+    group.command("why", help=explain.WHY_HELP)(explain.why)
+    group.command("cohort", help=explain.COHORT_HELP)(explain.cohort)
     group.command("frontier", help=FRONTIER_HELP)(_frontier)
     group.command("sums", help=across.SUMS_HELP)(across.sums)
     group.command("pool", help=across.POOL_HELP)(across.pool)
