@@ -6,6 +6,7 @@ from typing import Literal
 
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.records import (
+    FAMILY_LEVEL,
     METRICS,
     ArmAudit,
     AttributeAudit,
@@ -139,6 +140,13 @@ def _sureness(difference: Difference) -> str:
         return (
             "That is more than chance among these patients explains, also after correcting for "
             f"all {looks} of this report (p\N{NO-BREAK SPACE}{p_text(difference.p_holm)}). {again}"
+        )
+    if difference.p_holm <= FAMILY_LEVEL:
+        return (
+            "The test finds it, also after correcting for all "
+            f"{looks} of this report (p\N{NO-BREAK SPACE}{p_text(difference.p_holm)}), but the "
+            "interval reaches below zero: few very bad cases make this gap. It is not counted as "
+            f"found. {again}"
         )
     if difference.hint:
         return (

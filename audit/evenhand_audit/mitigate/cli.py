@@ -1,7 +1,6 @@
 """`evenhand mitigate`: weights for training, thresholds per group, and whether they helped."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,6 +83,7 @@ def _weights(
 ) -> None:
     from evenhand_audit.mitigate.people import group_losses, one_arm, read_counts, read_people
     from evenhand_audit.mitigate.tables import weigh, write_weights
+    from evenhand_audit.terminal import print_table
 
     edges = ages(age_edges)
     people = read_people(
@@ -106,7 +106,7 @@ def _weights(
          "" if each.loss is None else f"{each.loss:.3f}", f"{each.weight:.2f}")
         for each in tables.groups
     ]  # fmt: skip
-    _print(("method", "group", "patients", "loss before", "weight"), rows)
+    print_table(("method", "group", "patients", "loss before", "weight"), rows)
     for sentence in tables.left_out:
         typer.echo(f"Left out: {sentence}")
     for path in written:
@@ -133,6 +133,7 @@ def _thresholds(
     from evenhand_audit.intake_plan import lazy_progress
     from evenhand_audit.mitigate.thresholds import COMMON, GRID, chosen, cross_fitted, sweep_masks
     from evenhand_audit.mitigate.verdict import judge_trial
+    from evenhand_audit.terminal import print_table
 
     told = load_section(config, AuditInput)
     groups_of = _groups_of(told, by)
@@ -151,7 +152,7 @@ def _thresholds(
     }
     table = pd.DataFrame({"group": list(best), "threshold": list(best.values())})
     write_atomically(out, str(table.to_csv(index=False, lineterminator="\n")).encode())
-    _print(("group", "threshold"), [(name, f"{each:.2f}") for name, each in best.items()])
+    print_table(("group", "threshold"), [(name, f"{each:.2f}") for name, each in best.items()])
     for words, before in starts.items():
         typer.echo(words)
         rng = np.random.default_rng(SEED)
@@ -218,6 +219,7 @@ def _judge(
 
 def _show(trial: "Trial") -> None:
     from evenhand_audit.records import number
+    from evenhand_audit.terminal import print_table
 
     rows = [
         (each.group, str(each.patients),
@@ -225,21 +227,10 @@ def _show(trial: "Trial") -> None:
            for figure in (each.before, each.after, each.change)))
         for each in (trial.overall, *trial.groups)
     ]  # fmt: skip
-    _print(("group", "patients", "Dice before", "after", "change"), rows)
+    print_table(("group", "patients", "Dice before", "after", "change"), rows)
     gaps = [
         f"{number(each.value)} ({number(each.low)} to {number(each.high)})"
         for each in (trial.gap_before, trial.gap_after)
     ]
     typer.echo(f"Gap of {trial.best_before} over {trial.worst_before}: {gaps[0]}, then {gaps[1]}.")
     typer.echo(trial.verdict)
-
-
-def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table(*heads)
-    for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
-    Console(highlight=False).print(shown)

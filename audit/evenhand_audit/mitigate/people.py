@@ -15,7 +15,7 @@ from evenhand_audit.cohort import age_groups, patients_of
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.intake_tables import blank_as_missing, numbers, read_any_table
 
-__all__ = ["People", "group_losses", "one_arm", "read_counts", "read_people"]
+__all__ = ["People", "group_losses", "grouped", "one_arm", "read_counts", "read_people"]
 
 MISSING = {"", "n/a", "na", "nan", "none", "null", "unknown"}
 """Spellings of a value that is not known, in lower case."""
@@ -64,6 +64,30 @@ def read_people(
         DataError: the table is damaged, or a patient has two groups.
         UsageError: a column is not there, or there is only one group.
     """
+    rows = grouped(path, by=by, against=against, key=key, edges=edges, strip_prefix=strip_prefix)
+    groups, pooled = _pooled(list(rows[by]), minimum)
+    if len(set(groups)) < 2:
+        raise UsageError(
+            f"By '{by}' there is only one group of {minimum} patients or more, so there is nothing "
+            "to weigh. Choose another attribute with --by, or a lower --minimum-group."
+        )
+    other = tuple(rows[against]) if against in rows.columns else None
+    return People(tuple(rows["patient"]), tuple(groups), other, pooled)
+
+
+def grouped(
+    path: Path,
+    *,
+    by: str,
+    against: str,
+    key: str,
+    edges: Sequence[float],
+    strip_prefix: str = "",
+) -> pd.DataFrame:
+    """One row a patient: `patient`, the group under its own name, and `against` if there is one.
+
+    Arguments and errors as in `read_people`.
+    """
     table = read_any_table(path)
     if by == "age_group" and by not in table.columns:
         column = next((each for each in ("age_years", "age") if each in table.columns), "age_years")
@@ -84,14 +108,7 @@ def read_people(
             f"'{path.name}' gives some patient two values of {' or '.join(wanted)}; a patient has "
             "one. Correct the table."
         )
-    groups, pooled = _pooled(list(rows[by]), minimum)
-    if len(set(groups)) < 2:
-        raise UsageError(
-            f"By '{by}' there is only one group of {minimum} patients or more, so there is nothing "
-            "to weigh. Choose another attribute with --by, or a lower --minimum-group."
-        )
-    other = tuple(rows[against]) if against in rows.columns else None
-    return People(tuple(rows["patient"]), tuple(groups), other, pooled)
+    return rows
 
 
 def _pooled(groups: Sequence[str], minimum: int) -> tuple[list[str], frozenset[str]]:
