@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evenhand.cases.quarantine import quarantined
 from evenhand.cases.store import CaseDraft, CaseStore
 from evenhand.errors import DataError, EvenhandError, ResourceError, StoreError
 from evenhand.ingest.recipes import Recipe
@@ -126,6 +127,11 @@ def _make(task: _Task) -> CaseDraft | None:
             return None
     except StoreError:  # not there yet, or damaged: it is written anew
         pass
+    if aside := quarantined(task.store).get(recipe.case_id):
+        raise DataError(
+            f"it is in quarantine ({'; '.join(aside)}). Put it back with `evenhand quality STORE "
+            "--release CASE`, or delete it there to take it in anew."
+        )
     content = recipe.read()
     try:
         return store.draft(
