@@ -3,15 +3,15 @@
 Usage: python benchmarks/ingest_kills.py [KILLS] [CASES] [FOLDER]
 
 Takes CASES synthetic CT studies in, once in peace, and once killed KILLS times:
-SIGKILL to the command alone, at a moment drawn anew each time over the length of
-the undisturbed run. After each kill every case that is in the store must be
-whole. The killed store starts anew whenever it is finished. Nothing here comes
-from a patient.
+SIGKILL to the command alone, a moment after the store has reached a number of
+cases that is drawn anew each time (0: while headers are read). After each kill
+every case that is in the store must be whole. The killed store is finished after
+one kill in five and compared, and then started anew. Nothing here comes from a
+patient.
 """
 
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -42,18 +42,22 @@ def main() -> None:
     calm = contents(folder / "calm" / "north")
     print(f"{cases} cases, undisturbed: {seconds:.1f} s, {len(calm)} files")
     chance = random.Random(0)
-    met, finished, broken, alike = [], 0, 0, 0
+    met, finished, broken, alike, too_late = [], 0, 0, 0, 0
     for _ in range(kills):
+        done = number_of_cases(folder / "killed" / "north")
+        target = chance.randint(done, cases - 1)
         process = start(folder / "source", folder / "killed", key)
-        time.sleep(chance.uniform(0.2, seconds))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        while process.poll() is None and number_of_cases(folder / "killed" / "north") < target:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.15 if target > done else 2.0))
+        too_late += process.poll() is not None
+        process.kill()
         process.wait()
         time.sleep(0.6)  # workers notice that they are orphans and end
         stored, bad = whole_cases(folder / "killed" / "north")
         met.append(stored)
         broken += bad
-        if chance.random() < 0.2 or stored == cases:
+        if chance.random() < 0.2 or stored > 0.9 * cases:
             finish(folder / "source", folder / "killed", key)
             alike += contents(folder / "killed" / "north") == calm
             finished += 1
@@ -61,7 +65,8 @@ def main() -> None:
     finish(folder / "source", folder / "killed", key)
     alike += contents(folder / "killed" / "north") == calm
     spread = f"{min(met)} to {max(met)}, median {int(np.median(met))}"
-    print(f"{kills} kills; cases stored at the time of a kill: {spread}; cases not whole: {broken}")
+    print(f"{kills} kills ({too_late} came after the end); cases stored at the kill: {spread}")
+    print(f"cases not whole after a kill: {broken}")
     print(f"finished after kills: {finished + 1}; equal byte for byte: {alike}")
     shutil.rmtree(folder)
     sys.exit(alike != finished + 1 or broken > 0)
@@ -95,6 +100,11 @@ def finish(source: Path, stores: Path, key: Path) -> None:
     """Run the command to its end."""
     if start(source, stores, key).wait() != 0:
         sys.exit("The ingest failed; nothing was measured.")
+
+
+def number_of_cases(store: Path) -> int:
+    """How many cases lie in a store; 0 where there is none."""
+    return sum(not path.name.startswith(".") for path in (store / "cases").glob("*"))
 
 
 def whole_cases(store: Path) -> tuple[int, int]:

@@ -322,10 +322,11 @@ class CaseStore:
         return draft.case
 
     def remove(self, case_id: str) -> None:
-        """Take a case out of the store; there need not be one."""
-        place = self.path / "cases" / case_id
-        if place.parent == self.path / "cases" and place.is_dir():
-            hidden = place.with_name(f"{_DRAFT}{secrets.token_hex(8)}")
+        """Take a case out of the store and its quarantine; there need not be one."""
+        for place in (self.path / "cases" / case_id, self.path / "quarantine" / case_id):
+            if place.parent.parent != self.path or not place.is_dir():
+                continue
+            hidden = self.path / "cases" / f"{_DRAFT}{secrets.token_hex(8)}"
             place.rename(hidden)  # gone at once, whatever comes while its files are deleted
             shutil.rmtree(hidden, ignore_errors=True)
 

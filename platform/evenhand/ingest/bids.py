@@ -23,7 +23,9 @@ from evenhand.cases.records import Patient
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, StoreError, UsageError
 from evenhand.ingest.deid import OLDEST_AGE_YEARS, Pseudonymiser
+from evenhand.ingest.faces.guard import FacePolicy, guarded
 from evenhand.ingest.participants import Participant, read_participants
+from evenhand.ingest.recipes import Content
 from evenhand.ingest.tree import CaseFiles, find_case_files, read_case, strangers
 
 __all__ = [
@@ -111,6 +113,7 @@ def ingest_bids(
     layout: str = "{hospital}",
     masks_required: bool = True,
     names: Pseudonymiser | None = None,
+    faces: FacePolicy | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
     """Store the cases of a BIDS tree; unchanged cases are reused.
@@ -126,6 +129,7 @@ def ingest_bids(
             the name, as in `{hospital}/store`.
         masks_required: whether a case without a manual mask is refused.
         names: gives patients pseudonyms; None: they keep their ids.
+        faces: what is done where there may be a face; None: nobody looks.
         progress: called with (steps done, steps in all); a case is checked in
             one step and written in another.
 
@@ -145,6 +149,7 @@ def ingest_bids(
         layout=layout,
         masks_required=masks_required,
         names=names,
+        faces=faces,
         progress=lambda done, total: step(done, 2 * total),
     )
     if plan.findings:
@@ -160,7 +165,7 @@ def ingest_bids(
         try:
             for case in cases:
                 if not case.stored:
-                    _store(store, case, source, names)
+                    _store(store, case, _Door(source, names, faces))
                 done += 1
                 step(done, total)
         finally:
@@ -180,6 +185,7 @@ def plan_bids(
     layout: str = "{hospital}",
     masks_required: bool = True,
     names: Pseudonymiser | None = None,
+    faces: FacePolicy | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestPlan:
     """Check a BIDS tree as `ingest_bids` does, and write nothing.
@@ -204,13 +210,13 @@ def plan_bids(
     _refuse_moved([_patient(person, names) for person in people], into, layout)
     step = progress or (lambda _done, _total: None)
     cases, findings = [], []
-    files = find_case_files(source)
+    files, door = find_case_files(source), _Door(source, names, faces)
     for number, person in enumerate(people):
         step(number, len(people))
         try:
             own = files(person.folder, sequences or (), masks_required)
             patient = _patient(person, names)
-            cases.append(_plan(patient, own, source, stores[patient.hospital], names))
+            cases.append(_plan(patient, own, stores[patient.hospital], door))
         except DataError as error:
             said = str(error)
             if names is not None:
@@ -264,13 +270,38 @@ def _refuse_moved(patients: list[Patient], into: Path, layout: str) -> None:
                 )
 
 
-def _plan(
-    patient: Patient, files: CaseFiles, source: Path, store: Path, names: Pseudonymiser | None
-) -> PlannedCase:
-    fingerprint = _fingerprint(patient, files, names)
+@dataclass(frozen=True)
+class _Door:
+    """What every case of a tree goes through."""
+
+    source: Path
+    names: Pseudonymiser | None
+    faces: FacePolicy | None
+
+    def content(self, files: CaseFiles, *, look_only: bool = False) -> Content:
+        """Read a case and check it; `look_only`: without the work of defacing."""
+        volumes, affine = read_case(files, self.source)
+        evidence: dict[str, str] = {}
+        if self.names is not None:
+            evidence = {
+                "source": "BIDS",
+                "key": self.names.key_fingerprint,
+                "header": "not stored: only voxels, affine, sex, age, race, ethnicity",
+            }
+        content = Content(
+            affine=affine, images=volumes.images, mask=volumes.mask, evidence=evidence
+        )
+        if self.faces is None or (look_only and self.faces.deface):
+            return content
+        return guarded(content, self.faces)
+
+
+def _plan(patient: Patient, files: CaseFiles, store: Path, door: _Door) -> PlannedCase:
+    mark = door.faces.mark if door.faces else ""
+    fingerprint = _fingerprint(patient, files, door.names) + mark
     stored = _is_stored(store, patient.patient_id, fingerprint)
     if not stored:
-        read_case(files, source)
+        door.content(files, look_only=True)
     return PlannedCase(patient, files, fingerprint, stored)
 
 
@@ -301,22 +332,16 @@ def _open(path: Path, hospital: str) -> tuple[CaseStore, bool]:
     return CaseStore.create(path, hospital), is_new
 
 
-def _store(store: CaseStore, case: PlannedCase, source: Path, names: Pseudonymiser | None) -> None:
-    volumes, affine = read_case(case.files, source)
+def _store(store: CaseStore, case: PlannedCase, door: _Door) -> None:
+    content = door.content(case.files)
     store.add(
         case_id=case.patient.patient_id,
         patient=case.patient,
-        affine=affine,
-        images=dict(volumes.images),
-        mask=volumes.mask,
+        affine=content.affine,
+        images=dict(content.images),
+        mask=content.mask,
         source=case.source,
-        evidence=None
-        if names is None
-        else {
-            "source": "BIDS",
-            "key": names.key_fingerprint,
-            "header": "not stored: only voxels, affine and sex, age, race, ethnicity of the row",
-        },
+        evidence=content.evidence or None,
     )
 
 

@@ -39,6 +39,11 @@ _NUMBERS = {
     "repetition_time_ms": "RepetitionTime",
     "inversion_time_ms": "InversionTime",
 }
+_HEADS = {
+    *("HEAD", "BRAIN", "SKULL", "HEADNECK", "FACE", "ORBIT", "EYE", "NOSE", "SINUS", "IAC", "JAW"),
+    *("MAXILLA", "MANDIBLE", "NECK", "WHOLEBODY", "TMJ", "EAR", "SELLA", "PITUITARY"),
+}
+"""Values of Body Part Examined that may come with a face."""
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 
 _TAGS: list[str | int | tuple[int, int] | BaseTag] = [
@@ -48,6 +53,7 @@ _TAGS: list[str | int | tuple[int, int] | BaseTag] = [
     *("ReferencedSeriesSequence", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
     *(
         "DeidentificationMethod",
+        "BodyPartExamined",
         "PatientWeight",
         "EthnicGroup",
         "ContrastBolusAgent",
@@ -212,6 +218,9 @@ def _facts(dataset: Dataset) -> SeriesFacts:
 def _acquisition(dataset: Dataset) -> tuple[tuple[str, str], ...]:
     """How the series was made: numbers, and names from closed lists."""
     found = {"manufacturer": manufacturer(text(dataset, "Manufacturer"))}
+    part = "".join(text(dataset, "BodyPartExamined").upper().split())
+    if part:
+        found["body_part"] = "head" if part in _HEADS else "other"
     for key, keyword in _NUMBERS.items():
         value = number(dataset, keyword)
         if value is not None:
