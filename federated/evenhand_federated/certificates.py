@@ -6,6 +6,7 @@ a way in between. A node proves who it is with a key on P-384, made at the hospi
 the curve and the format (OpenSSH) that Flower 1.41 reads.
 """
 
+import base64
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,8 +19,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
+from evenhand.privacy.keys import fingerprint_of
 
-__all__ = ["days_left", "make_authority", "make_node_key", "make_server_certificate", "node_key_of"]
+__all__ = [
+    "days_left",
+    "key_name_of",
+    "make_authority",
+    "make_node_key",
+    "make_server_certificate",
+    "node_key_of",
+]
 
 _AUTHORITY_DAYS = 3650
 _SERVER_DAYS = 820
@@ -107,6 +116,11 @@ def node_key_of(path: Path) -> str:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise FederationError(f"'{path}' is a key of another kind; a node has one on P-384.")
     return _public(key.public_key())
+
+
+def key_name_of(public: str) -> str:
+    """A node's public key (OpenSSH) in groups that can be read out over the telephone."""
+    return fingerprint_of(base64.b64decode(public.split()[1]).hex())
 
 
 def days_left(path: Path) -> int:

@@ -35,6 +35,7 @@ from evenhand_federated.study import CoordinatorIdentity, Name, SignedStudy, rea
 __all__ = [
     "COORDINATOR_VARIABLE",
     "CoordinatorFolder",
+    "CoordinatorSettings",
     "EnrolmentAnswer",
     "Invitation",
     "Member",

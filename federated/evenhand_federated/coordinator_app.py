@@ -1,0 +1,86 @@
+"""The Flower ServerApp of a real coordinator: run what is left of a submitted study."""
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from evenhand.errors import EvenhandError, FederationError
+from evenhand.experiment.layout import build_model
+from evenhand.model.adapter_files import save_adapter
+from evenhand.model.weights import find
+from evenhand_federated.checkpoint import read_checkpoint
+from evenhand_federated.coordinator import CoordinatorFolder
+from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.strategy import FederationPlan
+from evenhand_federated.study import SignedStudy
+
+__all__ = ["app", "main"]
+
+_GRACE_S = 20.0
+"""How long a round waits for hospitals beyond the minimum before it begins."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study that the run names; whatever happens is written to its state."""
+    folder = CoordinatorFolder.of_environment()
+    digest = str(context.run_config["study"])
+    study = folder.study(digest)
+    with folder.running(digest) as free:
+        if not free:
+            raise FederationError(f"The study {study.terms.name} is running already.")
+        try:
+            _run(folder, study, grid)
+        except EvenhandError as error:
+            folder.change_state(digest, reason=str(error))
+            raise
+        except Exception as error:
+            folder.change_state(digest, reason=f"{type(error).__name__}; see logs/superlink.log")
+            raise
+        folder.change_state(digest, status="finished", reason="")
+
+
+def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
+    terms, arm = study.terms, folder.arm(study.digest)
+    study.check_version()
+    config = terms.config()
+    if find(terms.model.backbone).sha256 != terms.weights_sha256:
+        raise FederationError(f"The study wants other weights of {terms.model.backbone}.")
+    model = build_model(config)
+    done, state = read_checkpoint(arm)
+    members = folder.members()
+    plan = FederationPlan(
+        arm=terms.arm,
+        rounds=terms.rounds,
+        done=done,
+        hospitals={
+            node: name for name in terms.hospitals if (node := members[name].node_id) is not None
+        },
+        minimum_hospitals=terms.federation.minimum_hospitals,
+    )
+    if done < terms.rounds:
+        strategy = DeployedFedAvg(
+            plan, arm, patience_s=terms.federation.round_timeout_s, grace_s=_GRACE_S
+        )
+        strategy.start(
+            grid=grid,
+            initial_arrays=ArrayRecord(model.adapter_state() if state is None else state),
+            num_rounds=terms.rounds - done,
+            timeout=terms.federation.round_timeout_s,
+        )
+        done, state = read_checkpoint(arm)
+    if state is None:
+        raise FederationError(f"The study {terms.name} left no adapter.")
+    model.load_adapter(state)
+    save_adapter(
+        arm.adapter_path,
+        model,
+        config_fingerprint=config.fingerprint(),
+        training={
+            "arm": terms.arm,
+            "hospitals": list(terms.hospitals),
+            "study": study.digest,
+            "rounds": done,
+        },
+    )
