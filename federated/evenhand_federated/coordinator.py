@@ -13,6 +13,8 @@ FOLDER/flower/, logs/              of the SuperLink
 import fcntl
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +36,7 @@ from evenhand_federated.study import CoordinatorIdentity, Name, SignedStudy, rea
 
 __all__ = [
     "COORDINATOR_VARIABLE",
+    "SERVING_VARIABLE",
     "CoordinatorFolder",
     "CoordinatorSettings",
     "EnrolmentAnswer",
@@ -45,6 +48,12 @@ __all__ = [
 
 COORDINATOR_VARIABLE = "EVENHAND_COORDINATOR"
 """Names the coordinator's folder to the processes that it starts."""
+
+SERVING_VARIABLE = "EVENHAND_SERVING"
+"""What the serving process is known by to those that it starts."""
+
+_SERVING_TRIES = 20
+"""A look whether somebody serves takes the lock for a moment, so one is tried for again."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -355,6 +364,41 @@ class CoordinatorFolder:
         """Whether a process holds a study."""
         with self.running(digest) as free:
             return not free
+
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """Hold the coordinator for one serving process; yields what it is known by.
+
+        Raises:
+            FederationError: another process serves it.
+        """
+        with (self.path / ".serving").open("a+") as lock:
+            for attempt in range(_SERVING_TRIES):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt == _SERVING_TRIES - 1:
+                        raise FederationError(
+                            f"'{self.path}' is served already by another process. One is enough."
+                        ) from None
+                    time.sleep(0.1)
+            token = secrets.token_hex(16)
+            lock.truncate(0)
+            lock.write(token)
+            lock.flush()
+            yield token
+
+    def is_served_by(self, token: str) -> bool:
+        """Whether the serving process of that name still serves."""
+        with (self.path / ".serving").open("r") as lock:
+            if lock.read() != token:
+                return False
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

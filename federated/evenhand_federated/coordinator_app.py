@@ -1,5 +1,9 @@
 """The Flower ServerApp of a real coordinator: run what is left of a submitted study."""
 
+import os
+import threading
+import time
+
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -8,8 +12,9 @@ from evenhand.experiment.layout import build_model
 from evenhand.model.adapter_files import save_adapter
 from evenhand.model.weights import find
 from evenhand_federated.checkpoint import read_checkpoint
-from evenhand_federated.coordinator import CoordinatorFolder
+from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.study import SignedStudy
 
@@ -17,6 +22,9 @@ __all__ = ["app", "main"]
 
 _GRACE_S = 20.0
 """How long a round waits for hospitals beyond the minimum before it begins."""
+
+_WATCH_S = 1.0
+"""Between two looks whether somebody still serves."""
 
 app = ServerApp()
 
@@ -27,6 +35,7 @@ def main(grid: Grid, context: Context) -> None:
     folder = CoordinatorFolder.of_environment()
     digest = str(context.run_config["study"])
     study = folder.study(digest)
+    _end_with_server(folder)
     with folder.running(digest) as free:
         if not free:
             raise FederationError(f"The study {study.terms.name} is running already.")
@@ -39,6 +48,18 @@ def main(grid: Grid, context: Context) -> None:
             folder.change_state(digest, reason=f"{type(error).__name__}; see logs/superlink.log")
             raise
         folder.change_state(digest, status="finished", reason="")
+
+
+def _end_with_server(folder: CoordinatorFolder) -> None:
+    """End this process when the one that serves is gone: Flower 1.41 would leave it waiting."""
+    token = os.environ.get(SERVING_VARIABLE, "")
+
+    def watch() -> None:
+        while folder.is_served_by(token):
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
@@ -61,7 +82,11 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
     )
     if done < terms.rounds:
         strategy = DeployedFedAvg(
-            plan, arm, patience_s=terms.federation.round_timeout_s, grace_s=_GRACE_S
+            plan,
+            arm,
+            patience_s=terms.federation.round_timeout_s,
+            grace_s=_GRACE_S,
+            combiner=combiner_of(terms.federation),
         )
         strategy.start(
             grid=grid,

@@ -8,6 +8,7 @@ from flwr.serverapp import Grid
 
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
+from evenhand_federated.strategies import Combiner
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 
 __all__ = ["DeployedFedAvg", "wait_for_hospitals"]
@@ -57,19 +58,26 @@ def wait_for_hospitals(
 
 
 class DeployedFedAvg(RecordedFedAvg):
-    """FedAvg among those hospitals that are connected when a round begins.
+    """Rounds among those hospitals that are connected when a round begins.
 
     Args:
         plan: with all hospitals of the study.
         folder: of the arm.
         patience_s: how long a round waits for enough hospitals.
         grace_s: how long it waits for the others, once there are enough.
+        combiner: how updates are put together.
     """
 
     def __init__(
-        self, plan: FederationPlan, folder: ArmFolder, *, patience_s: float, grace_s: float
+        self,
+        plan: FederationPlan,
+        folder: ArmFolder,
+        *,
+        patience_s: float,
+        grace_s: float,
+        combiner: Combiner | None = None,
     ) -> None:
-        super().__init__(plan, folder)
+        super().__init__(plan, folder, combiner)
         self._patience_s = patience_s
         self._grace_s = grace_s
 

@@ -6,7 +6,6 @@ ends with it, and when it is started again unfinished studies go on from their l
 round. A study that gets no further in several starts is given up, with the reason.
 """
 
-import fcntl
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import httpx
 from evenhand.errors import FederationError, ResourceError
 from evenhand_federated.bundle import write_app
 from evenhand_federated.checkpoint import finished_rounds
-from evenhand_federated.coordinator import COORDINATOR_VARIABLE, CoordinatorFolder
+from evenhand_federated.coordinator import COORDINATOR_VARIABLE, SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.door import Door
 from evenhand_federated.flower import environment, operate, program, write_connection
 
@@ -71,9 +70,9 @@ def serve(folder: CoordinatorFolder, tell: Callable[[str], None]) -> None:
         ResourceError: the port is taken.
     """
     settings = folder.settings()
-    with _alone(folder.path):
+    with folder.serving() as token:
         check_port(settings.listen, settings.port)
-        with _superlink(folder) as (link, port):
+        with _superlink(folder, token) as (link, port):
             door = Door(f"https://127.0.0.1:{port}", folder.path / "ca.crt", _doors_log(folder))
             door.start(
                 settings.listen,
@@ -168,7 +167,9 @@ class Coordinator:
 
 
 @contextmanager
-def _superlink(folder: CoordinatorFolder) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _superlink(
+    folder: CoordinatorFolder, token: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A SuperLink on loopback that ends with this process, and its port."""
     port = free_port()
     flower, logs = folder.path / "flower", folder.path / "logs"
@@ -187,7 +188,10 @@ def _superlink(folder: CoordinatorFolder) -> Iterator[tuple[subprocess.Popen[byt
     with (logs / "superlink.log").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
             command,
-            env=environment(flower, {COORDINATOR_VARIABLE: str(folder.path.resolve())}),
+            env=environment(
+                flower,
+                {COORDINATOR_VARIABLE: str(folder.path.resolve()), SERVING_VARIABLE: token},
+            ),
             cwd=flower,
             stdin=subprocess.PIPE,  # closed when this process is gone, however it went
             stdout=log,
@@ -217,18 +221,6 @@ def _wait_until_healthy(
                     return
             time.sleep(0.3)
     raise ResourceError(f"The SuperLink did not start; read '{logs / 'superlink.log'}'.")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    with (path / ".serving").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FederationError(
-                f"'{path}' is served already by another process. One is enough."
-            ) from None
-        yield
 
 
 def _doors_log(folder: CoordinatorFolder) -> Path:

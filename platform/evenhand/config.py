@@ -154,6 +154,18 @@ class FederationConfig(Section):
     round_timeout_s: Positive = 1800
     client_cpus: Count = 1
     """Processor cores that one simulated hospital may use."""
+    strategy: Literal[
+        "fedavg", "fedprox", "fedadam", "fedyogi", "trimmed-mean", "krum", "qfedavg"
+    ] = "fedavg"
+    """How updates are put together."""
+    proximal: Positive = 0.01
+    """fedprox: how strongly hospitals are held to the common adapter while they train."""
+    server_rate: Positive = 0.01
+    """fedadam, fedyogi: learning rate of the coordinator's optimiser."""
+    poisoned: Annotated[int, Field(ge=0)] = 1
+    """trimmed-mean, krum: hospitals whose updates may be anything; fewer than half."""
+    fairness: Positive = 1.0
+    """qfedavg: how much more a hospital with a larger loss weighs."""
 
 
 class PrivacyConfig(Section):

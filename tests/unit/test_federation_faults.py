@@ -376,6 +376,29 @@ class TestServing:
         assert len(centre.commands) == 1
 
 
+class TestOneServer:
+    """One process serves a coordinator, and what it started ends with it."""
+
+    def test_a_second_one_is_refused(self, centre):
+        """Two SuperLinks on one database would break it."""
+        with (
+            centre.serving(),
+            pytest.raises(FederationError, match="served already"),
+            centre.serving(),
+        ):
+            pytest.fail("two serve")
+
+    def test_what_it_started_knows_when_it_is_gone(self, centre):
+        """A ServerApp whose SuperLink was killed would hold its study for ever."""
+        with centre.serving() as token:
+            assert centre.is_served_by(token)
+            assert not centre.is_served_by("another")
+        assert not centre.is_served_by(token)
+        with centre.serving() as later:
+            assert not centre.is_served_by(token)
+            assert centre.is_served_by(later)
+
+
 def test_rounds_are_json(folder):
     """Whatever a hospital sends, what the coordinator keeps of it can be read again."""
     federate(folder, nodes_of(east=FAULTS["sends NaN"]))
