@@ -3,17 +3,19 @@
 import os
 import threading
 import time
+from typing import Any
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from evenhand.errors import EvenhandError, FederationError
-from evenhand.experiment.layout import build_model
+from evenhand.experiment.layout import ArmFolder, build_model
 from evenhand.model.adapter_files import save_adapter
 from evenhand.model.weights import find
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.study import SignedStudy
@@ -62,6 +64,19 @@ def _end_with_server(folder: CoordinatorFolder) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _strategy(study: SignedStudy, plan: FederationPlan, arm: ArmFolder) -> DeployedFedAvg:
+    federation = study.terms.federation
+    options: dict[str, Any] = {
+        "patience_s": federation.round_timeout_s,
+        "grace_s": _GRACE_S,
+        "combiner": combiner_of(federation),
+    }
+    if not study.terms.is_hidden:
+        return DeployedFedAvg(plan, arm, **options)
+    limit = federation.round_timeout_s
+    return SecureFedAvg(plan, arm, study=study.digest, timeout_s=limit, **options)
+
+
 def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
     terms, arm = study.terms, folder.arm(study.digest)
     study.check_version()
@@ -81,13 +96,7 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
         minimum_hospitals=terms.federation.minimum_hospitals,
     )
     if done < terms.rounds:
-        strategy = DeployedFedAvg(
-            plan,
-            arm,
-            patience_s=terms.federation.round_timeout_s,
-            grace_s=_GRACE_S,
-            combiner=combiner_of(terms.federation),
-        )
+        strategy = _strategy(study, plan, arm)
         strategy.start(
             grid=grid,
             initial_arrays=ArrayRecord(model.adapter_state() if state is None else state),

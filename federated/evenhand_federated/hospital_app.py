@@ -4,8 +4,11 @@ As in `client_app`, of an error only its kind leaves. Nothing leaves that is not
 hospital's own log of messages first.
 """
 
+import functools
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -16,25 +19,98 @@ from evenhand.experiment.layout import HospitalHome
 from evenhand_federated.hospital import HospitalFolder
 from evenhand_federated.message_log import MessageLog, weigh
 from evenhand_federated.node import BUDGET_REFUSED, FAILED, HospitalNode, RoundOrder
+from evenhand_federated.secure_rounds import SecureRound, context_of
 from evenhand_federated.study import SignedStudy
 
-__all__ = ["app", "train"]
+__all__ = ["app", "give_key", "train", "unmask"]
 
 app = ClientApp()
 
 
+Handler = Callable[["_Task"], tuple[str, Message]]
+"""Does what a message asks; says in words what leaves, and gives the answer."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A message of an approved study."""
+
+    message: Message
+    folder: HospitalFolder
+    study: SignedStudy
+    order: RoundOrder
+
+    @property
+    def home(self) -> HospitalHome:
+        """What the hospital keeps of the study."""
+        return self.folder.home(self.study)
+
+    def secure_round(self) -> SecureRound:
+        """The hospital's part in a sum that hides its numbers.
+
+        Raises:
+            FederationError: this study is in clear.
+        """
+        terms, home = self.study.terms, self.home
+        if not terms.is_hidden:
+            raise FederationError("This study does not hide updates; such a message is not for it.")
+        context = context_of(self.study.digest, self.order.round)
+        return SecureRound(home.path, home.name, context, terms.federation.minimum_hospitals)
+
+
+def _guarded(what: str) -> Callable[[Handler], Callable[[Message, Context], Message]]:
+    """A handler that lets of an error only the kind out, and writes everything down."""
+
+    def guard(handler: Handler) -> Callable[[Message, Context], Message]:
+        @functools.wraps(handler)
+        def guarded(message: Message, context: Context) -> Message:
+            try:
+                folder = HospitalFolder.of_environment()
+                return _answer(what, handler, folder, message, context)
+            except Exception as error:  # noqa: BLE001 - nothing of it may leave unseen
+                code = BUDGET_REFUSED if isinstance(error, BudgetError) else FAILED
+                return Message(Error(code, type(error).__name__), reply_to=message)
+
+        return guarded
+
+    return guard
+
+
+@app.query("keys")
+@_guarded("question for a key")
+def give_key(task: _Task) -> tuple[str, Message]:
+    """Begin a sum that hides this hospital's numbers."""
+    return "key for one sum", task.secure_round().answer_keys(task.message)
+
+
+@app.query("unmask")
+@_guarded("list of those whose numbers came")
+def unmask(task: _Task) -> tuple[str, Message]:
+    """Open such a sum, once."""
+    return "shares that open the sum", task.secure_round().answer_unmask(task.message)
+
+
 @app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train one round of an approved study and answer with the hospital's adapter."""
-    try:
-        folder = HospitalFolder.of_environment()
-        return _answer(folder, message, context)
-    except Exception as error:  # noqa: BLE001 - nothing of it may leave unseen
-        code = BUDGET_REFUSED if isinstance(error, BudgetError) else FAILED
-        return Message(Error(code, type(error).__name__), reply_to=message)
+@_guarded("adapter to train")
+def train(task: _Task) -> tuple[str, Message]:
+    """Train one round of an approved study and answer with the hospital's adapter, or masked."""
+    study, message, order = task.study, task.message, task.order
+    node = HospitalNode(task.home, study.terms.config(), task.folder.train_patients(study))
+    before = message.content["arrays"].to_torch_state_dict()
+    after, figures = node.train_round(order, before)
+    if not study.terms.is_hidden:
+        content = RecordDict({"arrays": ArrayRecord(after), "metrics": MetricRecord(figures)})
+        return "adapter", Message(content, reply_to=message)
+    content = task.secure_round().mask(message.content, before, after, int(figures["patients"]))
+    spent = {name: figures[name] for name in ("epsilon", "delta") if name in figures}
+    if spent:
+        content["metrics"] = MetricRecord(spent)
+    return "masked update", Message(content, reply_to=message)
 
 
-def _answer(folder: HospitalFolder, message: Message, context: Context) -> Message:
+def _answer(
+    what: str, handler: Handler, folder: HospitalFolder, message: Message, context: Context
+) -> Message:
     digest = str(context.run_config.get("study", ""))
     log = folder.messages()
     try:
@@ -43,42 +119,38 @@ def _answer(folder: HospitalFolder, message: Message, context: Context) -> Messa
         _refuse_replay(log, message)
     except Exception as error:
         why = str(error) if isinstance(error, FederationError) else type(error).__name__
-        log.add("refused", what="train", study=digest[:64], why=why[:200])
+        log.add("refused", what=what, study=digest[:64], why=why[:200])
         raise
+    task = _Task(message, folder, study, order)
+    facts = {"study": study.terms.name, "digest": digest, "round": order.round}
     came = weigh(message.content)
     log.add(
         "received",
-        what="adapter to train",
-        study=study.terms.name,
-        digest=digest,
-        round=order.round,
+        what=what,
         message=message.metadata.message_id,
         bytes=came.bytes,
         sha256=came.sha256,
+        **facts,
     )
-    home = folder.home(study)
     try:
-        node = HospitalNode(home, study.terms.config(), folder.train_patients(study))
-        state, figures = node.train_round(order, message.content["arrays"].to_torch_state_dict())
-        content = RecordDict({"arrays": ArrayRecord(state), "metrics": MetricRecord(figures)})
+        leaving, answer = handler(task)
     except Exception as error:
-        kind = type(error).__name__
-        _keep(home, traceback.format_exc())
-        log.add("failed", what="train", study=study.terms.name, round=order.round, why=kind)
+        _keep(task.home, traceback.format_exc())
+        log.add("failed", what=what, why=type(error).__name__, **facts)
         raise
-    leaves = weigh(content)
+    leaves = weigh(answer.content)
+    figures = dict(answer.content.get("metrics", {}))
+    charge = _charge(order, figures) if message.metadata.message_type == "train" else None
     log.add(
         "sent",
-        what="adapter",
-        study=study.terms.name,
-        digest=digest,
-        round=order.round,
+        what=leaving,
         bytes=leaves.bytes,
         sha256=leaves.sha256,
-        figures=dict(figures),
-        charge=_charge(order, figures),
+        figures=figures or None,
+        charge=charge,
+        **facts,
     )
-    return Message(content, reply_to=message)
+    return answer
 
 
 def _refuse_replay(log: MessageLog, message: Message) -> None:

@@ -81,6 +81,8 @@ def serve(folder: CoordinatorFolder, tell: Callable[[str], None]) -> None:
                 key=folder.path / "server.key",
             )
             try:
+                while door.is_alive and not door.is_open:
+                    time.sleep(0.1)
                 tell(f"Open: {settings.host}:{settings.port}")
                 coordinator = Coordinator(folder, tell)
                 while True:

@@ -126,11 +126,15 @@ class RecordedFedAvg(FedAvg):
                 return None, None
             raise FederationError(self._too_few(number, answered, failed))
         # In the order of names: a float sum in order of arrival would differ from run to run.
-        arrays = self._combiner.combine(number, self._arrays, list(answered.values()))
+        arrays = self._combiner.combine(number, self._arrays, self._opened(number, answered))
         if arrays is not None:
             self._combiner.save(self._folder.path, number)
             write_checkpoint(self._folder, number, arrays.to_torch_state_dict())
         return arrays, None
+
+    def _opened(self, number: int, answered: Mapping[str, Message]) -> list[Message]:  # noqa: ARG002
+        """What is put together, of what was answered in a round: here all of it."""
+        return list(answered.values())
 
     def _sorted(
         self, replies: Iterable[Message]
@@ -186,7 +190,7 @@ class RecordedFedAvg(FedAvg):
     ) -> None:
         hospitals = {}
         for name, reply in answered.items():
-            figures = reply.content["metrics"]
+            figures = reply.content.get("metrics", {})
             hospitals[name] = {
                 "bytes_down": self._arrays.count_bytes(),
                 "bytes": reply.content["arrays"].count_bytes(),

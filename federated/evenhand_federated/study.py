@@ -96,6 +96,12 @@ class StudyTerms(Section):
         private = self.arm == "federated-private"
         return self.privacy.rounds if private else self.federation.rounds
 
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the coordinator sees only sums of updates."""
+        trust = getattr(self.privacy, "trust", "local") if self.arm == "federated-private" else ""
+        return self.federation.secure_sum or trust == "secure-sum"
+
     def config(self) -> ExperimentConfig:
         """The terms as an experiment of one arm; it names no data: each hospital has its own."""
         return ExperimentConfig(

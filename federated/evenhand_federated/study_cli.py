@@ -129,5 +129,7 @@ def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
         ("model", f"{model.backbone}, head {model.head}, {model.image_size} pixels"),
         ("weights", terms.weights_sha256),
         ("rounds", f"{terms.rounds}, each at most {terms.federation.round_timeout_s:g} s"),
+        ("put together by", terms.federation.strategy),
+        ("coordinator sees", "only sums" if terms.is_hidden else "each hospital's update"),
         ("promise to patients", promise),
     ]

@@ -166,6 +166,17 @@ class FederationConfig(Section):
     """trimmed-mean, krum: hospitals whose updates may be anything; fewer than half."""
     fairness: Positive = 1.0
     """qfedavg: how much more a hospital with a larger loss weighs."""
+    secure_sum: bool = False
+    """Whether the coordinator sees only the sum of updates; between real hospitals alone."""
+
+    @model_validator(mode="after")
+    def _summable(self) -> "FederationConfig":
+        if self.secure_sum and self.strategy in ("trimmed-mean", "krum", "qfedavg"):
+            raise ValueError(
+                f"strategy {self.strategy} looks at single updates, which secure_sum hides; "
+                "choose one of the two"
+            )
+        return self
 
 
 class PrivacyConfig(Section):
