@@ -30,6 +30,9 @@ __all__ = [
     "node_key_of",
 ]
 
+EXPIRY_DAYS = 30
+"""So long before it runs out a certificate is renewed, or the doctor asks for it."""
+
 _AUTHORITY_DAYS = 3650
 _SERVER_DAYS = 820
 """A little over two years: what current TLS clients accept at most is 825 days."""

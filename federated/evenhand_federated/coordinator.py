@@ -31,7 +31,12 @@ from evenhand.errors import ConfigError, FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand.privacy.keys import HospitalKey, fingerprint_of, is_signed
 from evenhand.privacy.site import evenhand_home
-from evenhand_federated.certificates import make_authority, make_server_certificate
+from evenhand_federated.certificates import (
+    EXPIRY_DAYS,
+    days_left,
+    make_authority,
+    make_server_certificate,
+)
 from evenhand_federated.study import CoordinatorIdentity, Name, SignedStudy, read_study
 
 __all__ = [
@@ -72,6 +77,11 @@ class CoordinatorSettings(Section):
     listen: str
     """Address that the door listens on."""
     port: Port
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names that the door's certificate is for."""
+        return tuple(dict.fromkeys((self.host, "localhost", "127.0.0.1")))
 
 
 class Invitation(Section):
@@ -173,10 +183,15 @@ class CoordinatorFolder:
         settings = CoordinatorSettings(name=name, host=host, listen=listen, port=port)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_authority(path, name)
-        make_server_certificate(path, tuple(dict.fromkeys((host, "localhost", "127.0.0.1"))))
+        make_server_certificate(path, settings.hosts)
         own.key()
         write_atomically(own.settings_path, tomli_w.dumps(settings.model_dump()).encode())
         return own
+
+    def renew(self) -> None:
+        """Make a new certificate for the door when the old one is about to run out."""
+        if days_left(self.path / "server.crt") <= EXPIRY_DAYS:
+            make_server_certificate(self.path, self.settings().hosts)
 
     @property
     def settings_path(self) -> Path:

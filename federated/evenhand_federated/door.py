@@ -105,6 +105,7 @@ class Door:
             ssl_keyfile=str(key),
             log_level="warning",
             lifespan="off",
+            ws="none",
             server_header=False,
         )
         self._server = uvicorn.Server(config)

@@ -31,6 +31,50 @@ def register(app: typer.Typer) -> None:
 
     hospital_cli.register(_group)
     app.add_typer(_group, name="federation")
+    app.command("doctor")(_doctor)
+
+
+def _doctor(
+    hospital: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[HOSPITAL]",
+            help="A hospital's node; none: the coordinator.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="The node's or the coordinator's folder.", show_default=False),
+    ] = None,
+) -> None:
+    """Look at what a federation stands on, before the first round; name what to do.
+
+    Key, versions, disk, certificates, the way to the coordinator, clock, cases, policy, weights and
+    approved studies. Exit status 1 where something is to be done.
+
+    Example: evenhand doctor north
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from evenhand_federated.coordinator import CoordinatorFolder, default_coordinator
+    from evenhand_federated.doctor import examine_coordinator, examine_hospital
+    from evenhand_federated.hospital_cli import folder_of
+
+    if hospital is None:
+        findings = examine_coordinator(CoordinatorFolder(folder or default_coordinator()))
+    else:
+        findings = examine_hospital(folder_of(hospital, folder))
+    table, wrong = Table("what", "found", "to do"), 0
+    for one in findings:
+        table.add_row(one.name, one.said, one.fix or "nothing")
+        wrong += bool(one.fix)
+    out = Console()
+    (out if out.is_terminal else Console(width=200)).print(table)
+    if wrong:
+        raise typer.Exit(1)
 
 
 @_group.command("init")

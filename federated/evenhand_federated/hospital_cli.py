@@ -11,7 +11,7 @@ from evenhand.progress import console
 if TYPE_CHECKING:
     from evenhand_federated.hospital import HospitalFolder
 
-__all__ = ["register"]
+__all__ = ["folder_of", "register"]
 
 NodeFolder = Annotated[
     Path | None,
@@ -84,7 +84,7 @@ def _approve(
     from evenhand_federated.hospital import prepare
     from evenhand_federated.study import read_study
 
-    own = _folder(hospital, folder)
+    own = folder_of(hospital, folder)
     signed = read_study(study)
     own.approve(signed, digest)
     slices = prepare(own, signed)
@@ -104,7 +104,7 @@ def _node(hospital: Hospital, *, folder: NodeFolder = None) -> None:
     """
     from evenhand_federated.node_service import run_node
 
-    run_node(_folder(hospital, folder))
+    run_node(folder_of(hospital, folder))
 
 
 def _log(
@@ -119,7 +119,7 @@ def _log(
 
     Example: evenhand federation log north
     """
-    log = _folder(hospital, folder).messages()
+    log = folder_of(hospital, folder).messages()
     faults = log.faults()
     if faults:
         raise FederationError(f"The log '{log.path}' was changed: {faults[0]}")
@@ -130,7 +130,13 @@ def _log(
     console.print(f"{len(entries)} lines, all as they were written.")
 
 
-def _folder(hospital: str, folder: Path | None) -> "HospitalFolder":
+def folder_of(hospital: str, folder: Path | None) -> "HospitalFolder":
+    """The node of a hospital.
+
+    Raises:
+        ConfigError: there is none.
+        UsageError: the folder is another hospital's.
+    """
     from evenhand.errors import UsageError
     from evenhand_federated.hospital import HospitalFolder, default_hospital
 

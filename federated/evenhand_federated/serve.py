@@ -71,6 +71,7 @@ def serve(folder: CoordinatorFolder, tell: Callable[[str], None]) -> None:
     """
     settings = folder.settings()
     with folder.serving() as token:
+        folder.renew()
         check_port(settings.listen, settings.port)
         with _superlink(folder, token) as (link, port):
             door = Door(f"https://127.0.0.1:{port}", folder.path / "ca.crt", _doors_log(folder))
