@@ -1,4 +1,4 @@
-"""Rounds in which the coordinator sees only the sum: `evenhand_federated.secure_sum` in messages.
+"""Rounds in which the coordinator sees only the sum: `evenhand_federated.masked_sum` in messages.
 
 What is summed is a hospital's update times its patients, and behind it the number of patients.
 Neither is told in clear. What is made of the mean goes on as ever, so the strategies that need
@@ -25,8 +25,8 @@ from torch import Tensor
 from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.masked_sum import Contributor, Unmasking, open_sum
 from evenhand_federated.node import FAILED
-from evenhand_federated.secure_sum import Contributor, Unmasking, open_sum
 
 __all__ = ["KEYS", "UNMASK", "SecureFedAvg", "SecureRound", "context_of"]
 

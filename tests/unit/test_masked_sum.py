@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evenhand.errors import FederationError
-from evenhand_federated import secure_sum
-from evenhand_federated.secure_sum import (
+from evenhand_federated import masked_sum
+from evenhand_federated.masked_sum import (
     LARGEST,
     STEP,
     Contributor,
@@ -93,7 +93,7 @@ class TestHidden:
         opened = [hospitals[name]._pair_seed(keys["a"], "mask") for name in "bc"]
         bare = sent
         for name, seed in zip("bc", opened, strict=True):
-            bare = secure_sum._with_pair(bare, "a", name, seed, -1)
+            bare = masked_sum._with_pair(bare, "a", name, seed, -1)
         assert np.abs(decode(bare)).min() > 1e3
 
     def test_never_both_shares_and_pair_seeds(self):
