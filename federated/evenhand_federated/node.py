@@ -134,17 +134,19 @@ class HospitalNode:
         if order.arm == PRIVATE_ARM:
             figures |= self._train_private(order, model, patients, policy)
         else:
+            federation = self.config.federation
             report = train(
                 model,
                 patients,
                 self.config.training,
-                epochs=self.config.federation.local_epochs,
+                epochs=federation.local_epochs,
                 schedule=Schedule(
                     self.config.training.learning_rate,
                     start=(order.round - 1) / rounds,
                     end=order.round / rounds,
                 ),
                 seed=_seed_of(self.config.seed, self.home.name, order.round),
+                proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
             )
             figures |= {
                 "seconds": time.monotonic() - started,

@@ -12,6 +12,7 @@ from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.model.adapter_files import load_onto
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.node import ARM_VARIABLE, SIMULATION_VARIABLE, rounds_of
+from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 
 __all__ = ["app", "main"]
@@ -46,7 +47,7 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signa
         hospitals=_introductions(grid, expected=set(run.split().hospitals)),
         minimum_hospitals=config.federation.minimum_hospitals,
     )
-    RecordedFedAvg(plan, folder).start(
+    RecordedFedAvg(plan, folder, combiner_of(config.federation)).start(
         grid=grid,
         initial_arrays=ArrayRecord(state),
         num_rounds=rounds - done,

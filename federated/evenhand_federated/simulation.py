@@ -6,14 +6,13 @@ named by environment variables, which Ray's workers inherit.
 
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from evenhand.experiment.layout import RunFolder
 from evenhand_federated import client_app, server_app
+from evenhand_federated.leash import end_with_parent
 from evenhand_federated.node import RAY_VARIABLE, SIMULATION_VARIABLE
 
 __all__ = ["main"]
@@ -61,19 +60,7 @@ def _write_plain_log() -> None:
     logger.addHandler(handler)
 
 
-def _end_with_parent() -> None:
-    """End this process and its workers when the other end of its standard input is gone."""
-
-    def wait() -> None:
-        # Not sys.stdin: a thread that holds its lock breaks the interpreter's shutdown.
-        while os.read(0, 1):
-            pass
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent()
     _write_plain_log()
     main()

@@ -19,10 +19,12 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from evenhand.config import FederationConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand_federated.checkpoint import write_checkpoint
 from evenhand_federated.node import BUDGET_REFUSED, FAILED
+from evenhand_federated.strategies import Combiner, combiner_of
 
 __all__ = ["FederationPlan", "RecordedFedAvg"]
 
@@ -50,9 +52,20 @@ class FederationPlan:
 
 
 class RecordedFedAvg(FedAvg):
-    """FedAvg, weighted by training patients; writes a record and a checkpoint each round."""
+    """Rounds among named hospitals, with a record and a checkpoint each.
 
-    def __init__(self, plan: FederationPlan, folder: ArmFolder) -> None:
+    Args:
+        plan: what is to be done.
+        folder: of the arm.
+        combiner: how updates are put together; None: their mean, weighted by patients.
+
+    Raises:
+        FederationError: what the combiner remembers of earlier rounds is missing.
+    """
+
+    def __init__(
+        self, plan: FederationPlan, folder: ArmFolder, combiner: Combiner | None = None
+    ) -> None:
         super().__init__(
             fraction_evaluate=0.0,
             weighted_by_key="patients",
@@ -61,6 +74,8 @@ class RecordedFedAvg(FedAvg):
         )
         self._plan = plan
         self._folder = folder
+        self._combiner = combiner or combiner_of(FederationConfig())
+        self._combiner.load(folder.path, plan.done)
         self._sent: list[Message] = []
         self._arrays = ArrayRecord()
         self._started = 0.0
@@ -110,15 +125,16 @@ class RecordedFedAvg(FedAvg):
                 self._budget_is_spent = True
                 return None, None
             raise FederationError(self._too_few(number, answered, failed))
-        for reply in answered.values():
-            # Flower wants the same figures from all; only the weight is averaged by.
-            weight = {"patients": reply.content["metrics"]["patients"]}
-            reply.content["metrics"] = MetricRecord(weight)
         # In the order of names: a float sum in order of arrival would differ from run to run.
-        arrays, _ = super().aggregate_train(server_round, list(answered.values()))
+        arrays = self._combiner.combine(number, self._arrays, self._opened(number, answered))
         if arrays is not None:
+            self._combiner.save(self._folder.path, number)
             write_checkpoint(self._folder, number, arrays.to_torch_state_dict())
         return arrays, None
+
+    def _opened(self, number: int, answered: Mapping[str, Message]) -> list[Message]:  # noqa: ARG002
+        """What is put together, of what was answered in a round: here all of it."""
+        return list(answered.values())
 
     def _sorted(
         self, replies: Iterable[Message]
@@ -174,7 +190,7 @@ class RecordedFedAvg(FedAvg):
     ) -> None:
         hospitals = {}
         for name, reply in answered.items():
-            figures = reply.content["metrics"]
+            figures = reply.content.get("metrics", {})
             hospitals[name] = {
                 "bytes_down": self._arrays.count_bytes(),
                 "bytes": reply.content["arrays"].count_bytes(),

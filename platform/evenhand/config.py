@@ -156,6 +156,29 @@ class FederationConfig(Section):
     round_timeout_s: Positive = 1800
     client_cpus: Count = 1
     """Processor cores that one simulated hospital may use."""
+    strategy: Literal[
+        "fedavg", "fedprox", "fedadam", "fedyogi", "trimmed-mean", "krum", "qfedavg"
+    ] = "fedavg"
+    """How updates are put together."""
+    proximal: Positive = 0.01
+    """fedprox: how strongly hospitals are held to the common adapter while they train."""
+    server_rate: Positive = 0.01
+    """fedadam, fedyogi: learning rate of the coordinator's optimiser."""
+    poisoned: Annotated[int, Field(ge=0)] = 1
+    """trimmed-mean, krum: hospitals whose updates may be anything; fewer than half."""
+    fairness: Positive = 1.0
+    """qfedavg: how much more a hospital with a larger loss weighs."""
+    secure_sum: bool = False
+    """Whether the coordinator sees only the sum of updates; between real hospitals alone."""
+
+    @model_validator(mode="after")
+    def _summable(self) -> "FederationConfig":
+        if self.secure_sum and self.strategy in ("trimmed-mean", "krum", "qfedavg"):
+            raise ValueError(
+                f"strategy {self.strategy} looks at single updates, which secure_sum hides; "
+                "choose one of the two"
+            )
+        return self
 
 
 class PrivacyConfig(Section):

@@ -147,8 +147,8 @@ class TestEnd:
     def test_parent_killed(self, run, tmp_path):
         """Where the command itself is killed outright, the simulation follows it."""
         child = BUSY + textwrap.dedent("""
-            from evenhand_federated.simulation import _end_with_parent
-            _end_with_parent()
+            from evenhand_federated.leash import end_with_parent
+            end_with_parent()
             open(run + "/ready", "w").close()
             time.sleep(600)
         """)

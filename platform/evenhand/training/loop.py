@@ -68,6 +68,7 @@ def train(
     epochs: int,
     schedule: Schedule,
     seed: int,
+    proximal: float = 0.0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> TrainingReport:
     """Train all of the adapter with AdamW; without weights every epoch sees every patient once.
@@ -79,6 +80,8 @@ def train(
         epochs: passes over the patients.
         schedule: of the learning rate.
         seed: of the order, the slices and the jitter.
+        proximal: weight of half the squared distance from where this piece starts, which is
+            added to the loss (FedProx); 0: none.
         advance: told 1 after each step.
 
     Raises:
@@ -95,6 +98,7 @@ def train(
     weights = read_patient_weights(config.patient_weights, [each.patient_id for each in patients])
     per_epoch = math.ceil(len(patients) / config.patients_per_step)
     losses: list[float] = []
+    start = [one.detach().clone() for one in parameters] if proximal else []
     model.train()
     torch.manual_seed(seed)  # of dropout
     for _ in range(epochs):
@@ -110,6 +114,8 @@ def train(
             optimiser.zero_grad()
             if loss.requires_grad:  # not where no drawn slice touches what is trained
                 loss.backward()  # type: ignore[no-untyped-call]
+            if proximal:
+                _pull_back(parameters, start, proximal)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             losses.append(loss.item())
@@ -123,3 +129,10 @@ def train(
         last_loss=sum(losses[-quarter:]) / quarter,
         seconds=time.monotonic() - started,
     )
+
+
+def _pull_back(parameters: Sequence[Tensor], start: Sequence[Tensor], weight: float) -> None:
+    """Add the gradient of `weight` / 2 times the squared distance from the start."""
+    for one, first in zip(parameters, start, strict=True):
+        pull = weight * (one.detach() - first)
+        one.grad = pull if one.grad is None else one.grad + pull

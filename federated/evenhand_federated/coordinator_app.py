@@ -1,0 +1,120 @@
+"""The Flower ServerApp of a real coordinator: run what is left of a submitted study."""
+
+import os
+import threading
+import time
+from typing import Any
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from evenhand.errors import EvenhandError, FederationError
+from evenhand.experiment.layout import ArmFolder, build_model
+from evenhand.model.adapter_files import save_adapter
+from evenhand.model.weights import find
+from evenhand_federated.checkpoint import read_checkpoint
+from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
+from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.secure_rounds import SecureFedAvg
+from evenhand_federated.strategies import combiner_of
+from evenhand_federated.strategy import FederationPlan
+from evenhand_federated.study import SignedStudy
+
+__all__ = ["app", "main"]
+
+_GRACE_S = 20.0
+"""How long a round waits for hospitals beyond the minimum before it begins."""
+
+_WATCH_S = 1.0
+"""Between two looks whether somebody still serves."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study that the run names; whatever happens is written to its state."""
+    folder = CoordinatorFolder.of_environment()
+    digest = str(context.run_config["study"])
+    study = folder.study(digest)
+    _end_with_server(folder)
+    with folder.running(digest) as free:
+        if not free:
+            raise FederationError(f"The study {study.terms.name} is running already.")
+        try:
+            _run(folder, study, grid)
+        except EvenhandError as error:
+            folder.change_state(digest, reason=str(error))
+            raise
+        except Exception as error:
+            folder.change_state(digest, reason=f"{type(error).__name__}; see logs/superlink.log")
+            raise
+        folder.change_state(digest, status="finished", reason="")
+
+
+def _end_with_server(folder: CoordinatorFolder) -> None:
+    """End this process when the one that serves is gone: Flower 1.41 would leave it waiting."""
+    token = os.environ.get(SERVING_VARIABLE, "")
+
+    def watch() -> None:
+        while folder.is_served_by(token):
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _strategy(study: SignedStudy, plan: FederationPlan, arm: ArmFolder) -> DeployedFedAvg:
+    federation = study.terms.federation
+    options: dict[str, Any] = {
+        "patience_s": federation.round_timeout_s,
+        "grace_s": _GRACE_S,
+        "combiner": combiner_of(federation),
+    }
+    if not study.terms.is_hidden:
+        return DeployedFedAvg(plan, arm, **options)
+    limit = federation.round_timeout_s
+    return SecureFedAvg(plan, arm, study=study.digest, timeout_s=limit, **options)
+
+
+def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
+    terms, arm = study.terms, folder.arm(study.digest)
+    study.check_version()
+    config = terms.config()
+    if find(terms.model.backbone).sha256 != terms.weights_sha256:
+        raise FederationError(f"The study wants other weights of {terms.model.backbone}.")
+    model = build_model(config)
+    done, state = read_checkpoint(arm)
+    members = folder.members()
+    plan = FederationPlan(
+        arm=terms.arm,
+        rounds=terms.rounds,
+        done=done,
+        hospitals={
+            node: name for name in terms.hospitals if (node := members[name].node_id) is not None
+        },
+        minimum_hospitals=terms.federation.minimum_hospitals,
+    )
+    if done < terms.rounds:
+        strategy = _strategy(study, plan, arm)
+        strategy.start(
+            grid=grid,
+            initial_arrays=ArrayRecord(model.adapter_state() if state is None else state),
+            num_rounds=terms.rounds - done,
+            timeout=terms.federation.round_timeout_s,
+        )
+        done, state = read_checkpoint(arm)
+    if state is None:
+        raise FederationError(f"The study {terms.name} left no adapter.")
+    model.load_adapter(state)
+    save_adapter(
+        arm.adapter_path,
+        model,
+        config_fingerprint=config.fingerprint(),
+        training={
+            "arm": terms.arm,
+            "hospitals": list(terms.hospitals),
+            "study": study.digest,
+            "rounds": done,
+        },
+    )

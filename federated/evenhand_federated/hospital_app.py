@@ -1,0 +1,180 @@
+"""The Flower ClientApp of a real hospital: approved studies only, and every message written down.
+
+As in `client_app`, of an error only its kind leaves. Nothing leaves that is not in the
+hospital's own log of messages first.
+"""
+
+import functools
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from evenhand.errors import BudgetError, FederationError
+from evenhand.experiment.layout import HospitalHome
+from evenhand_federated.hospital import HospitalFolder
+from evenhand_federated.message_log import MessageLog, weigh
+from evenhand_federated.node import BUDGET_REFUSED, FAILED, HospitalNode, RoundOrder
+from evenhand_federated.secure_rounds import SecureRound, context_of
+from evenhand_federated.study import SignedStudy
+
+__all__ = ["app", "give_key", "train", "unmask"]
+
+app = ClientApp()
+
+
+Handler = Callable[["_Task"], tuple[str, Message]]
+"""Does what a message asks; says in words what leaves, and gives the answer."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A message of an approved study."""
+
+    message: Message
+    folder: HospitalFolder
+    study: SignedStudy
+    order: RoundOrder
+
+    @property
+    def home(self) -> HospitalHome:
+        """What the hospital keeps of the study."""
+        return self.folder.home(self.study)
+
+    def secure_round(self) -> SecureRound:
+        """The hospital's part in a sum that hides its numbers.
+
+        Raises:
+            FederationError: this study is in clear.
+        """
+        terms, home = self.study.terms, self.home
+        if not terms.is_hidden:
+            raise FederationError("This study does not hide updates; such a message is not for it.")
+        context = context_of(self.study.digest, self.order.round)
+        return SecureRound(home.path, home.name, context, terms.federation.minimum_hospitals)
+
+
+def _guarded(what: str) -> Callable[[Handler], Callable[[Message, Context], Message]]:
+    """A handler that lets of an error only the kind out, and writes everything down."""
+
+    def guard(handler: Handler) -> Callable[[Message, Context], Message]:
+        @functools.wraps(handler)
+        def guarded(message: Message, context: Context) -> Message:
+            try:
+                folder = HospitalFolder.of_environment()
+                return _answer(what, handler, folder, message, context)
+            except Exception as error:  # noqa: BLE001 - nothing of it may leave unseen
+                code = BUDGET_REFUSED if isinstance(error, BudgetError) else FAILED
+                return Message(Error(code, type(error).__name__), reply_to=message)
+
+        return guarded
+
+    return guard
+
+
+@app.query("keys")
+@_guarded("question for a key")
+def give_key(task: _Task) -> tuple[str, Message]:
+    """Begin a sum that hides this hospital's numbers."""
+    return "key for one sum", task.secure_round().answer_keys(task.message)
+
+
+@app.query("unmask")
+@_guarded("list of those whose numbers came")
+def unmask(task: _Task) -> tuple[str, Message]:
+    """Open such a sum, once."""
+    return "shares that open the sum", task.secure_round().answer_unmask(task.message)
+
+
+@app.train()
+@_guarded("adapter to train")
+def train(task: _Task) -> tuple[str, Message]:
+    """Train one round of an approved study and answer with the hospital's adapter, or masked."""
+    study, message, order = task.study, task.message, task.order
+    node = HospitalNode(task.home, study.terms.config(), task.folder.train_patients(study))
+    before = message.content["arrays"].to_torch_state_dict()
+    after, figures = node.train_round(order, before)
+    if not study.terms.is_hidden:
+        content = RecordDict({"arrays": ArrayRecord(after), "metrics": MetricRecord(figures)})
+        return "adapter", Message(content, reply_to=message)
+    content = task.secure_round().mask(message.content, before, after, int(figures["patients"]))
+    spent = {name: figures[name] for name in ("epsilon", "delta") if name in figures}
+    if spent:
+        content["metrics"] = MetricRecord(spent)
+    return "masked update", Message(content, reply_to=message)
+
+
+def _answer(
+    what: str, handler: Handler, folder: HospitalFolder, message: Message, context: Context
+) -> Message:
+    digest = str(context.run_config.get("study", ""))
+    log = folder.messages()
+    try:
+        study = folder.approved(digest)
+        order = _order(message, study)
+        _refuse_replay(log, message)
+    except Exception as error:
+        why = str(error) if isinstance(error, FederationError) else type(error).__name__
+        log.add("refused", what=what, study=digest[:64], why=why[:200])
+        raise
+    task = _Task(message, folder, study, order)
+    facts = {"study": study.terms.name, "digest": digest, "round": order.round}
+    came = weigh(message.content)
+    log.add(
+        "received",
+        what=what,
+        message=message.metadata.message_id,
+        bytes=came.bytes,
+        sha256=came.sha256,
+        **facts,
+    )
+    try:
+        leaving, answer = handler(task)
+    except Exception as error:
+        _keep(task.home, traceback.format_exc())
+        log.add("failed", what=what, why=type(error).__name__, **facts)
+        raise
+    leaves = weigh(answer.content)
+    figures = dict(answer.content.get("metrics", {}))
+    charge = _charge(order, figures) if message.metadata.message_type == "train" else None
+    log.add(
+        "sent",
+        what=leaving,
+        bytes=leaves.bytes,
+        sha256=leaves.sha256,
+        figures=figures or None,
+        charge=charge,
+        **facts,
+    )
+    return answer
+
+
+def _refuse_replay(log: MessageLog, message: Message) -> None:
+    if log.knows(message.metadata.message_id):
+        raise FederationError("This message was here before: somebody replays it.")
+
+
+def _order(message: Message, study: SignedStudy) -> RoundOrder:
+    """The order in a message, if it is one for the arm that the study is about."""
+    config = message.content["config"]
+    order = RoundOrder(str(config["arm"]), int(config["round"]))
+    if order.arm != study.terms.arm:
+        raise FederationError(f"The study is about {study.terms.arm}; something else was asked.")
+    return order
+
+
+def _charge(order: RoundOrder, figures: dict[str, float | int]) -> str:
+    if order.arm == "federated":
+        return "none: this study makes no promise to patients"
+    spent = figures.get("epsilon")
+    return f"epsilon {spent:.4g} spent by this study so far" if spent else "see the ledger"
+
+
+def _keep(home: HospitalHome, text: str) -> None:
+    # A full disk must not turn into an error that names the log's path and leaves.
+    with suppress(OSError), home.log_path.open("a", encoding="utf-8") as file:
+        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")

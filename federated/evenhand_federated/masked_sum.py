@@ -1,0 +1,293 @@
+"""Sums that a coordinator sees without seeing what is summed (after Bonawitz et al. 2017).
+
+Each hospital adds to its numbers a mask of its own and one for every other hospital; masks between
+two hospitals cancel in the sum, and the own ones are taken off afterwards with shares that the
+others hold. Three exchanges a round:
+
+1. keys: every hospital sends a fresh public key.
+2. masked: it gets all keys, and sends its masked numbers and, encrypted for each of the others,
+   a share of its own mask's seed.
+3. unmask: it is told whose numbers came. Of those it gives its shares; of the others the seed of
+   the mask that it shares with them. It answers this once, and only when enough came.
+
+Whoever drops out before 2 is left out; before 3, the others' shares do. If one drops out before 2
+and another before 3, the round cannot be opened and is repeated. No hospital gives both a share of
+somebody's own seed and a pair seed with him, so with a threshold above half the coordinator cannot
+get at anybody's numbers, not even by telling hospitals different things. It could by answering for
+hospitals in 1 (keys are not certified): this protects against a curious coordinator, not against
+one that cheats there. With two contributors, each can work out the other's numbers from the sum.
+
+From Flower 1.41 come the shares (Shamir), the key agreement and the encryption. Not its masks:
+these have a seed of 32 bits, which can be tried out. Here they are AES-256 in counter mode. Nor
+its quantisation, which clips: here a number out of range is refused.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from cryptography.fernet import InvalidToken
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
+from flwr.common.secure_aggregation.crypto.symmetric_encryption import (
+    decrypt,
+    encrypt,
+    generate_shared_key,
+)
+from numpy.typing import NDArray
+
+from evenhand.errors import FederationError
+
+__all__ = [
+    "LARGEST",
+    "STEP",
+    "Contributor",
+    "Masked",
+    "Unmasking",
+    "decode",
+    "encode",
+    "open_sum",
+    "threshold_of",
+]
+
+STEP = 2.0**-24
+"""Distance of two numbers that can be told apart; each is rounded by half of it at most."""
+
+LARGEST = 2.0**26
+"""Of one number; 4096 hospitals with it still fit into 63 bits."""
+
+Ring = NDArray[np.uint64]
+"""Whole numbers modulo 2^64, in which masks cancel exactly."""
+
+
+def encode(values: NDArray[np.float64]) -> Ring:
+    """Numbers as whole multiples of `STEP`.
+
+    Raises:
+        FederationError: one is not finite or out of range: nothing is clipped in silence.
+    """
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) > LARGEST:
+        raise FederationError(
+            f"A number to be summed is not finite, or beyond {LARGEST:g}. Nothing is sent. Train "
+            "with a smaller learning rate or fewer local epochs."
+        )
+    return np.rint(values / STEP).astype(np.int64).view(np.uint64)
+
+
+def decode(total: Ring) -> NDArray[np.float64]:
+    """A sum of encoded numbers as numbers."""
+    return total.view(np.int64).astype(np.float64) * STEP
+
+
+def threshold_of(hospitals: int) -> int:
+    """How many shares open an own mask: more than half, so that no two groups both can."""
+    return hospitals // 2 + 1
+
+
+@dataclass(frozen=True)
+class Masked:
+    """What a hospital sends in the second exchange."""
+
+    values: Ring
+    shares: Mapping[str, bytes]
+    """Of its own mask's seed, encrypted, by who is to hold it."""
+
+
+@dataclass(frozen=True)
+class Unmasking:
+    """What a hospital sends in the third exchange."""
+
+    shares: Mapping[str, bytes]
+    """Of the own masks of those whose numbers came."""
+    pairs: Mapping[str, bytes]
+    """Seeds of the masks that it shares with those whose numbers did not come."""
+
+
+@dataclass
+class Contributor:
+    """One hospital in one round; what it has to remember between exchanges.
+
+    Attributes:
+        name: of the hospital.
+        context: of the study and the round, which all masks depend on.
+        minimum: with fewer contributors it neither sends nor opens anything.
+    """
+
+    name: str
+    context: str
+    minimum: int
+    private: bytes = field(default_factory=lambda: _private_bytes(_new_key()))
+    seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    keys: dict[str, bytes] = field(default_factory=dict)
+    has_opened: bool = False
+
+    def public(self) -> bytes:
+        """What the others need to share a mask with it."""
+        return (
+            self._key()
+            .public_key()
+            .public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+        )
+
+    def mask(self, keys: Mapping[str, bytes], values: NDArray[np.float64]) -> Masked:
+        """Mask numbers for a sum among the owners of `keys`.
+
+        Raises:
+            FederationError: too few, or this hospital's key is not among them, or a number is
+                out of range, or it has masked in this round before.
+        """
+        if self.keys:
+            raise FederationError("Numbers were masked in this round already; they are sent once.")
+        if len(keys) < self.minimum or len(set(keys.values())) < len(keys):
+            raise FederationError(
+                f"{len(set(keys.values()))} hospitals would take part in this sum; this hospital "
+                f"asks for {self.minimum}. Nothing is sent."
+            )
+        if keys.get(self.name) != self.public():
+            raise FederationError("This hospital's own key is not in the list. Nothing is sent.")
+        total = encode(values) + _stream(self._own_seed(), values.size)
+        others = [name for name in keys if name != self.name]
+        for name in others:
+            total = _with_pair(total, self.name, name, self._pair_seed(keys[name], "mask"), 1)
+        names = sorted(keys)
+        parts = create_shares(self.seed, threshold_of(len(names)), len(names))
+        self.keys = dict(keys)
+        return Masked(
+            values=total,
+            shares={
+                name: encrypt(self._pair_key(keys[name]), part)
+                for name, part in zip(names, parts, strict=True)
+            },
+        )
+
+    def unmask(self, came: Mapping[str, bytes]) -> Unmasking:
+        """Open the sum of those whose numbers came, once.
+
+        Args:
+            came: the share that each of them has encrypted for this hospital, its own too.
+
+        Raises:
+            FederationError: too few, somebody unknown, or it has opened this round before.
+        """
+        if not self.keys or self.has_opened:
+            raise FederationError("This sum was opened already, or never begun; refused.")
+        if len(came) < self.minimum or not set(came) <= set(self.keys):
+            raise FederationError(
+                f"A sum of {len(came)} hospitals was to be opened; this hospital asks for "
+                f"{self.minimum} of those that began it. Refused."
+            )
+        self.has_opened = True
+        try:
+            shares = {
+                name: decrypt(self._pair_key(self.keys[name]), part) for name, part in came.items()
+            }
+        except InvalidToken:
+            raise FederationError("A share was not meant for this hospital; refused.") from None
+        gone = set(self.keys) - set(came)
+        pairs = {name: self._pair_seed(self.keys[name], "mask") for name in sorted(gone)}
+        return Unmasking(shares, pairs)
+
+    def to_json(self) -> str:
+        """All of it, secrets too: a file with it must be the owner's alone, and be deleted."""
+        content = {
+            "name": self.name,
+            "context": self.context,
+            "minimum": self.minimum,
+            "private": self.private.hex(),
+            "seed": self.seed.hex(),
+            "keys": {name: key.hex() for name, key in self.keys.items()},
+            "has_opened": self.has_opened,
+        }
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Contributor":
+        """What `to_json` wrote."""
+        raw: dict[str, Any] = json.loads(text)
+        raw["private"], raw["seed"] = bytes.fromhex(raw["private"]), bytes.fromhex(raw["seed"])
+        raw["keys"] = {name: bytes.fromhex(key) for name, key in raw["keys"].items()}
+        return cls(**raw)
+
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        return ec.derive_private_key(int.from_bytes(self.private, "big"), ec.SECP384R1())
+
+    def _pair_key(self, public: bytes) -> bytes:
+        other = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), public)
+        return bytes(generate_shared_key(self._key(), other))
+
+    def _pair_seed(self, public: bytes, use: str) -> bytes:
+        return _derived(self._pair_key(public), f"{use} {self.context}")
+
+    def _own_seed(self) -> bytes:
+        return _derived(self.seed, f"own {self.context}")
+
+
+def open_sum(
+    masked: Mapping[str, Ring],
+    opened: Mapping[str, Unmasking],
+    *,
+    began: Iterable[str],
+    context: str,
+) -> NDArray[np.float64]:
+    """The sum of what came.
+
+    Args:
+        masked: numbers that came in the second exchange.
+        opened: what came in the third.
+        began: who took part in the first.
+        context: as the contributors have it.
+
+    Raises:
+        FederationError: too few have opened it, or nobody knows a mask that is left.
+    """
+    began = set(began)
+    threshold = threshold_of(len(began))
+    total = np.zeros_like(next(iter(masked.values())))
+    for name, values in masked.items():
+        parts = [one.shares[name] for one in opened.values() if name in one.shares]
+        if len(parts) < threshold:
+            raise FederationError(
+                f"The sum cannot be opened: {len(parts)} hospitals gave a share, {threshold} are "
+                "needed. The round is repeated."
+            )
+        seed = _derived(combine_shares(parts[:threshold]), f"own {context}")
+        total = total + values - _stream(seed, values.size)
+    for gone in began - set(masked):
+        for name in masked:
+            if name not in opened or gone not in opened[name].pairs:
+                raise FederationError(
+                    "The sum cannot be opened: one hospital dropped out before it sent its numbers "
+                    "and another before it opened them. The round is repeated."
+                )
+            total = _with_pair(total, name, gone, opened[name].pairs[gone], -1)
+    return decode(total)
+
+
+def _with_pair(total: Ring, own: str, other: str, seed: bytes, sign: int) -> Ring:
+    """Add (or take off) a pair's mask as hospital `own` does: the two of a pair with two signs."""
+    stream = _stream(seed, total.size)
+    return total + stream if (own < other) == (sign > 0) else total - stream
+
+
+def _stream(seed: bytes, size: int) -> Ring:
+    """Numbers that look random to whoever does not know the seed (AES-256 in counter mode)."""
+    encryptor = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(encryptor.update(bytes(8 * size)), dtype="<u8").astype(np.uint64)
+
+
+def _derived(secret: bytes, use: str) -> bytes:
+    return hashlib.sha256(b"evenhand sum\0" + secret + b"\0" + use.encode()).digest()
+
+
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def _private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_numbers().private_value.to_bytes(48, "big")

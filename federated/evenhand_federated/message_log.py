@@ -1,0 +1,135 @@
+"""A hospital's own log of messages: what came, what left, what was refused.
+
+One JSON line an entry. Each bears the hash of the one before it and the hospital's signature, as
+the privacy ledger's do (`evenhand.privacy.chain`), so a line that was changed or taken out of
+the middle is found. Lines that are missing at the end are not: note the last number now and
+then. No line names a patient.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from evenhand.errors import FederationError, ResourceError
+from evenhand.privacy.chain import Entry, Fault, chain_faults, seal
+from evenhand.privacy.keys import HospitalKey
+
+__all__ = ["MessageLog", "Weight", "weigh"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Size and hash of a message's content."""
+
+    bytes: int
+    sha256: str
+
+
+def weigh(content: RecordDict) -> Weight:
+    """Size and hash of a message's content, the same for equal content everywhere.
+
+    The hash covers, for every record and every entry in it in the order of names, the name and
+    the bytes: those of an array as Flower serialises it (with its type and shape), and of
+    another value its JSON.
+    """
+    digest, size = hashlib.sha256(), 0
+    for name, record in sorted(content.items()):
+        for key, value in sorted(record.items()):
+            if isinstance(record, ArrayRecord):
+                data = value.data
+                digest.update(json.dumps([name, key, value.dtype, list(value.shape)]).encode())
+                digest.update(data)
+                size += len(data)
+            elif isinstance(record, MetricRecord | ConfigRecord):
+                text = json.dumps([name, key, value], default=repr).encode()
+                digest.update(text)
+                size += len(text)
+    return Weight(size, digest.hexdigest())
+
+
+class MessageLog:
+    """The log of one hospital.
+
+    Args:
+        path: of the file; made with its first entry.
+        key: of the hospital.
+    """
+
+    def __init__(self, path: Path, key: HospitalKey) -> None:
+        self.path = path
+        self._key = key
+
+    def add(self, kind: str, **facts: object) -> None:
+        """Write an entry; it is on disk when this returns.
+
+        Args:
+            kind: received, sent, refused or failed.
+            facts: what a person wants to know of it; none names a patient.
+
+        Raises:
+            ResourceError: it cannot be written. Nothing may leave then.
+        """
+        body = {name: value for name, value in facts.items() if value is not None}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                before = _last(file.read())
+                at = datetime.now(UTC).isoformat(timespec="milliseconds")
+                at = max(at, before.at) if before else at  # a clock that was set back a little
+                line = json.dumps(asdict(seal(before, at, kind, body, self._key)))
+                file.write(line.encode() + b"\n")
+                file.flush()
+        except OSError as error:
+            raise ResourceError(
+                f"The message log '{self.path}' cannot be written: {error.strerror}. Nothing "
+                "leaves without it."
+            ) from None
+
+    def entries(self) -> list[Entry]:
+        """All entries, oldest first.
+
+        Raises:
+            FederationError: a line is not one.
+        """
+        if not self.path.exists():
+            return []
+        return _entries(self.path.read_bytes())
+
+    def knows(self, message_id: str) -> bool:
+        """Whether a message of that id was received before."""
+        return any(
+            entry.kind == "received" and entry.body().get("message") == message_id
+            for entry in self.entries()
+        )
+
+    def faults(self) -> list[Fault]:
+        """Everything that is wrong with the log."""
+        return list(chain_faults(self.entries(), self._key.public))
+
+
+def _entries(content: bytes) -> list[Entry]:
+    return [_entry(line, number) for number, line in enumerate(content.splitlines(), start=1)]
+
+
+def _last(content: bytes) -> Entry | None:
+    lines = content.splitlines()
+    return _entry(lines[-1], len(lines)) if lines else None
+
+
+def _entry(line: bytes, number: int) -> Entry:
+    try:
+        fields: Mapping[str, object] = json.loads(line)
+        return Entry(**fields)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        raise FederationError(
+            f"Line {number} of the message log is damaged. Move the log away and keep it: a new "
+            "one is begun, and the old one is the evidence."
+        ) from None

@@ -1,0 +1,113 @@
+"""A hospital's SuperNode: the command it is, and the service that keeps it running."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from evenhand.artifacts import write_atomically
+from evenhand.errors import FederationError
+from evenhand.privacy.site import HOME_VARIABLE
+from evenhand_federated.certificates import node_key_of
+from evenhand_federated.flower import environment, program
+from evenhand_federated.hospital import NODE_VARIABLE, HospitalFolder
+from evenhand_federated.site_guard import write_programs
+
+__all__ = ["node_command", "node_environment", "run_node", "write_unit"]
+
+_UNIT = """\
+# Evenhand's node of hospital {hospital}. To install it for this user:
+#   mkdir -p ~/.config/systemd/user && cp {path} ~/.config/systemd/user/
+#   systemctl --user enable --now {name} && loginctl enable-linger
+[Unit]
+Description=Evenhand node of {hospital}
+After=network-online.target
+Wants=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={command}
+Environment={home_variable}={home}
+# After a crash the coordinator needs up to a minute until it takes the node back.
+Restart=always
+RestartSec=15
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=strict
+ReadWritePaths={home} {folder}
+UMask=0077
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def node_command(folder: HospitalFolder, port: int) -> list[str]:
+    """What starts the SuperNode.
+
+    Args:
+        folder: of the hospital.
+        port: on loopback, where its own programs find it.
+    """
+    settings = folder.settings()
+    return [
+        program("flower-supernode"),
+        *("--root-certificates", str(folder.authority_path)),
+        *("--superlink", settings.address),
+        *("--auth-supernode-private-key", str(folder.key_path)),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
+
+
+def node_environment(folder: HospitalFolder) -> dict[str, str]:
+    """What it is started with: guarded programs first in `PATH`, no telemetry."""
+    return environment(
+        folder.path / "flower",
+        {
+            NODE_VARIABLE: str(folder.path.resolve()),
+            HOME_VARIABLE: str(folder.settings().home),
+        },
+        first=write_programs(folder),
+    )
+
+
+def run_node(folder: HospitalFolder) -> NoReturn:
+    """Become the SuperNode.
+
+    Raises:
+        FederationError: a file of the node is missing or not right.
+    """
+    from evenhand_federated.serve import free_port
+
+    folder.settings()
+    node_key_of(folder.key_path)
+    if not folder.authority_path.is_file():
+        raise FederationError(
+            f"The coordinator's certificate '{folder.authority_path}' is missing. It is in the "
+            "invitation: take it from there."
+        )
+    (folder.path / "flower").mkdir(exist_ok=True)
+    os.chdir(folder.path / "flower")
+    command = node_command(folder, free_port())
+    os.execve(command[0], command, node_environment(folder))  # noqa: S606 - no shell
+
+
+def write_unit(folder: HospitalFolder) -> Path:
+    """Write a unit for systemd, with retries, and return its path."""
+    settings = folder.settings()
+    name = f"evenhand-{settings.hospital}.service"
+    path = folder.path / name
+    evenhand = Path(sys.executable).parent / "evenhand"
+    command = f"{evenhand} federation node {settings.hospital} --folder {folder.path.resolve()}"
+    text = _UNIT.format(
+        hospital=settings.hospital,
+        path=shlex.quote(str(path.resolve())),
+        name=name,
+        command=command,
+        home_variable=HOME_VARIABLE,
+        home=settings.home,
+        folder=folder.path.resolve(),
+    )
+    write_atomically(path, text.encode())
+    return path

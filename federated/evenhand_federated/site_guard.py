@@ -1,0 +1,99 @@
+"""What a hospital's SuperNode may start: only Evenhand's installed code, only approved studies.
+
+Flower's SuperNode starts programs by name (`flwr-clientapp`, `flwr-agentapp`, ...). The node's
+`PATH` begins with a folder of wrappers that `write_programs` makes: the one for `flwr-clientapp`
+runs this module, the others refuse. Without it a hospital would run whatever Python a bundle
+brings: its folder comes first on the path of modules.
+
+It stands on a private seam of Flower 1.41, `run_clientapp.install_from_fab`; where that is not
+found nothing is run. `tests/unit/test_site_guard.py` holds it.
+
+A program has 30 s from its start to ask for its task, so what is heavy is imported after that.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from evenhand.errors import EvenhandError, FederationError
+from evenhand_federated.bundle import bundle_fault
+
+if TYPE_CHECKING:
+    from evenhand_federated.hospital import HospitalFolder
+
+__all__ = ["CLIENT_PROGRAM", "check_bundle", "main", "write_programs"]
+
+CLIENT_PROGRAM = "flwr-clientapp"
+"""The one program that is let through, guarded."""
+
+_REFUSED_PROGRAMS = (
+    "flwr-agentapp",
+    "flwr-connector",
+    "flwr-model",
+    "flwr-serverapp",
+    "flwr-simulation",
+)
+"""What Flower's executor can start beside it (flwr 1.41, TASK_TYPE_TO_COMMAND)."""
+
+
+def write_programs(folder: "HospitalFolder") -> Path:
+    """Write the wrappers and return their folder."""
+    folder.programs_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # -P: the folder in which a program is started must not be looked into for modules.
+    run = f"exec {shlex.quote(sys.executable)} -P -m evenhand_federated.site_guard"
+    for name in (CLIENT_PROGRAM, *_REFUSED_PROGRAMS):
+        path = folder.programs_path / name
+        path.write_text(f'#!/bin/sh\n{run} {name} "$@"\n', encoding="utf-8")
+        path.chmod(0o700)
+    return folder.programs_path
+
+
+def check_bundle(folder: "HospitalFolder", content: bytes) -> None:
+    """Refuse, and write down, a bundle that is not that of an approved study.
+
+    Raises:
+        PermissionError: with a sentence that tells nothing of the hospital.
+    """
+    fault = bundle_fault(content, folder.approved_digests())
+    if fault is not None:
+        folder.messages().add("refused", what="bundle", bytes=len(content), why=fault)
+        raise PermissionError("the hospital has not approved this bundle")
+
+
+def main(arguments: list[str]) -> None:
+    """Run `flwr-clientapp` under guard; refuse everything else."""
+    program, *rest = arguments
+    if program != CLIENT_PROGRAM:
+        _refuse(program)
+    from flwr.supernode.cli import flwr_clientapp as command
+    from flwr.supernode.runtime import run_clientapp
+
+    install = getattr(run_clientapp, "install_from_fab", None)
+    if install is None:
+        raise FederationError("This version of Flower cannot be guarded; install flwr 1.41.")
+
+    def guarded(content: bytes, *args: Any, **options: Any) -> Any:
+        from evenhand_federated.hospital import HospitalFolder
+
+        check_bundle(HospitalFolder.of_environment(), content)
+        return install(content, *args, **options)
+
+    run_clientapp.install_from_fab = guarded
+    sys.argv = [program, *rest]
+    command()
+
+
+def _refuse(program: str) -> NoReturn:
+    from evenhand_federated.hospital import HospitalFolder
+
+    folder = HospitalFolder.of_environment()
+    folder.messages().add("refused", what="program", why=f"{program} is not run at a hospital")
+    raise FederationError(f"{program} is not run at a hospital.")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except EvenhandError as error:
+        sys.exit(f"Error: {error}")

@@ -1,0 +1,276 @@
+"""A study: what hospitals and a coordinator agree on, in one signed TOML file.
+
+The signature covers the bytes before the `[signature]` table, so the file can be read by a
+person, checked by a program, and not changed by anybody: not a key, not a space. The hash of
+these bytes is the study's name between hospitals; a hospital approves that hash and nothing else.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import Field, model_validator
+
+from evenhand import __version__
+from evenhand.artifacts import write_atomically
+from evenhand.config import (
+    DataConfig,
+    ExperimentConfig,
+    FederationConfig,
+    Fraction,
+    ModelConfig,
+    PrivacyConfig,
+    Section,
+    TrainingConfig,
+    load_section,
+)
+from evenhand.errors import ConfigError, FederationError
+from evenhand.privacy.keys import HospitalKey, fingerprint_of, is_signed
+
+__all__ = [
+    "CoordinatorIdentity",
+    "SignedStudy",
+    "StudyTerms",
+    "read_draft",
+    "read_study",
+    "sign_study",
+    "write_draft",
+]
+
+_MARK = "\n[signature]\n"
+"""What is before it is signed."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class CoordinatorIdentity(Section):
+    """Who leads the study."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    public_key: Hex64
+    """Ed25519, hex: what signs the study."""
+
+
+class StudyTerms(Section):
+    """All that is agreed on. What is not in here a hospital decides by itself."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    purpose: str = ""
+    """In words, for the board that reads it."""
+    created: str
+    evenhand: str
+    """Version that all sides run."""
+    coordinator: CoordinatorIdentity
+    hospitals: Annotated[tuple[Name, ...], Field(min_length=1)]
+    arm: Literal["federated", "federated-private"]
+    weights_sha256: Hex64
+    """Of the frozen backbone."""
+    sequence: str = "FLAIR"
+    """Images that the backbone sees, by BIDS suffix."""
+    test_fraction: Fraction = 1 / 3
+    """Part of its patients that each hospital keeps out of training."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelConfig
+    training: TrainingConfig
+    federation: FederationConfig
+    privacy: PrivacyConfig
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> "StudyTerms":
+        if len(set(self.hospitals)) < len(self.hospitals):
+            raise ValueError("hospitals names one twice")
+        if self.federation.minimum_hospitals > len(self.hospitals):
+            raise ValueError(
+                f"federation.minimum_hospitals is {self.federation.minimum_hospitals}, "
+                f"but {len(self.hospitals)} hospitals take part"
+            )
+        return self
+
+    @property
+    def rounds(self) -> int:
+        """How often updates are put together."""
+        private = self.arm == "federated-private"
+        return self.privacy.rounds if private else self.federation.rounds
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the coordinator sees only sums of updates."""
+        trust = getattr(self.privacy, "trust", "local") if self.arm == "federated-private" else ""
+        return self.federation.secure_sum or trust == "secure-sum"
+
+    def config(self) -> ExperimentConfig:
+        """The terms as an experiment of one arm; it names no data: each hospital has its own."""
+        return ExperimentConfig(
+            name=self.name,
+            seed=self.seed,
+            arms=(self.arm,),
+            data=DataConfig(
+                source=Path("hospitals"),
+                sequences=(self.sequence,),
+                test_fraction=self.test_fraction,
+            ),
+            model=self.model,
+            training=self.training,
+            federation=self.federation,
+            privacy=self.privacy,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        config: ExperimentConfig,
+        *,
+        arm: str,
+        hospitals: tuple[str, ...],
+        coordinator: CoordinatorIdentity,
+        weights_sha256: str,
+        purpose: str = "",
+    ) -> "StudyTerms":
+        """The terms under which an experiment's arm becomes a study.
+
+        Raises:
+            ConfigError: the hospitals or the arm cannot be.
+        """
+        try:
+            return cls.model_validate(
+                {
+                    "name": config.name,
+                    "purpose": purpose,
+                    "created": datetime.now(UTC).date().isoformat(),
+                    "evenhand": __version__,
+                    "coordinator": coordinator.model_dump(),
+                    "hospitals": hospitals,
+                    "arm": arm,
+                    "weights_sha256": weights_sha256,
+                    "sequence": config.data.sequences[0],
+                    "test_fraction": config.data.test_fraction,
+                    "seed": config.seed,
+                    "model": config.model.model_dump(),
+                    "training": config.training.model_dump(),
+                    "federation": config.federation.model_dump(),
+                    "privacy": config.privacy.model_dump(),
+                }
+            )
+        except ValueError as error:
+            reason = str(error).splitlines()
+            raise ConfigError(
+                f"This cannot be a study: {' '.join(' '.join(reason[1:3]).split())}."
+            ) from None
+
+
+class _Signature(Section):
+    key: Hex64
+    value: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
+class _StudyFile(StudyTerms):
+    signature: _Signature | None = None
+
+
+@dataclass(frozen=True)
+class SignedStudy:
+    """A study whose signature has been checked.
+
+    Attributes:
+        terms: what is agreed on.
+        digest: SHA-256 of the signed bytes, hex: the study's name between hospitals.
+        content: the whole file.
+    """
+
+    terms: StudyTerms
+    digest: str
+    content: bytes
+
+    def check_version(self) -> None:
+        """Refuse to run it with another version of Evenhand.
+
+        Raises:
+            FederationError: says which version is wanted and which is here.
+        """
+        if self.terms.evenhand != __version__:
+            raise FederationError(
+                f"The study {self.terms.name} was agreed on for Evenhand {self.terms.evenhand}; "
+                f"this is {__version__}. Install that version, or have the study made anew."
+            )
+
+
+def write_draft(path: Path, terms: StudyTerms) -> None:
+    """Write a study that nobody has signed yet.
+
+    Raises:
+        ConfigError: there is a file already.
+        ResourceError: it cannot be written.
+    """
+    if path.exists():
+        raise ConfigError(f"'{path}' is there already. Name another file with --out.")
+    content = terms.model_dump(mode="json", exclude_none=True)
+    write_atomically(path, tomli_w.dumps(content).encode())
+
+
+def read_draft(path: Path) -> StudyTerms:
+    """Read the terms of a study, signed or not, without believing them.
+
+    Raises:
+        ConfigError: the file, a key or a value is wrong; an unknown key names the nearest.
+    """
+    return _terms(load_section(path, _StudyFile))
+
+
+def sign_study(path: Path, key: HospitalKey) -> SignedStudy:
+    """Sign a draft in its place.
+
+    Raises:
+        ConfigError: the file is no study.
+        FederationError: it is signed already, or by somebody else's key.
+    """
+    file = load_section(path, _StudyFile)
+    if file.signature is not None:
+        raise FederationError(
+            f"'{path}' is signed already. To change it, make a new draft: evenhand study create"
+        )
+    if key.public != file.coordinator.public_key:
+        raise FederationError(
+            f"'{path}' names the coordinator {file.coordinator.name} with the key "
+            f"{fingerprint_of(file.coordinator.public_key)}; the key here is "
+            f"{fingerprint_of(key.public)}. Sign it where that coordinator is, or make a new draft."
+        )
+    body = path.read_bytes().rstrip(b"\n") + b"\n"
+    table = f'key = "{key.public}"\nvalue = "{key.sign(_message(body))}"\n'
+    write_atomically(path, body + _MARK.encode() + table.encode())
+    return read_study(path)
+
+
+def read_study(path: Path) -> SignedStudy:
+    """Read a signed study and check it.
+
+    Raises:
+        ConfigError: the file, a key or a value is wrong.
+        FederationError: nobody has signed it, or it was altered afterwards.
+    """
+    file = load_section(path, _StudyFile)
+    content = path.read_bytes()
+    body, mark, _ = content.rpartition(_MARK.encode())
+    if file.signature is None or not mark:
+        raise FederationError(
+            f"'{path}' is not signed. The coordinator signs it: evenhand study sign STUDY.toml"
+        )
+    if file.signature.key != file.coordinator.public_key or not is_signed(
+        file.signature.key, _message(body), file.signature.value
+    ):
+        raise FederationError(
+            f"'{path}' was altered after it was signed, or signed by somebody else. "
+            "Nothing of it is run. Get the file from the coordinator again."
+        )
+    return SignedStudy(_terms(file), hashlib.sha256(body).hexdigest(), content)
+
+
+def _terms(file: _StudyFile) -> StudyTerms:
+    return StudyTerms.model_validate(file.model_dump(exclude={"signature"}))
+
+
+def _message(body: bytes) -> bytes:
+    return b"evenhand study " + hashlib.sha256(body).hexdigest().encode()

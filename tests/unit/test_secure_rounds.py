@@ -1,0 +1,274 @@
+"""Rounds whose updates the coordinator never sees: the same adapter as in clear."""
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
+from evenhand.config import FederationConfig
+from evenhand.errors import FederationError
+from evenhand.experiment.layout import ArmFolder
+from evenhand_federated import hospital_app
+from evenhand_federated.checkpoint import read_checkpoint
+from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.hospital import NODE_VARIABLE
+from evenhand_federated.node import FAILED, HospitalNode
+from evenhand_federated.secure_rounds import KEYS, UNMASK, SecureFedAvg, SecureRound, context_of
+from evenhand_federated.strategies import combiner_of
+from evenhand_federated.strategy import FederationPlan
+from evenhand_federated.testing import FakeGrid
+from federation_fakes import answering, silent, state_of
+from federation_fakes import context_of as context_for
+from federation_places import make_coordinator, make_hospital, make_study
+
+NAMES = {11: "north", 12: "east", 13: "south", 14: "west"}
+PATIENTS = {"north": 7, "east": 20, "south": 6, "west": 15}
+START = state_of(1, 2)
+
+
+def stirred(name):
+    """Training whose result depends on the state, the round and the hospital."""
+    amount = PATIENTS[name] / 10
+    return lambda state, number: {
+        key: torch.sin(tensor * amount) + number / 7 for key, tensor in state.items()
+    }
+
+
+def secure_node(folder, name, *, quiet=(), change=lambda content: content, minimum=2):
+    """A hospital that takes part; `quiet` are the kinds of messages that it does not answer."""
+    folder = folder / name
+    folder.mkdir(exist_ok=True)
+
+    def answer(message):
+        kind = message.metadata.message_type
+        if kind in quiet:
+            return None
+        number = int(message.content["config"]["round"])
+        own = SecureRound(folder, name, context_of("study", number), minimum)
+        try:
+            if kind == KEYS:
+                return own.answer_keys(message)
+            if kind == UNMASK:
+                return own.answer_unmask(message)
+            before = message.content["arrays"].to_torch_state_dict()
+            after = stirred(name)(before, number)
+            content = own.mask(message.content, before, after, PATIENTS[name])
+        except FederationError as error:
+            return Message(Error(FAILED, type(error).__name__), reply_to=message)
+        return Message(change(content), reply_to=message)
+
+    return answer
+
+
+def federate(folder, nodes, *, secure=True, rounds=2, strategy="fedavg"):
+    """Run rounds; return the adapter and the grid."""
+    folder.path.mkdir(exist_ok=True)
+    grid = FakeGrid(nodes)
+    plan = FederationPlan("federated", rounds, 0, NAMES, 2)
+    combiner = combiner_of(FederationConfig(strategy=strategy))
+    options = {"patience_s": 0.01, "grace_s": 0, "combiner": combiner}
+    made = (
+        SecureFedAvg(plan, folder, study="study", timeout_s=1, **options)
+        if secure
+        else DeployedFedAvg(plan, folder, **options)
+    )
+    made.start(grid=grid, initial_arrays=ArrayRecord(START), num_rounds=rounds, timeout=1)
+    return read_checkpoint(folder)[1], grid
+
+
+def in_clear(tmp_path, without=(), **options):
+    """The adapter that the same hospitals give in clear."""
+    nodes = {
+        node: silent if name in without else answering(stirred(name), patients=PATIENTS[name])
+        for node, name in NAMES.items()
+    }
+    return federate(ArmFolder(tmp_path / "clear"), nodes, secure=False, **options)[0]
+
+
+def hidden(tmp_path, nodes=None, **options):
+    """The adapter of the same hospitals, hidden; `nodes` are options of single ones."""
+    given = nodes or {}
+    made = {
+        node: secure_node(tmp_path, name, **given.get(name, {})) for node, name in NAMES.items()
+    }
+    return federate(ArmFolder(tmp_path / "hidden"), made, **options)
+
+
+def close(one, other):
+    """Whether two adapters are equal to within what rounding may do."""
+    return one.keys() == other.keys() and all(
+        torch.allclose(one[name], other[name], atol=1e-6) for name in one
+    )
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedyogi"])
+def test_the_same_adapter_as_in_clear(tmp_path, strategy):
+    """To a millionth, over two rounds, whatever is made of the mean."""
+    found, _ = hidden(tmp_path, strategy=strategy)
+    assert close(found, in_clear(tmp_path, strategy=strategy))
+    assert {value.dtype for value in found.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", [KEYS, "train"])
+def test_a_hospital_that_drops_out_is_left_out(tmp_path, kind):
+    """Before it gave a key or before it sent: the others' mean, and its name in the record."""
+    found, _ = hidden(tmp_path, {"south": {"quiet": (kind,)}})
+    assert close(found, in_clear(tmp_path, without=["south"]))
+    for record in ArmFolder(tmp_path / "hidden").read_rounds():
+        assert record["silent"] == ["south"]
+
+
+def test_a_hospital_that_drops_out_before_opening_counts(tmp_path):
+    """What it sent is in the sum: the others open it."""
+    found, _ = hidden(tmp_path, {"south": {"quiet": (UNMASK,)}})
+    assert close(found, in_clear(tmp_path))
+
+
+def test_too_few_cannot_open(tmp_path):
+    """With two of four gone the round ends with a sentence, and no adapter comes of it."""
+    gone = {name: {"quiet": (UNMASK,)} for name in ("south", "west")}
+    with pytest.raises(FederationError, match="cannot be opened"):
+        hidden(tmp_path, gone)
+    assert read_checkpoint(ArmFolder(tmp_path / "hidden")) == (0, None)
+
+
+def test_hospitals_enforce_their_own_minimum(tmp_path):
+    """The coordinator is content with two; hospitals that ask for five send nothing."""
+    asked = {name: {"minimum": 5} for name in PATIENTS}
+    with pytest.raises(FederationError, match="0 hospitals answered"):
+        hidden(tmp_path, asked)
+
+
+def test_the_coordinator_gets_no_update_and_no_count(tmp_path):
+    """Of a training answer: masked numbers and encrypted shares, no patients, no loss."""
+    seen = []
+
+    def look(content):
+        seen.append(content)
+        return content
+
+    hidden(tmp_path, {"north": {"change": look}}, rounds=1)
+    (content,) = seen
+    assert set(content.keys()) == {"arrays", "shares"}
+    masked = content["arrays"]["masked"].numpy()
+    trained = stirred("north")(START, 1)
+    clear = np.concatenate(
+        [((trained[name] - START[name]) * 7).numpy().ravel() for name in sorted(START)]
+    )
+    assert np.abs(masked.view(np.int64)[:-1] * 2.0**-24 - clear).min() > 1e3
+    assert "patients" not in ArmFolder(tmp_path / "hidden").read_rounds()[0]["hospitals"]["north"]
+
+
+BAD = {
+    "another type": lambda c: RecordDict(
+        {"arrays": ArrayRecord({"masked": Array(np.zeros(7))}), "shares": c["shares"]}
+    ),
+    "another size": lambda c: RecordDict(
+        {"arrays": ArrayRecord({"masked": Array(np.zeros(3, np.uint64))}), "shares": c["shares"]}
+    ),
+    "an adapter in clear": lambda _: RecordDict({"arrays": ArrayRecord(START)}),
+    "no shares": lambda c: RecordDict({"arrays": c["arrays"]}),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_malformed_answer_is_left_out(tmp_path, fault):
+    """As if that hospital had dropped out; the reason is in the record."""
+    found, _ = hidden(tmp_path, {"east": {"change": BAD[fault]}})
+    assert close(found, in_clear(tmp_path, without=["east"]))
+    assert "east" in ArmFolder(tmp_path / "hidden").read_rounds()[0]["failed"]
+
+
+def test_secrets_are_gone_after_the_round(tmp_path):
+    """What opens a hospital's masks is its owner's alone while it is needed, and then deleted."""
+    modes = []
+
+    def look(content):
+        modes.append((tmp_path / "north" / "secure-sum.json").stat().st_mode & 0o777)
+        return content
+
+    hidden(tmp_path, {"north": {"change": look}})
+    assert set(modes) == {0o600}
+    assert list(tmp_path.glob("*/secure-sum.json")) == []
+
+
+def test_a_round_cannot_be_opened_twice(tmp_path):
+    """A coordinator that asks again, with another list, gets nothing."""
+    own = SecureRound(tmp_path, "north", context_of("study", 1), 2)
+    with pytest.raises(FederationError, match="was not begun here"):
+        own.answer_unmask(None)
+
+
+def test_through_the_hospitals_app(tmp_path, tiny_stores, monkeypatch):
+    """From a signed study to the adapter: only sums arrive, and each hospital's log says so."""
+    centre = make_coordinator(tmp_path / "centre")
+    study = make_study(
+        centre, tmp_path / "study.toml", federation={"rounds": 1, "secure_sum": True}
+    )
+    hospitals = {}
+    for node, name in ((11, "north"), (12, "south")):
+        own = make_hospital(tmp_path / name, centre, tiny_stores[name].path, name)
+        own.approve(study, study.digest)
+        hospitals[node] = own
+
+    def train_round(self, order, state):
+        trained = {key: value + len(self.train_patients) for key, value in state.items()}
+        return trained, {"patients": len(self.train_patients), "last_loss": 0.5}
+
+    def node_of(own):
+        def answer(message):
+            monkeypatch.setenv(NODE_VARIABLE, str(own.path))
+            context = context_for(0)
+            context.run_config["study"] = study.digest
+            return hospital_app.app(message, context)
+
+        return answer
+
+    monkeypatch.setattr(HospitalNode, "train_round", train_round)
+    folder = ArmFolder(tmp_path / "arm")
+    folder.path.mkdir()
+    grid = FakeGrid({node: node_of(own) for node, own in hospitals.items()})
+    plan = FederationPlan("federated", 1, 0, {11: "north", 12: "south"}, 2)
+    options = {"patience_s": 1, "grace_s": 0}
+    SecureFedAvg(plan, folder, study=study.digest, timeout_s=1, **options).start(
+        grid=grid, initial_arrays=ArrayRecord(START), num_rounds=1, timeout=1
+    )
+    counts = [len(own.train_patients(study)) for own in hospitals.values()]
+    mean = sum(count * count for count in counts) / sum(counts)
+    found = read_checkpoint(folder)[1]
+    assert torch.allclose(found["head.a"], START["head.a"] + mean, atol=1e-6)
+    for own in hospitals.values():
+        said = [entry.body()["what"] for entry in own.messages().entries() if entry.kind == "sent"]
+        assert said == ["key for one sum", "masked update", "shares that open the sum"]
+        assert "last_loss" not in own.messages().path.read_text()
+    assert "last_loss" not in folder.rounds_path.read_text()
+
+
+def test_a_study_in_clear_hides_nothing(tmp_path, tiny_stores, monkeypatch):
+    """A hospital does not answer questions that its study does not provide for."""
+    centre = make_coordinator(tmp_path / "centre")
+    study = make_study(centre, tmp_path / "study.toml")
+    own = make_hospital(tmp_path / "north", centre, tiny_stores["north"].path)
+    own.approve(study, study.digest)
+    monkeypatch.setenv(NODE_VARIABLE, str(own.path))
+    context = context_for(0)
+    context.run_config["study"] = study.digest
+    grid = FakeGrid({11: lambda message: hospital_app.app(message, context)})
+    order = RecordDict({"config": ConfigRecord({"arm": "federated", "round": 1})})
+    (reply,) = grid.send_and_receive([Message(order, 11, KEYS)])
+    assert reply.has_error()
+
+
+def test_robust_and_hidden_exclude_each_other():
+    """What looks at single updates cannot work on a sum."""
+    with pytest.raises(ValueError, match="choose one of the two"):
+        FederationConfig(strategy="krum", secure_sum=True)
+
+
+def test_the_price(tmp_path):
+    """Twice the numbers in clear (8 bytes in place of 4), and a few hundred a hospital."""
+    _, grid = hidden(tmp_path, rounds=1)
+    assert len(grid.sent) == 12
+    sizes = ArmFolder(tmp_path / "hidden").read_rounds()[0]["hospitals"]
+    numbers = sum(value.numel() for value in START.values())
+    assert all(one["bytes"] < 8 * (numbers + 1) + 400 for one in sizes.values())
