@@ -19,9 +19,9 @@ from evenhand.cases.records import Case
 from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
+from evenhand_ui.options import UPLOAD_LIMIT_MIB
 
 __all__ = [
-    "UPLOAD_LIMIT_MIB",
     "MaskSummary",
     "check_uploaded_mask",
     "keep_correction",
@@ -29,9 +29,6 @@ __all__ = [
     "read_mask",
     "summarise_mask",
 ]
-
-UPLOAD_LIMIT_MIB = 64
-"""Largest corrected mask that is taken, as uploaded, in MiB. A real one has under 1."""
 
 _HEADER_ALLOWANCE_BYTES = 1 << 20
 _BYTES_PER_VOXEL_LIMIT = 8
