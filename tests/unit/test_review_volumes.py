@@ -36,9 +36,10 @@ def stored_as(codes, volume=None):
     return voxels, Canonical(voxels.shape, Affine(image.affine))
 
 
-def unpacked(content, shape, dtype):
-    """What the browser makes of a packed volume: numbers with x fastest, as (x, y, z)."""
-    return np.frombuffer(gzip.decompress(content), dtype=dtype).reshape(shape[::-1]).T
+def received(pixels):
+    """What the browser makes of an image: numbers with x fastest, as (x, y, z); packed or not."""
+    assert gzip.decompress(pixels.packed) == bytes(pixels.plain)
+    return np.frombuffer(pixels.plain, dtype="<i2").reshape(RAS_SHAPE[::-1]).T
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
@@ -102,14 +103,14 @@ class TestImage:
         voxels, canonical = stored_as("LPS", in_ras() - 50)
         pixels = encode_image(voxels, canonical)
         assert (pixels.slope, pixels.intercept) == (1, 0)
-        assert np.array_equal(unpacked(pixels.content, RAS_SHAPE, "<i2"), in_ras() - 50)
+        assert np.array_equal(received(pixels), in_ras() - 50)
 
     @pytest.mark.parametrize("scale", [1e-5, 0.37, 1e6])
     def test_other_numbers_are_close(self, scale):
         """Others arrive within a 60,000th of their range, and slope and intercept lead back."""
         voxels, canonical = stored_as("RAS", in_ras() * np.float32(scale) + np.float32(scale / 7))
         pixels = encode_image(voxels, canonical)
-        back = unpacked(pixels.content, RAS_SHAPE, "<i2") * pixels.slope + pixels.intercept
+        back = received(pixels) * pixels.slope + pixels.intercept
         reach = float(np.ptp(voxels))
         assert np.abs(back - voxels).max() < reach / 60_000
         assert (pixels.low, pixels.high) == (voxels.min(), voxels.max())
@@ -118,11 +119,11 @@ class TestImage:
         """Voxels that are not numbers become 0; a volume of one value is drawn."""
         voxels, canonical = stored_as("RAS")
         voxels[0, 0, 0], voxels[1, 0, 0] = np.nan, np.inf
-        numbers = unpacked(encode_image(voxels, canonical).content, RAS_SHAPE, "<i2")
+        numbers = received(encode_image(voxels, canonical))
         assert numbers[0, 0, 0] == numbers[1, 0, 0] == 0
         same = encode_image(np.full(RAS_SHAPE, 0.25, np.float32), canonical)
         assert same.intercept == 0.25
-        assert not unpacked(same.content, RAS_SHAPE, "<i2").any()
+        assert not received(same).any()
 
     def test_window_passes_over_background(self):
         """A volume that is mostly air opens on its tissue."""

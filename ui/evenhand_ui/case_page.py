@@ -41,6 +41,8 @@ def show_case(office: Office, item: WorkItem, *, reader: str, following: str | N
     reading = office.reading(item.case_id, reader)
     _start_from_recorded(office, item, reading)
     _viewer(office, item, reading, claim.reader != reader, following)
+    if following is not None:
+        office.prepare(following, reader)
     history, exchange = st.columns(2)
     with history:
         show_history(office, item, reading)

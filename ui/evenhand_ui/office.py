@@ -6,6 +6,8 @@ who has looked at what.
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.cases.records import Case
+from evenhand.errors import EvenhandError
 from evenhand.review import ReviewStore
 from evenhand_ui.drafts import Drafts
 from evenhand_ui.masks import MaskSummary, read_mask, summarise_mask
@@ -24,7 +27,7 @@ from evenhand_ui.volumes import Canonical, Pixels, encode_image
 
 __all__ = ["Office", "Reading", "office_of"]
 
-_IMAGES_KEPT = 6
+_IMAGES_KEPT = 4
 _MASKS_KEPT = 32
 
 
@@ -111,7 +114,26 @@ class Office:
         """
         case = self.run.case(case_id)
         affine = case.affine.ras_from_voxel.tobytes()
-        return _pixels(self, case_id, sequence, case.sequences[sequence], affine)
+        with self._one_image:  # who waits for it finds it made
+            return _pixels(self, case_id, sequence, case.sequences[sequence], affine)
+
+    def prepare(self, case_id: str, reader: str) -> None:
+        """Read a case in the background, so that it opens at once when its turn comes."""
+
+        def work() -> None:
+            with suppress(EvenhandError):  # it is told when the case is opened
+                self.reading(case_id, reader)
+                self.pixels(case_id, next(iter(self.run.case(case_id).sequences)))
+
+        self._ahead.submit(work)
+
+    @cached_property
+    def _one_image(self) -> threading.Lock:
+        return threading.Lock()
+
+    @cached_property
+    def _ahead(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="evenhand-ahead")
 
     def finish(self, reading: Reading) -> None:
         """Forget draft and sitting: whoever comes back to the case looks at it anew."""

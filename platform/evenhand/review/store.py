@@ -105,7 +105,11 @@ class ReviewStore:
                 "file, or a URL such as sqlite:///review.sqlite or postgresql://... with its "
                 "driver installed (`pip install 'evenhand[postgres]'`)."
             ) from None
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return the store itself."""
@@ -230,9 +234,10 @@ def _open_engine(where: Path | str) -> Engine:
     if url.get_backend_name() == "postgresql":
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
+        # A database made under LC_ALL=C would hand out bytes instead of text.
+        wanted = {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
         # A server that was away is noticed before a connection is used again.
-        timeout = {"connect_timeout": CONNECT_TIMEOUT_S}
-        return create_engine(url, pool_pre_ping=True, connect_args=timeout)
+        return create_engine(url, pool_pre_ping=True, connect_args=wanted)
     if url.get_backend_name() != "sqlite":
         raise ArgumentError
     # A connection a transaction: nothing stays open behind a page that was closed.
