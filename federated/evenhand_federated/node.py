@@ -22,6 +22,7 @@ from evenhand.privacy.ledger_check import write_receipt
 from evenhand.privacy.policy import Proposal, SitePolicy
 from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
+from evenhand.training.moments import read_moments, write_moments
 from evenhand.training.private import Study, train_private
 
 __all__ = [
@@ -135,6 +136,7 @@ class HospitalNode:
             figures |= self._train_private(order, model, patients, policy)
         else:
             federation = self.config.federation
+            before, after = (home.moments_path(order.arm, order.round - k) for k in (1, 0))
             report = train(
                 model,
                 patients,
@@ -147,7 +149,11 @@ class HospitalNode:
                 ),
                 seed=_seed_of(self.config.seed, self.home.name, order.round),
                 proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
+                moments=read_moments(before),
             )
+            write_moments(after, report.moments)
+            # The one before is kept: this round may have to be run again.
+            home.moments_path(order.arm, order.round - 2).unlink(missing_ok=True)
             figures |= {
                 "seconds": time.monotonic() - started,
                 "first_loss": report.first_loss,

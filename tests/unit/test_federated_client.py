@@ -145,7 +145,8 @@ def trained(run, monkeypatch):
     def train(model, patients, config, **options):
         calls.append(options | {"patients": [one.patient_id for one in patients]})
         model.state = {name: tensor + 1 for name, tensor in model.state.items()}
-        return SimpleNamespace(first_loss=2.0, last_loss=1.0)
+        moments = {"head/step": torch.tensor(float(len(calls)))}
+        return SimpleNamespace(first_loss=2.0, last_loss=1.0, moments=moments)
 
     def train_private(model, patients, *sections, **options):
         calls.append(options | {"patients": [one.patient_id for one in patients]})
@@ -318,6 +319,24 @@ class TestOrders:
         pieces = [(call["schedule"].start, call["schedule"].end) for call in trained]
         assert pieces == [(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1)]
         assert len({call["seed"] for call in trained}) == 3
+
+    def test_the_optimiser_remembers_the_round_before(self, run, trained):
+        """Each round starts from what the one before left, also when it is run again."""
+        for number in (1, 2, 3, 3):
+            ask(0, number=number)
+        remembered = [call["moments"] and call["moments"]["head/step"].item() for call in trained]
+        assert remembered == [None, 1, 2, 2]
+
+    def test_memories_do_not_pile_up(self, run, trained):
+        """A hospital keeps those of two rounds, and nobody else's."""
+        for number in (1, 2, 3):
+            ask(0, number=number)
+        kept = (run.hospital("north").path / "moments").iterdir()
+        assert sorted(path.name for path in kept) == [
+            "federated-2.safetensors",
+            "federated-3.safetensors",
+        ]
+        assert not (run.hospital("south").path / "moments").exists()
 
     def test_hospitals_draw_differently(self, run, trained):
         """Seeds depend on the hospital; and are the same on every machine."""
