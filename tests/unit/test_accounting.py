@@ -16,12 +16,12 @@ from evenhand.privacy.accounting import Mechanism, default_delta, epsilon_of, no
 
 
 def opacus_epsilon(history, delta):
-    """Straight from the library."""
+    """Straight from the library, to within 1e-3."""
     accountant = PRVAccountant()
     accountant.history = history
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return accountant.get_epsilon(delta)
+        return accountant.get_epsilon(delta, eps_error=1e-3)
 
 
 def gaussian_epsilon(sigma, steps, delta):
@@ -40,9 +40,16 @@ def gaussian_epsilon(sigma, steps, delta):
     [(0.2, 2.12, 100, 2e-3), (0.05, 0.92, 400, 1e-5), (0.5, 3.0, 7, 1e-3)],
 )
 def test_epsilon_is_opacus_own(rate, sigma, steps, delta):
-    """The figure is that of Opacus' PRV accountant, no other."""
+    """The figure is that of Opacus' PRV accountant, at most half a percent above it."""
     own = epsilon_of([Mechanism(rate, sigma, steps)], delta)
-    assert own == pytest.approx(opacus_epsilon([(sigma, rate, steps)], delta), rel=1e-9)
+    exact = opacus_epsilon([(sigma, rate, steps)], delta)
+    assert exact - 2e-3 <= own <= 1.006 * exact
+
+
+def test_a_small_epsilon_is_not_drowned_by_the_error_of_the_accountant():
+    """Opacus adds 0.01 by default: half of a release that costs 0.02."""
+    own = epsilon_of([Mechanism(0.065, 6.4243, 1)], 1e-3)
+    assert 0.0102 < own < 0.0104
 
 
 @pytest.mark.parametrize(("sigma", "steps"), [(1.0, 10), (2.91, 40), (20.0, 5), (0.3, 4), (0.2, 8)])
@@ -83,7 +90,7 @@ def test_equal_entries_are_priced_as_one(monkeypatch):
     class Spy:
         history = ()
 
-        def get_epsilon(self, _):
+        def get_epsilon(self, *_, **__):
             return 1.0
 
     monkeypatch.setattr(accounting, "create_accountant", lambda _: spies.append(Spy()) or spies[-1])
@@ -97,7 +104,7 @@ def test_different_entries_compose_in_any_order():
     first, second = Mechanism(0.2, 3.0, 10), Mechanism(0.5, 2.0, 2)
     both = epsilon_of([first, second], 1e-3)
     assert both == epsilon_of([second, first], 1e-3)
-    assert both == pytest.approx(opacus_epsilon([(2.0, 0.5, 2), (3.0, 0.2, 10)], 1e-3), rel=1e-6)
+    assert both == pytest.approx(opacus_epsilon([(2.0, 0.5, 2), (3.0, 0.2, 10)], 1e-3), rel=6e-3)
     assert max(epsilon_of([first], 1e-3), epsilon_of([second], 1e-3)) < both
 
 
@@ -165,7 +172,7 @@ def test_nan_from_the_accountant_is_an_error(monkeypatch):
     class Broken:
         history = ()
 
-        def get_epsilon(self, _):
+        def get_epsilon(self, *_, **__):
             return math.nan
 
     monkeypatch.setattr(accounting, "create_accountant", lambda _: Broken())

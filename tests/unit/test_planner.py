@@ -139,7 +139,7 @@ class TestCommand:
         request = json.loads(data.read_text("utf-8"))["request"]
         assert request["patients"] == [6, 4]
         assert (request["epsilon"], request["steps"]) == (4.0, 15)
-        assert request["parameters"] == 8 * 4 * 9 + 4  # a 3 x 3 convolution of 8 to 4 channels
+        assert request["parameters"] == 8 * 16 * 9 + 16  # a 3 x 3 convolution of 8 to 16 channels
 
     @pytest.mark.parametrize(
         ("arguments", "kind", "words"),

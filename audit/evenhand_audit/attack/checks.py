@@ -275,7 +275,8 @@ def _directions(count: int) -> Tensor:
     """Unit vectors at right angles, the same ones always, each over all tensors."""
     generator = torch.Generator().manual_seed(count)
     start = torch.randn(Probe.size(), count, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(start)[0].T.contiguous()
+    directions: Tensor = torch.linalg.qr(start)[0].T.contiguous()
+    return directions
 
 
 def _two_sided(law: Any, value: float) -> float:

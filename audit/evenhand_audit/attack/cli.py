@@ -215,12 +215,12 @@ def _show(report: "AttackReport") -> None:
             auc = f"{each.auc:.3f} ({each.auc_low:.3f} to {each.auc_high:.3f})"
             table.add_row(name, each.attack, auc, *points)
     console.print(table)
-    for each in report.reconstruction:
-        noise = "no noise" if each.noise_multiplier == 0 else "the promised noise"
+    for found in report.reconstruction:
+        noise = "no noise" if found.noise_multiplier == 0 else "the promised noise"
         console.print(
-            f"One update with {noise}: likeness {each.likeness:.2f} (without the update "
-            f"{each.likeness_of_guess:.2f}), right patient named in {each.named:.0%} of "
-            f"{each.updates} (guessing {1 / each.gallery:.0%}).",
+            f"One update with {noise}: likeness {found.likeness:.2f} (without the update "
+            f"{found.likeness_of_guess:.2f}), right patient named in {found.named:.0%} of "
+            f"{found.updates} (guessing {1 / found.gallery:.0%}).",
             soft_wrap=True,
         )
 

@@ -17,6 +17,7 @@ from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.adapter_files import load_onto
 from evenhand.privacy.accounting import Mechanism
+from evenhand.privacy.ledger_check import LedgerCopy
 from evenhand.training.data import TrainingPatient, draw, load_patients
 from evenhand.training.loop import loss_of
 from evenhand.training.private import PrivacyPlan
@@ -65,7 +66,8 @@ def promise_of(run: RunFolder) -> Promise:
         )
     promises = []
     for hospital, people in run.split().train.items():
-        plan = PrivacyPlan.make(config.privacy, len(people))
+        delta = _granted_delta(run, hospital)
+        plan = PrivacyPlan.make(config.privacy, len(people), delta=delta, together=run.together())
         promises.append(
             Promise(
                 hospital,
@@ -76,6 +78,15 @@ def promise_of(run: RunFolder) -> Promise:
             )
         )
     return min(promises, key=lambda each: each.mechanism.noise_multiplier)
+
+
+def _granted_delta(run: RunFolder, hospital: str) -> float | None:
+    """The delta under which the hospital's ledger stands; None where there is no ledger here."""
+    site = run.hospital(hospital).site()
+    if not site.ledger_path.exists():
+        return None
+    grant = LedgerCopy.read(site.ledger_path).state().grant
+    return None if grant is None else grant.delta
 
 
 def attack_arms(

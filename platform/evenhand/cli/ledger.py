@@ -297,33 +297,36 @@ def _print_state(copy: "LedgerCopy", state: "LedgerState") -> None:
         table.add_row(*line)
     if state.charges:
         out.print(table)
+    for trust in sorted({one.trust for one in state.charges} - {"local"}):
+        studies = sorted({one.study or one.purpose for one in state.charges if one.trust == trust})
+        out.print(f"[bold]{escape(', '.join(studies))}[/]: {escape(trust)}.", soft_wrap=True)
     console.print(f"Key: {fingerprint_of(copy.public_key)}", soft_wrap=True)
     console.print(f"File: {escape(str(copy.path))}", soft_wrap=True)
 
 
 def _studies(state: "LedgerState", sizes: dict[str, int]) -> list[tuple[str, ...]]:
     """Charges that differ in their purpose alone, on one line."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    last: dict[tuple[object, ...], str] = {}
+    groups: dict[tuple[str, str, str | None, str], list[int]] = {}
+    last: dict[tuple[str, str, str | None, str], str] = {}
     for one in state.charges:
         noise = f"{one.mechanism.noise_multiplier:.3g} at rate {one.mechanism.sampling_rate:g}"
         key = (one.study or one.purpose, one.release, one.cohort, noise)
         groups.setdefault(key, []).append(one.mechanism.steps)
         last[key] = one.at[:16].replace("T", " ")
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for key, steps in groups.items():
         study, release, cohort, noise = key
-        patients = str(sizes[str(cohort)]) if cohort else "all"
-        name = str(cohort)[:8] if cohort else "all"
+        patients = str(sizes[cohort]) if cohort else "all"
+        name = cohort[:8] if cohort else "all"
         lines.append(
             (
-                escape(str(study)),
-                str(release),
+                escape(study),
+                release,
                 name,
                 patients,
                 str(len(steps)),
                 str(sum(steps)),
-                str(noise),
+                noise,
                 last[key],
             )
         )

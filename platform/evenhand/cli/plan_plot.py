@@ -40,12 +40,12 @@ def _draw(axes: "Axes", plan: Plan) -> None:  # type: ignore[name-defined]  # no
     low = USEFUL / UNCERTAINTY
     axes.axhspan(low, USEFUL, color="0.5", alpha=0.15, linewidth=0)
     axes.axhline(USEFUL, color="0.35", linewidth=0.8, linestyle="--")
-    lines = (
+    lines = [
         ("secure-sum: one noise for all", curve.secure_sum, _SUM, plan.secure_sum),
         ("local: each hospital its own noise", curve.local, _LOCAL, plan.local),
-    )
+    ]
     if len(request.patients) == 1:  # alone, the two are the same
-        lines = (("one hospital", curve.secure_sum, _SUM, plan.secure_sum),)
+        lines = [("one hospital", curve.secure_sum, _SUM, plan.secure_sum)]
     for label, signals, colour, own in lines:
         axes.plot(curve.patients, signals, color=colour, linewidth=2, label=label)
         here = own.expectation.signal_to_noise

@@ -262,7 +262,7 @@ def _trust_plan(
 
 def _signal_to_noise(request: PlanRequest, patients: float, noise: float) -> float:
     steps, rate = request.steps, request.sampling_rate
-    return steps**0.5 * rate * patients / (noise * request.parameters**0.5)
+    return math.sqrt(steps) * rate * patients / (noise * math.sqrt(request.parameters))
 
 
 def _kept(signal: float) -> float:

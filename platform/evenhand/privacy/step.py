@@ -78,7 +78,8 @@ class NoisedSum:
         """The noised sum, float64 of shape (size,); to be used once."""
         if self._noised:
             self._total += torch.from_numpy(discrete_gaussian(self._total.numel()))
-        return self._total.to(torch.float64) * self.grid_step
+        noised: Tensor = self._total.to(torch.float64) * self.grid_step
+        return noised
 
 
 class PrivateStep:
@@ -159,7 +160,7 @@ class PrivateStep:
             if gradient is not None:
                 total.add(gradient)
         mean = total.release() / self._expected_patients
-        pieces = mean.split([parameter.numel() for parameter in self._parameters])
+        pieces = torch.split(mean, [parameter.numel() for parameter in self._parameters])
         for parameter, piece in zip(self._parameters, pieces, strict=True):
             parameter.grad = piece.view_as(parameter).to(parameter)
         self._optimiser.step()
