@@ -4,7 +4,7 @@
 
 Prints the seconds of the bootstrap alone (every figure of every published group), and of the whole
 audit with it: groups made safe, fairlearn's frames, permutation tests, effects and mixed models.
-Wanted: the bootstrap under 10 s on two cores.
+Wanted: under 10 s on two cores.
 """
 
 import argparse
@@ -40,15 +40,32 @@ def main() -> None:
     groups = [np.arange(len(patients))]
     groups += [members for each in arm.partitions for members in each.members]
     figures = [figure_of(patients, metric) for metric in arm.metrics]
-    started = time.perf_counter()
+    clock = Clock()
     resample_groups(figures, groups, asked.resamples, generator_for(0))
-    bootstrap = time.perf_counter() - started
+    bootstrap = clock.read()
     print(f"{asked.cases} cases, {len(groups)} groups of {len(arm.partitions)} attributes and "
           f"pairs, {len(figures)} metrics, {asked.resamples} resamples")  # fmt: skip
-    print(f"bootstrap {bootstrap:.1f} s", flush=True)
-    started = time.perf_counter()
+    print(f"bootstrap {bootstrap}", flush=True)
+    clock = Clock()
     audit_table(table, config)
-    print(f"whole audit {time.perf_counter() - started:.1f} s")
+    print(f"whole audit {clock.read()}")
+
+
+class Clock:
+    """Seconds of processor time, and on the wall: on a shared machine only the first is ours."""
+
+    def __init__(self) -> None:
+        self._started = time.process_time(), time.perf_counter()
+
+    def read(self) -> str:
+        """Both since the start."""
+        processor, wall = (
+            now - then
+            for now, then in zip(
+                (time.process_time(), time.perf_counter()), self._started, strict=True
+            )
+        )
+        return f"{processor:.1f} s of processor time, {wall:.1f} s on the wall"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ Usage: python benchmarks/deidentify.py [OBJECTS] [FOLDER] > table.md
 
 Prints a table of the profile's attributes by action and result, the seconds,
 and what a scanner that knows every planted text finds in the files, their
-names, the records of evidence and all that the command printed. Objects are
-made, cleaned, searched and deleted in lots, so that disk use stays flat. One
+names, the records of evidence and all that the command printed. The same raw
+objects are also taken into a case store, which is searched too, with all that
+`evenhand ingest` and `evenhand cases` printed. Objects are made, cleaned,
+searched and deleted in lots, so that disk use stays flat. Cleaning is one
 process. Nothing here comes from a patient.
 """
 
@@ -18,6 +20,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+from evenhand.cases.store import CaseStore
 from evenhand.cli import app
 from evenhand.ingest.deid import HospitalKey, Pseudonymiser
 from evenhand.ingest.deid.dicom import DEFAULT_OPTIONS, quiet_pydicom
@@ -85,9 +88,30 @@ def one_lot(lot: list[Planted], folder: Path, key: Path, totals: Counter[str]) -
         totals["records of evidence"] += 1
         totals["records that hold one"] += bool(list(everybody.in_file(path, into)))
     totals["texts in what was printed"] += len(everybody.in_bytes(printed.getvalue().encode()))
+    into_a_store(source, folder / "stores", key, everybody, totals)
     shutil.rmtree(source)
     shutil.rmtree(into)
     return seconds
+
+
+def into_a_store(
+    source: Path, stores: Path, key: Path, everybody: Scanner, totals: Counter[str]
+) -> None:
+    """Take the raw objects into a store, and search it and what was printed."""
+    printed = StringIO()
+    words = ["ingest", str(source), "--into", str(stores), "--hospital", "north", "--key", str(key)]
+    with redirect_stdout(printed), redirect_stderr(printed):
+        app([*words, "--no-masks-required"], standalone_mode=False)
+        app(["cases", str(stores / "north")], standalone_mode=False)
+    totals["cases in the store"] += len(CaseStore(stores / "north"))
+    for path in sorted(stores.rglob("*")):
+        if path.is_file():
+            totals["files of the store"] += 1
+            totals["files of the store that hold one"] += bool(
+                list(everybody.in_file(path, stores))
+            )
+    totals["texts that ingest printed"] += len(everybody.in_bytes(printed.getvalue().encode()))
+    shutil.rmtree(stores)
 
 
 def summary(objects: int, totals: Counter[str], seconds: float) -> str:

@@ -36,9 +36,12 @@ __all__ = ["SEED", "audit_table", "equity_scaled_by_std", "equity_scaled_by_sum"
 SEED = 20240717
 """Start of all resampling, so that the same table gives the same report."""
 
-FINENESS = 2
+FINENESS = 4
 """A finding must be reachable with room to spare: the smallest p-value that so many deals can
 give, corrected for the whole family, is the family's level divided by this."""
+
+LEAST_DEALS = 2000
+"""Permutations of one test that is not settled early, however few comparisons there are."""
 
 MOST_DEALS = 200_000
 """Permutations of one test at most, whatever the size of the family."""
@@ -81,7 +84,7 @@ def audit_table(
             "audit.minimum_group if small groups may be shown."
         )
     comparisons = sum(arm.comparisons for arm in at_work)
-    family = Family(comparisons, _deals(config, comparisons), config.within_hospital)
+    family = Family(comparisons, _deals(comparisons), config.within_hospital)
     arms = _corrected(
         [arm.judge(config, family, generator_for(seed, *arm.names)) for arm in at_work]
     )
@@ -137,10 +140,10 @@ def _prepared(
     return arm
 
 
-def _deals(config: AuditConfig, comparisons: int) -> int:
+def _deals(comparisons: int) -> int:
     """Permutations that a finding in a family of this size needs."""
     needed = int(np.ceil(FINENESS * comparisons / FAMILY_LEVEL))
-    return min(max(config.resamples, needed), MOST_DEALS)
+    return min(max(LEAST_DEALS, needed), MOST_DEALS)
 
 
 def _corrected(arms: Sequence[ArmAudit]) -> list[ArmAudit]:

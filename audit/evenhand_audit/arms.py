@@ -20,6 +20,7 @@ from evenhand_audit.fairness import (
 from evenhand_audit.inference import Dealt, Effect, cliffs_delta, permutation_tests
 from evenhand_audit.mixed import Adjusted, Covariates, adjusted_gap
 from evenhand_audit.power import detectable_gap
+from evenhand_audit.rates import planning_error, rate_gap_interval, rate_interval
 from evenhand_audit.records import (
     FAMILY_LEVEL,
     ArmAudit,
@@ -38,11 +39,10 @@ from evenhand_audit.resampling import (
     LEVEL,
     Figure,
     Replicates,
+    closed_interval,
     gap_interval,
-    mean_interval,
     median_interval,
     resample_groups,
-    standard_error,
 )
 
 __all__ = ["ArmAtWork", "Partition", "prepare_arm"]
@@ -251,13 +251,14 @@ class ArmAtWork:
         metrics = {}
         for index, metric in enumerate(self.metrics):
             mine = figures[index].of(members)
-            low, high = mean_interval(mine, drawn.values[index], drawn.errors[index])
-            top = metric.bound
-            mean = Estimate(float(values[metric.column]), max(low, 0.0), min(high, top))
-            median = None
+            resampled = drawn.values[index], drawn.errors[index]
+            value, median = float(values[metric.column]), None
             if metric.parts is None:
+                mean = Estimate(value, *closed_interval(mine, resampled, metric.bound))
                 ends = median_interval(mine.top)
                 median = Estimate(float(values[f"median {metric.column}"]), *ends)
+            else:
+                mean = Estimate(value, *rate_interval(mine))
             metrics[metric.column] = Summary(mean, median)
         cases = int(self.patients["cases"].to_numpy()[members].sum())
         return GroupAudit(name, len(members), cases, metrics)
@@ -298,12 +299,12 @@ class _Judged:
         self, index: int, metric: Metric, frame: MetricFrame, dealt: Dealt
     ) -> Difference:
         values = frame.by_group[metric.column]
-        top, bottom = str(values.idxmax()), str(values.idxmin())
+        ascending = [str(name) for name in values.sort_values(kind="stable").index]
+        top, bottom = ascending[-1], ascending[0]  # two groups, also where all are alike
         best, worst = (top, bottom) if metric.higher_is_better else (bottom, top)
         mine = [self.figures[index].of(members) for members in self.partition.members]
-        low, high = gap_interval(
-            mine, [(each.values[index], each.errors[index]) for each in self.drawn]
-        )
+        drawn = [(each.values[index], each.errors[index]) for each in self.drawn]
+        low, high = rate_gap_interval(mine) if metric.parts else gap_interval(mine, drawn)
         gap = float(frame.difference()[metric.column])
         ratio = float(values.min() / values.max()) if values.max() > 0 else None
         p_value = float(dealt.p_values[index])
@@ -318,7 +319,7 @@ class _Judged:
             p_fdr=p_value,
             comparisons=self.family.comparisons,
             effect=self._effect(metric, mine, best, worst),
-            detectable=self._detectable(mine),
+            detectable=self._detectable(mine, metric.bound),
             adjusted=self._adjusted(metric, best, worst),
         )
 
@@ -337,15 +338,16 @@ class _Judged:
             cliffs_delta(better, worse) if metric.higher_is_better else cliffs_delta(worse, better)
         )
 
-    def _detectable(self, mine: Sequence[Figure]) -> Detectable:
-        errors = [standard_error(each) for each in mine]
+    def _detectable(self, mine: Sequence[Figure], bound: float) -> Detectable:
+        errors = [planning_error(each) for each in mine]
         counts = [len(each.top) for each in mine]
         pairs = sorted(
-            combinations(range(len(mine)), 2), key=lambda two: np.hypot(*(errors[i] for i in two))
+            combinations(range(len(mine)), 2),
+            key=lambda two: float(np.hypot(errors[two[0]], errors[two[1]])),
         )
         level = FAMILY_LEVEL / self.family.comparisons / len(pairs)
         gaps = [
-            detectable_gap((errors[i], errors[j]), (counts[i], counts[j]), level)
+            min(detectable_gap((errors[i], errors[j]), (counts[i], counts[j]), level), bound)
             for i, j in (pairs[0], pairs[-1])
         ]
         return Detectable(*gaps)

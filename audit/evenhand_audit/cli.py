@@ -14,7 +14,7 @@ from evenhand.errors import UsageError
 if TYPE_CHECKING:
     from evenhand_audit.records import Audit
 
-__all__ = ["AuditGroup", "register"]
+__all__ = ["AuditGroup", "ages", "register", "words"]
 
 DEFAULTS = AuditConfig()
 DEFAULT_ATTRIBUTES = ",".join(DEFAULTS.attributes)
@@ -50,6 +50,13 @@ CARDS_HELP = (
     "Example: evenhand audit cards report --out handover"
 )
 
+FRONTIER_HELP = (
+    "Draw fairness against privacy: the worst group's Dice and the gap over epsilon.\n\n"
+    "REPORTs are folders of reports of a sweep of runs, each with an arm that has an epsilon. The "
+    "figure is an SVG; its numbers lie beside it as CSV.\n\n"
+    "Example: evenhand audit frontier runs/e1/report runs/e8/report --by sex --out frontier.svg"
+)
+
 
 class AuditGroup(TyperGroup):
     """The subcommands of `evenhand audit`; what is none of them is the input of a report."""
@@ -65,10 +72,18 @@ class AuditGroup(TyperGroup):
 
 def register(app: typer.Typer) -> None:
     """Add `audit` to the root command."""
+    from evenhand_audit.across import cli as across
+    from evenhand_audit.explain import cli as explain
+
     group = typer.Typer(cls=AuditGroup, help=GROUP_HELP, no_args_is_help=True)
     group.command("report", help=REPORT_HELP)(_report)
     group.command("compare", help=COMPARE_HELP)(_compare)
     group.command("cards", help=CARDS_HELP)(_cards)
+    group.command("why", help=explain.WHY_HELP)(explain.why)
+    group.command("cohort", help=explain.COHORT_HELP)(explain.cohort)
+    group.command("frontier", help=FRONTIER_HELP)(_frontier)
+    group.command("sums", help=across.SUMS_HELP)(across.sums)
+    group.command("pool", help=across.POOL_HELP)(across.pool)
     app.add_typer(group, name="audit")
 
 
@@ -124,8 +139,8 @@ def _report(  # noqa: PLR0917 (typer reads a command's options from its paramete
     from evenhand_audit.report import audit_file, write_report
 
     options = {
-        "attributes": None if attributes is None else _words(attributes),
-        "age_edges": None if age_edges is None else _ages(age_edges),
+        "attributes": None if attributes is None else words(attributes),
+        "age_edges": None if age_edges is None else ages(age_edges),
         "minimum_group": minimum_group,
         "resamples": resamples,
     }
@@ -176,8 +191,8 @@ def _compare(  # noqa: PLR0917 (as above)
     from evenhand_audit.compare_report import print_comparison, write_comparison
 
     config = AuditConfig(
-        attributes=_words(attributes),
-        age_edges=_ages(age_edges),
+        attributes=words(attributes),
+        age_edges=ages(age_edges),
         minimum_group=minimum_group,
         resamples=resamples,
     )
@@ -203,11 +218,33 @@ def _cards(
         typer.echo(str(path))
 
 
-def _words(text: str) -> tuple[str, ...]:
+def _frontier(
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Folders of reports.")],
+    *,
+    by: Annotated[str, typer.Option(help="Attribute whose groups are followed.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.svg", help="The figure.")],
+    prompt: Annotated[str, typer.Option(help="Of the arms that are drawn.")] = "automatic",
+) -> None:
+    from evenhand_audit.frontier import points_of, write_frontier
+
+    if out.suffix.lower() != ".svg":
+        raise UsageError(f"--out wants a file that ends in .svg; got '{out.name}'.")
+    points = points_of(reports, by, prompt)
+    table = write_frontier(points, by, out)
+    typer.echo(f"Figure: {out} ({len(points)} points)\nTable:  {table}")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Names of an option such as sex,age_group."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _ages(text: str) -> tuple[float, ...]:
+def ages(text: str) -> tuple[float, ...]:
+    """Rising ages of an option such as 40,60.
+
+    Raises:
+        UsageError: they are none.
+    """
     try:
         edges = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:

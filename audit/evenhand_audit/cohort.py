@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from evenhand_audit.resampling import Figure
 __all__ = [
     "ATTRIBUTES",
     "age_group_names",
+    "age_groups",
     "attributes_of",
     "check_attributes",
     "figure_of",
@@ -28,6 +30,10 @@ ATTRIBUTES = ("hospital", "sex", "age_group", "race", "ethnicity")
 """What every table can be audited by."""
 
 UNKNOWN = "unknown"
+
+AMOUNT = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+CUT = re.compile(rf"(?P<under>under )?(?P<low>{AMOUNT})(?: to under {AMOUNT}| and over)?")
+"""Names that `age_group_names` and the bins of an intake give, and plain numbers."""
 
 LESIONS = ("lesions_reference", "lesions_found", "lesions_predicted", "lesions_predicted_true")
 """Counts of a case, which add up over the cases of a patient."""
@@ -64,11 +70,23 @@ def age_group_names(edges: Sequence[float]) -> tuple[str, ...]:
 
 
 def group_order(attribute: str, present: Sequence[str], edges: Sequence[float]) -> list[str]:
-    """Sort groups for a reader: ages by age, others by name, unknown last."""
-    known = list(age_group_names(edges)) if attribute == "age_group" else sorted(set(present))
+    """Sort groups for a reader: cut numbers by size, others by name, unknown last."""
+    known = (
+        list(age_group_names(edges))
+        if attribute == "age_group"
+        else sorted(set(present), key=_by_size)
+    )
     return [group for group in known if group in present and group != UNKNOWN] + (
         [UNKNOWN] if UNKNOWN in present else []
     )
+
+
+def _by_size(group: str) -> tuple[float, str]:
+    """Sort key: where a group of cut numbers begins; everything else by name, after them."""
+    found = CUT.fullmatch(group)
+    if found is None:
+        return float("inf"), group
+    return (float("-inf") if found["under"] else float(found["low"])), group
 
 
 def patients_of(
@@ -106,7 +124,7 @@ def patients_of(
         patients["grade"] = grouped["grade"].first()
     for attribute in attributes:
         if attribute == "age_group":
-            patients[attribute] = _age_groups(grouped["age_years"].min(), edges)
+            patients[attribute] = age_groups(grouped["age_years"].min(), edges)
         else:
             _refuse_two_values(grouped[attribute].nunique(), attribute)
             patients[attribute] = grouped[attribute].first()
@@ -140,7 +158,8 @@ def figure_of(patients: pd.DataFrame, metric: Metric) -> Figure:
     return Figure(top, bottom)
 
 
-def _age_groups(ages: "pd.Series[float]", edges: Sequence[float]) -> "pd.Series[Any]":
+def age_groups(ages: "pd.Series[float]", edges: Sequence[float]) -> "pd.Series[Any]":
+    """Name the age group of each patient; unknown where the age is not a number."""
     names = np.array(age_group_names(edges), dtype=object)
     groups = names[np.searchsorted(np.asarray(edges, dtype=float), ages.to_numpy(), side="right")]
     return pd.Series(np.where(ages.isna(), UNKNOWN, groups), index=ages.index)

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,18 @@ from numpy.typing import NDArray
 from evenhand_audit.records import ArmAudit, Audit, GroupAudit
 from evenhand_audit.words import arm_name, attribute_name, number
 
-__all__ = ["Plot", "arms_plot", "forest_plot", "scatter_plot"]
+__all__ = [
+    "ACCENT",
+    "INK",
+    "WARN",
+    "Plot",
+    "arms_plot",
+    "forest_plot",
+    "inline_svg",
+    "plot_style",
+    "scatter_plot",
+    "standalone",
+]
 
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written; no plot uses it for data."""
@@ -46,14 +58,14 @@ class Plot:
 
 def arms_plot(audit: Audit) -> Plot:
     """Mean Dice of every arm with its interval."""
-    with _style("arms"):
+    with plot_style("arms"):
         figure = Figure(figsize=(8, 0.9 + 0.34 * len(audit.arms)), layout="constrained")
         axes = figure.add_subplot()
         for row, arm in enumerate(audit.arms):
             _interval(axes, row, arm.overall, ACCENT)
         _label_rows(axes, [f"{arm_name(arm)}  (n = {arm.overall.patients})" for arm in audit.arms])
         axes.set_xlabel("mean Dice over patients, 95% interval")
-        svg = _svg(figure, "arms")
+        svg = inline_svg(figure, "arms")
     best = max(audit.arms, key=lambda arm: arm.overall.metrics["dice"].mean.value)
     return Plot(
         svg=svg,
@@ -68,7 +80,7 @@ def arms_plot(audit: Audit) -> Plot:
 def forest_plot(arm: ArmAudit, index: int) -> Plot:
     """Mean Dice of each group of each attribute, one panel an attribute, overall as a line."""
     rows = [len(found.by_group) for found in arm.attributes]
-    with _style(f"forest{index}"):
+    with plot_style(f"forest{index}"):
         height = 0.6 + sum(ROW_INCHES * count + 0.42 for count in rows)
         figure = Figure(figsize=(8, height), layout="constrained")
         panels = figure.subplots(
@@ -84,7 +96,7 @@ def forest_plot(arm: ArmAudit, index: int) -> Plot:
             _label_rows(axes, [f"{each.group}  (n = {each.patients})" for each in found.by_group])
             axes.set_title(attribute_name(found.attribute), loc="left", fontsize=10)
         panels[-1].set_xlabel("mean Dice over patients, 95% interval")
-        svg = _svg(figure, f"forest{index}")
+        svg = inline_svg(figure, f"forest{index}")
     return Plot(
         svg=svg,
         alt=f"Forest plot of mean Dice by group for {arm_name(arm)}. " + _groups_in_words(arm),
@@ -106,7 +118,7 @@ def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
     lines = -(-len(audit.arms) // columns)
     unit, per_unit = ("ml", 1000.0) if audit.units == "mm" else ("voxels", 1.0)
     drawn = table["volume_reference"][table["volume_reference"] > 0] / per_unit
-    with _style("scatter"):
+    with plot_style("scatter"):
         figure = Figure(figsize=(8.4, 0.5 + 2.1 * lines), layout="constrained")
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, arm in zip(panels, audit.arms, strict=False):
@@ -127,7 +139,7 @@ def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
             axes.set_visible(False)
         figure.supxlabel(f"reference volume, {unit} (logarithmic scale)", fontsize=9.5, color=INK)
         figure.supylabel("Dice", fontsize=9.5, color=INK)
-        svg = _svg(figure, "scatter")
+        svg = inline_svg(figure, "scatter")
     return Plot(
         svg=svg,
         alt=(
@@ -190,7 +202,8 @@ def _label_rows(axes: Any, labels: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _style(salt: str) -> Any:
+def plot_style(salt: str) -> Any:
+    """Text as text, the same file for the same figure, no box around it."""
     return rc_context(
         {
             "svg.fonttype": "none",
@@ -210,7 +223,7 @@ def _style(salt: str) -> Any:
     )
 
 
-def _svg(figure: Figure, name: str) -> str:
+def inline_svg(figure: Figure, name: str) -> str:
     """Write a figure so that it can stand inside HTML beside others: no outside names, own ids."""
     figure.patch.set_alpha(0)
     for axes in figure.axes:
@@ -229,3 +242,15 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"(\.\d\d)\d+", r"\1", text)
     return text.replace(INK, "currentColor").strip()
+
+
+def standalone(plot: Plot) -> str:
+    """Return a plot as a file of its own: on white, with its alt text as title and description."""
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" role="img" color="#1c2430" '
+        'font-family="sans-serif" style="background:#fff" '
+    )
+    text = plot.svg.replace("<svg ", head, 1)
+    end = text.index(">") + 1
+    words = f"<title>{escape(plot.caption)}</title><desc>{escape(plot.alt)}</desc>"
+    return f"{text[:end]}{words}{text[end:]}\n"

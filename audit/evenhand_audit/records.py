@@ -146,8 +146,11 @@ class Difference:
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether the gap is found, all comparisons of the report considered."""
-        return self.p_holm <= FAMILY_LEVEL
+        """Whether the gap is found: by the test, all comparisons considered, and by its interval.
+
+        The two may disagree where few very bad cases make a gap; then it is not found.
+        """
+        return self.p_holm <= FAMILY_LEVEL and self.gap.low > 0
 
     @property
     def hint(self) -> bool:

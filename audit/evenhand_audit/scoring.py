@@ -23,7 +23,7 @@ from evenhand.metrics import score_case
 from evenhand_audit.intake_config import MaskSource
 from evenhand_audit.intake_patterns import find_cases, matches_of
 
-__all__ = ["CaseFiles", "Progress", "find_case_files", "score_masks"]
+__all__ = ["CaseFiles", "Progress", "find_case_files", "probability_of", "score_masks"]
 
 Progress = Callable[[int, int], None]
 """Told how many cases are scored, and of how many."""
@@ -173,7 +173,7 @@ def _score(source: MaskSource, case: CaseFiles, nsd_tolerance: float) -> Iterato
             name = f"{case.case}: {model}: {path.name}"
             predicted = read_masks(path, source.labels, name=name)
             here, predicted = on_one_grid(reference, predicted, names=(reference_name, name))
-        probability = _probability(case, model, here)
+        probability = probability_of(case, model, here)
         for label, mask in here.masks.items():
             score = score_case(
                 predicted.masks[label],
@@ -192,7 +192,12 @@ def _nothing_like(masks: LabelMasks) -> LabelMasks:
     return LabelMasks(nothing, masks.affine, masks.sparse)
 
 
-def _probability(case: CaseFiles, model: str, masks: LabelMasks) -> NDArray[Any] | None:
+def probability_of(case: CaseFiles, model: str, masks: LabelMasks) -> NDArray[Any] | None:
+    """Read a model's probabilities of a case, on the grid of the masks; None where it has none.
+
+    Raises:
+        DataError: the file is damaged or lies on another grid.
+    """
     path = case.probabilities.get(model)
     if path is None:
         return None

@@ -6,6 +6,7 @@ from typing import Literal
 
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.records import (
+    FAMILY_LEVEL,
     METRICS,
     ArmAudit,
     AttributeAudit,
@@ -140,6 +141,13 @@ def _sureness(difference: Difference) -> str:
             "That is more than chance among these patients explains, also after correcting for "
             f"all {looks} of this report (p\N{NO-BREAK SPACE}{p_text(difference.p_holm)}). {again}"
         )
+    if difference.p_holm <= FAMILY_LEVEL:
+        return (
+            "The test finds it, also after correcting for all "
+            f"{looks} of this report (p\N{NO-BREAK SPACE}{p_text(difference.p_holm)}), but the "
+            "interval reaches below zero: few very bad cases make this gap. It is not counted as "
+            f"found. {again}"
+        )
     if difference.hint:
         return (
             f"Had nothing else been compared it would count as found (p\N{NO-BREAK SPACE}"
@@ -192,11 +200,12 @@ def adjusted_in_words(difference: Difference) -> str:
         f"Between patients with {equal} held equal the gap is {number(adjusted.value)} "
         f"(95% interval {number(adjusted.low)} to {number(adjusted.high)})."
     )
+    one = len(adjusted.held_equal) == 1
     if adjusted.low > 0:
-        return f"{left} So these do not explain it."
+        return f"{left} So {'this does' if one else 'these do'} not explain it."
     if difference.gap.value and adjusted.value < difference.gap.value / 2:
-        return f"{left} These may explain most of the gap."
-    return f"{left} Whether these explain it is open."
+        return f"{left} {'This' if one else 'These'} may explain most of the gap."
+    return f"{left} Whether {'this explains' if one else 'these explain'} it is open."
 
 
 def _agreement(differences: Mapping[str, Difference]) -> str:

@@ -142,6 +142,8 @@ class TrainingConfig(Section):
     """Largest relative change of a drawn slice's size."""
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    patient_weights: Path | None = None
+    """How often each patient is drawn (`evenhand mitigate weights`); not for the private arm."""
 
 
 class FederationConfig(Section):
@@ -310,6 +312,11 @@ class ExperimentConfig(Section):
     def _arms_once(self) -> "ExperimentConfig":
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError("arms must name at least one arm, and none twice")
+        if self.training.patient_weights is not None and "federated-private" in self.arms:
+            raise ValueError(
+                "training.patient_weights draws some patients more often, which the privacy "
+                "accounting does not cover; leave the arm federated-private out"
+            )
         return self
 
     @model_validator(mode="after")

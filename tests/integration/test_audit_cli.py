@@ -220,6 +220,13 @@ class TestCards:
         (result,) = front["model-index"][0]["results"]
         assert {"dice", "hd95", "nsd"} <= {each["type"] for each in result["metrics"]}
 
+    def test_paraphrases_are_called_that(self, cards):
+        """Nobody takes our short words, or our numbers, for those of the publication."""
+        for name in CHECKLISTS:
+            text = (cards / name).read_text(encoding="utf-8")
+            assert "paraphrased" in text, name
+            assert "were compared with the publication" in text, name
+
     def test_nothing_is_invented(self, cards):
         """Who knows what the audit cannot is named; the number of items is the checklist's."""
         items = {"CLAIM-2024.md": 44, "FUTURE-AI.md": 30}

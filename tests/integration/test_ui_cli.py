@@ -1,5 +1,6 @@
-"""`evenhand review` at the command line: what it refuses, and what --verify says."""
+"""`evenhand review` at the command line: what it refuses, what it checks, what it hands out."""
 
+import csv
 import re
 import socket
 import sqlite3
@@ -8,17 +9,21 @@ import sys
 import tomllib
 from pathlib import Path
 
+import highdicom
+import numpy as np
 import pytest
 
 from evenhand.cases.nifti import write_nifti
 from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
-from evenhand.review import Decision, Reason, ReviewStore, Verdict
-from evenhand_ui.cli import check_port_is_free, verify_trail
-from evenhand_ui.masks import keep_correction, name_correction
+from evenhand.ingest.dicom.phantom import Study, write_series
+from evenhand.review import TRAIL_COLUMNS, Decision, Reason, ReviewStore, Verdict
+from evenhand_ui.cli import check_port_is_free
+from evenhand_ui.masks import keep_correction, name_correction, read_mask
 from evenhand_ui.options import STREAMLIT_OPTIONS
 from evenhand_ui.runs import ReviewRun
-from review_run import AFFINE, make_review_run, proposed_mask
+from evenhand_ui.trail_files import export_run, verify_trail
+from review_run import AFFINE, SHAPE, make_review_run, proposed_mask
 
 UI = Path(__file__).parents[2] / "ui"
 
@@ -105,13 +110,13 @@ class TestRun:
 
 
 class TestVerify:
-    """`--verify` tells whether the trail is as it was written."""
+    """`verify` tells whether the trail is as it was written."""
 
     def test_intact(self, folder):
         """Number of decisions, and the last hash to note elsewhere."""
         decide(folder)
         head = decide(folder, verdict=Verdict.WITHDRAW).sha256
-        code, out, _ = review(folder, "--verify")
+        code, out, _ = review("verify", folder)
         assert code == 0
         assert out == f"2 decisions, chain intact; hash of the last one: {head}\n"
 
@@ -156,6 +161,124 @@ class TestVerify:
         write_nifti(path, proposed_mask(), AFFINE)
         with pytest.raises(DataError, match="of decision 1 was changed"):
             verify_trail(folder)
+
+
+def correct(folder, mask):
+    """Record a correction of case n001 as the page does."""
+    case = ReviewRun.open(folder).case("n001")
+    name, sha256 = name_correction(case, mask)
+    keep_correction(folder / "review" / name, case, mask)
+    return decide(
+        folder,
+        verdict=Verdict.CORRECT,
+        reason=Reason.BOUNDARY,
+        corrected_path=name,
+        corrected_sha256=sha256,
+    )
+
+
+def changed_mask():
+    """The proposal and one voxel more."""
+    mask = proposed_mask()
+    mask[0, 0, 0] = 1
+    return mask
+
+
+class TestExport:
+    """`export` hands out decisions and the masks that stand."""
+
+    def test_all_of_it(self, folder, tmp_path):
+        """Table, page, and the mask of each accepted or corrected case; rejected ones stay."""
+        decide(folder, case_id="n002")
+        correct(folder, changed_mask())
+        decide(
+            folder,
+            case_id="s001",
+            hospital="south",
+            verdict=Verdict.REJECT,
+            reason=Reason.OTHER,
+            comment="=cmd()<script>",
+        )
+        out = tmp_path / "out"
+        code, said, error = review("export", folder, "--out", out)
+        assert (code, error) == (0, "")
+        assert "3 decisions, 2 masks accepted or corrected" in " ".join(said.split())
+        rows = list(csv.DictReader((out / "decisions.csv").read_text("utf-8").splitlines()))
+        assert [row["case_id"] for row in rows] == ["n002", "n001", "s001"]
+        assert tuple(rows[0]) == TRAIL_COLUMNS
+        assert rows[2]["comment"] == "'=cmd()<script>", "no formula for a spreadsheet"
+        page = (out / "decisions.html").read_text(encoding="utf-8")
+        assert "The chain is intact" in page
+        assert "<script>" not in page
+        assert sorted(path.name for path in (out / "masks").iterdir()) == [
+            "n001.nii.gz",
+            "n002.nii.gz",
+        ]
+        case = ReviewRun.open(folder).case("n001")
+        assert np.array_equal(read_mask(out / "masks" / "n001.nii.gz", case), changed_mask())
+
+    def test_broken_chain_is_said(self, folder, tmp_path):
+        """A trail that was changed is exported as such, and the command fails."""
+        decide(folder)
+        decide(folder, reader="Dr. No")
+        connection = sqlite3.connect(folder / "review" / "review.sqlite")
+        connection.execute("DROP TRIGGER decisions_no_update")
+        connection.execute("UPDATE decisions SET reader = 'Dr. Who' WHERE position = 1")
+        connection.commit()
+        connection.close()
+        out = tmp_path / "out"
+        with pytest.raises(ReviewError, match="chain broken at decision 1"):
+            export_run(folder, out)
+        assert "broken at decision 1" in (out / "decisions.html").read_text(encoding="utf-8")
+
+    def test_not_reviewed(self, folder, tmp_path):
+        """A run that nobody reviewed is not made a database by asking."""
+        with pytest.raises(UsageError, match="not been reviewed"):
+            export_run(folder, tmp_path / "out")
+        assert not (folder / "review").exists()
+
+
+class TestSeg:
+    """`seg` writes what the latest decision leaves, and says what it is."""
+
+    @pytest.fixture
+    def series(self, tmp_path):
+        """The DICOM series that case n001 could have come from."""
+        write_series(tmp_path / "series", np.zeros(SHAPE, dtype=np.int16), AFFINE, Study())
+        return tmp_path / "series"
+
+    @staticmethod
+    def seg(folder, series, out):
+        """Run the command; the object it wrote."""
+        code, said, error = review("seg", folder, "n001", "--series", series, "--out", out)
+        assert (code, error) == (0, "")
+        return " ".join(said.split()), highdicom.seg.segread(out)
+
+    def test_corrected(self, folder, series, tmp_path):
+        """A corrected mask is SEMIAUTOMATIC and has the corrected voxels."""
+        correct(folder, changed_mask())
+        said, seg = self.seg(folder, series, tmp_path / "a.dcm")
+        assert "corrected by a reader" in said
+        assert seg.SegmentSequence[0].SegmentAlgorithmType == "SEMIAUTOMATIC"
+        assert np.count_nonzero(seg.get_volume().array) == np.count_nonzero(changed_mask())
+
+    def test_accepted_and_withdrawn(self, folder, series, tmp_path):
+        """An accepted mask is the model's; one that is open again is called not reviewed."""
+        decide(folder)
+        said, seg = self.seg(folder, series, tmp_path / "a.dcm")
+        assert "accepted by a reader" in said
+        assert seg.SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
+        decide(folder, verdict=Verdict.WITHDRAW)
+        assert "not reviewed" in self.seg(folder, series, tmp_path / "b.dcm")[0]
+
+    def test_rejected(self, folder, series, tmp_path):
+        """A rejected mask does not leave."""
+        decide(folder, verdict=Verdict.REJECT, reason=Reason.BOUNDARY)
+        out = tmp_path / "a.dcm"
+        code, _, error = review("seg", folder, "n001", "--series", series, "--out", out)
+        assert code == 1
+        assert "not for its mask" in error
+        assert not out.exists()
 
 
 def test_both_ways_to_start_set_the_same_options():

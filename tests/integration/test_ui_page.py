@@ -1,22 +1,25 @@
 """The review page without a browser: what a reader can and cannot do, and what is recorded."""
 
 import gzip
+import json
 import logging
+import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from streamlit.runtime.context import ContextProxy
 from streamlit.testing.v1 import AppTest
 
-from evenhand.cases.store import array_sha256
-from evenhand.review import Reason, ReviewStore, Verdict
-from evenhand_ui.masks import read_mask
+from evenhand.review import Decision, Reason, ReviewStore, Verdict
+from evenhand_ui.deciding import Answer, corrected_mask, decide
+from evenhand_ui.office import office_of
 from evenhand_ui.options import ARM_VARIABLE, RUN_VARIABLE
-from evenhand_ui.runs import ReviewRun
+from evenhand_ui.tickets import READ, WRITE
 from review_run import AFFINE, SHAPE, TUMOUR_SLICES, make_review_run, proposed_mask
 
-APP = Path(__file__).parents[2] / "ui" / "app.py"
+APP = Path(__file__).parents[2] / "ui" / "evenhand_ui" / "script.py"
 
 
 @pytest.fixture
@@ -26,6 +29,14 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(RUN_VARIABLE, str(folder))
     monkeypatch.delenv(ARM_VARIABLE, raising=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def cookies(monkeypatch):
+    """The browser's cookies, which AppTest does not know."""
+    jar = {}
+    monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: jar))
+    return jar
 
 
 def open_page():
@@ -50,11 +61,60 @@ def open_case(page, case_id="n001", reader="Dr. Lee"):
     return page
 
 
-def see_all(page):
-    """Look at every slice that must be seen."""
-    while not widget(page.button, "Next unseen").disabled:
-        widget(page.button, "Next unseen").click().run()
-    return page
+def button(page, label):
+    """The button with this label."""
+    (found,) = [one for one in page.button if one.label == label]
+    return found
+
+
+def viewer_data(page):
+    """What the page hands to the viewer."""
+    (found,) = [one for one in page.main if one.type == "bidi_component"] or list(
+        viewers(page.main)
+    )
+    return json.loads(found.proto.json)
+
+
+def viewers(block):
+    """The viewer, however deep in columns and fragments."""
+    for child in block.children.values():
+        if getattr(child, "proto", None) is not None and hasattr(child.proto, "component_name"):
+            yield child
+        elif hasattr(child, "children"):
+            yield from viewers(child)
+
+
+def office(folder):
+    """The run as page and routes of this process share it."""
+    return office_of(folder, None, None)
+
+
+def grant(folder, page):
+    """What the page's ticket allows."""
+    data = viewer_data(page)
+    return office(folder).tickets.check(data["ticket"], data["case"], READ, now_s=time.time())
+
+
+def draft(folder, reader="Dr. Lee"):
+    """The reader's draft of case n001."""
+    return office(folder).drafts.read(office(folder).reading("n001", reader).place)
+
+
+def accept(folder, case_id):
+    """Record an acceptance, as the route does."""
+    item = office(folder).reading(case_id, "Dr. Lee")
+    office(folder).store.append(
+        Decision(
+            case_id=case_id,
+            hospital=item.case.patient.hospital,
+            arm="federated",
+            verdict=Verdict.ACCEPT,
+            reader="Dr. Lee",
+            proposed_sha256=item.proposal.sha256,
+            seconds=1.0,
+            slices_seen=TUMOUR_SLICES,
+        )
+    )
 
 
 def entries(folder):
@@ -78,7 +138,7 @@ class TestWorklist:
     def test_lists_cases_and_counts(self):
         """Every case has a row, and each state its count."""
         page = open_page()
-        assert [metric.value for metric in page.metric] == ["3", "0", "0", "0"]
+        assert [metric.value for metric in page.metric] == ["3", "0", "0", "0", "0"]
         assert {"n001", "n002", "s001"} <= {text.value for text in page.text}
 
     def test_filter_by_hospital(self):
@@ -115,171 +175,151 @@ class TestWorklist:
         assert "n001.nii.gz" in caplog.text
 
 
-@pytest.mark.usefixtures("folder")
-class TestAccept:
-    """Automation bias: nobody accepts what nobody has seen."""
+class TestWho:
+    """Nobody works without a name, and two readers do not work on one case unawares."""
 
-    def test_closed_until_all_tumour_was_seen(self):
-        """Accept opens in the step that shows the last slice with proposed tumour, not before."""
-        page = open_case(open_page())
-        # It opens on the largest area, which is k = 3, the fourth slice.
-        assert widget(page.slider, "slice").value == 4
-        for _ in range(len(TUMOUR_SLICES) - 1):
-            assert widget(page.button, "accept").disabled
-            widget(page.button, "Next unseen").click().run()
-        assert not widget(page.button, "accept").disabled
-
-    def test_slider_counts_as_seeing(self):
-        """It does not matter how a slice came up."""
-        page = open_case(open_page())
-        for number in (3, 5):
-            widget(page.slider, "slice").set_value(number).run()
-        assert not widget(page.button, "accept").disabled
-
-    def test_hidden_mask_does_not_count(self):
-        """Looking at the bare image does not open Accept: it is the mask that is accepted."""
-        page = open_case(open_page())
-        widget(page.button, "hide").click().run()
-        for number in (3, 5):
-            widget(page.slider, "slice").set_value(number).run()
-        assert widget(page.button, "accept").disabled
-
-    def test_empty_proposal_wants_all_slices(self):
-        """Where nothing is proposed, every slice could hold a missed tumour."""
-        page = open_case(open_page(), "n002")
-        for number in range(1, SHAPE[2] + 1):
-            assert widget(page.button, "accept").disabled
-            widget(page.slider, "slice").set_value(number).run()
-        assert not widget(page.button, "accept").disabled
-
-    def test_decision_lands_in_the_database(self, folder):
-        """What was decided, by whom, about which voxels, after which slices, is recorded."""
-        page = see_all(open_case(open_page()))
-        widget(page.button, "accept").click().run()
-        (entry,) = entries(folder)
-        decision = entry.decision
-        assert (decision.case_id, decision.hospital, decision.arm) == ("n001", "north", "federated")
-        assert (decision.verdict, decision.reader) == (Verdict.ACCEPT, "Dr. Lee")
-        assert decision.proposed_sha256 == array_sha256(proposed_mask())
-        assert decision.slices_seen == TUMOUR_SLICES
-        assert decision.seconds >= 0
-
-    def test_next_open_case_follows(self):
-        """After a decision the next open case is there, with nothing seen of it yet."""
-        page = see_all(open_case(open_page()))
-        widget(page.button, "accept").click().run()
-        assert any("n002" in one.value for one in page.markdown)
-        assert widget(page.button, "accept").disabled
-
+    @pytest.mark.usefixtures("folder")
     def test_needs_a_name(self):
-        """Without a reader's name nothing can be decided."""
-        page = see_all(open_case(open_page(), reader="  "))
-        assert widget(page.button, "accept").disabled
-        assert widget(page.button, "reject").disabled
+        """Without a reader's name no case opens."""
+        page = open_page()
+        page.text_input(key="reader").set_value("  ").run()
+        assert page.button(key="open-n001").disabled
         assert any("name" in one.value for one in page.info)
 
-    def test_last_case_leads_back(self, folder):
-        """When all is decided the reader is told so."""
+    def test_second_reader_looks_only(self, folder):
+        """Who comes second is told who has the case, may look, and may take it over."""
+        open_case(open_page())
+        second = open_case(open_page(), reader="Dr. No")
+        assert "Dr. Lee has had this case open" in second.warning[0].value
+        assert not second.file_uploader
+        assert grant(folder, second).action == READ
+        button(second, "Take the case over").click().run()
+        assert not second.warning
+        assert grant(folder, second).action == WRITE
+
+    @pytest.mark.usefixtures("folder")
+    def test_worklist_shows_who_reads(self):
+        """A case that somebody has open says so; one that was left does not."""
+        first = open_case(open_page())
+        other = open_page()
+        other.text_input(key="reader").set_value("Dr. No").run()
+        assert any("Dr. Lee reads it now" in text.value for text in other.text)
+        button(first, "Worklist").click().run()
+        assert not any("reads it now" in text.value for text in other.run().text)
+
+    @pytest.mark.usefixtures("folder")
+    def test_filter_by_reader(self, folder):
+        """The list can be narrowed to what one reader has decided."""
+        accept(folder, "n001")
         page = open_page()
-        page.text_input(key="reader").set_value("Dr. Lee").run()
-        page.button[0].click().run()
-        for _ in range(3):
-            widget(see_all(page).button, "accept").click().run()
-        assert len(entries(folder)) == 3
-        assert page.success[0].value == "All cases are decided."
+        page.multiselect(key="readers").set_value(["Dr. Lee"]).run()
+        shown = {text.value for text in page.text}
+        assert "n001" in shown
+        assert "s001" not in shown
 
 
-class TestReject:
-    """A rejection says why."""
+class TestCase:
+    """An open case: the viewer's data, and no more."""
 
-    def test_needs_a_reason(self, folder):
-        """Without a reason nothing is recorded, and the page says what is missing."""
+    def test_viewer_gets_what_it_needs(self, folder):
+        """Geometry, slices to see, reasons, and names that tell nothing."""
+        data = viewer_data(open_case(open_page()))
+        assert data["shape"] == list(SHAPE)
+        assert data["letters"] == [["L", "R"], ["P", "A"], ["I", "S"]]
+        assert data["must"] == data["missing"] == list(TUMOUR_SLICES)
+        assert [code for code, _ in data["reasons"]] == [reason.value for reason in Reason]
+        assert not {"n001", "p-n001", "north"} & set(map(str, data.values()))
+
+    def test_address_has_no_case_id(self, folder):
+        """The address names the case by its opaque name, and leads back to it."""
         page = open_case(open_page())
-        widget(page.button, "reject").click().run()
-        assert page.error[0].value == "To reject a mask, choose a reason."
-        assert entries(folder) == []
+        opaque = page.query_params["case"]
+        assert opaque == viewer_data(page)["case"]
+        again = AppTest.from_file(APP, default_timeout=30)
+        again.query_params["case"] = opaque
+        again.run()
+        again.text_input(key="reader").set_value("Dr. Lee").run()
+        assert viewer_data(again.run())["case"] == opaque
 
-    def test_with_a_reason(self, folder):
-        """Code and comment are recorded; a rejection need not wait for all slices."""
+    @pytest.mark.usefixtures("folder")
+    @pytest.mark.parametrize("case", ["n001", "../../x", "0" * 20])
+    def test_address_that_was_made_up(self, case):
+        """An address that was never handed out leads to the worklist."""
+        page = AppTest.from_file(APP, default_timeout=30)
+        page.query_params["case"] = case
+        page.run()
+        assert not page.exception
+        assert page.metric
+
+    @pytest.mark.usefixtures("folder")
+    def test_skip(self):
+        """The next open case comes without a decision, and the one before is given back."""
         page = open_case(open_page())
-        widget(page.selectbox, "reason").set_value(Reason.WRONG_SIDE).run()
-        widget(page.text_area, "comment").set_value("mirror image").run()
-        widget(page.button, "reject").click().run()
-        (entry,) = entries(folder)
-        assert (entry.decision.verdict, entry.decision.reason) == (
-            Verdict.REJECT,
-            Reason.WRONG_SIDE,
-        )
-        assert entry.decision.comment == "mirror image"
+        button(page, "Skip to the next open case").click().run()
+        assert any("n002" in one.value for one in page.markdown)
 
-    def test_reason_speaks_against_accepting(self, folder):
-        """Who has chosen a reason and presses Accept is asked, not obeyed."""
-        page = see_all(open_case(open_page()))
-        widget(page.selectbox, "reason").set_value(Reason.BOUNDARY).run()
-        widget(page.button, "accept").click().run()
-        assert "remove it" in page.error[0].value
-        assert entries(folder) == []
+    @pytest.mark.usefixtures("folder")
+    def test_reload_comes_back(self, cookies):
+        """After a reload the same reader is at the same case; a forged cookie is nobody."""
+        before = viewer_data(open_case(open_page()))
+        for cookie, known in ((before["readerCookie"], True), ("RHIuIE5v.00", False)):
+            cookies["evenhand_reader"] = cookie
+            page = AppTest.from_file(APP, default_timeout=30)
+            page.query_params["case"] = before["case"]
+            page.run()
+            assert (len(list(viewers(page.main))) == 1) is known
 
 
-class TestCorrect:
-    """A corrected mask comes in as a file."""
+class TestFiles:
+    """A mask that was drawn elsewhere comes in as a file and becomes the draft."""
 
     def test_bad_mask_gets_its_sentence(self, folder):
-        """A mask that does not fit is refused in words, and cannot be recorded."""
+        """A mask that does not fit is refused in words, and is no draft."""
         page = open_case(open_page())
         upload(page, np.ones((3, 4, 5), dtype=np.uint8))
         assert "3 x 4 x 5 voxels where the case has 24 x 20 x 6" in page.error[0].value
-        assert widget(page.button, "correct").disabled
         upload(page, proposed_mask() * 7)
         assert "values other than 0" in page.error[0].value
-        assert entries(folder) == []
+        assert draft(folder).revision == 0
 
-    def test_good_mask_is_kept(self, folder):
-        """The corrected voxels are kept beside the database under their recorded hash."""
+    def test_good_mask_is_the_draft(self, folder):
+        """The uploaded voxels are what the viewer shows as the reader's own."""
         mask = proposed_mask()
         mask[0, 0, 0] = 1
         page = upload(open_case(open_page()), mask)
         assert not page.error
-        widget(page.selectbox, "reason").set_value(Reason.MISSED_TUMOUR).run()
-        widget(page.button, "correct").click().run()
-        (entry,) = entries(folder)
-        assert entry.decision.verdict is Verdict.CORRECT
-        assert entry.decision.corrected_sha256 == array_sha256(mask)
-        case = ReviewRun.open(folder).case("n001")
-        kept = read_mask(folder / "review" / entry.decision.corrected_path, case)
-        assert np.array_equal(kept, mask)
-
-    def test_without_a_reason_nothing_is_kept(self, folder):
-        """A correction that is not recorded leaves no file either."""
-        mask = proposed_mask()
-        mask[0, 0, 0] = 1
-        page = upload(open_case(open_page()), mask)
-        widget(page.button, "correct").click().run()
-        assert page.error[0].value == "To correct a mask, choose a reason."
-        assert entries(folder) == []
-        assert not (folder / "review" / "corrected").exists()
-
-    def test_upload_is_not_forgotten(self, folder):
-        """Who has uploaded a correction and presses Accept would lose it, and is stopped."""
-        mask = proposed_mask()
-        mask[0, 0, 0] = 1
-        page = see_all(upload(open_case(open_page()), mask))
-        widget(page.button, "accept").click().run()
-        assert "record the correction" in page.error[0].value
-        assert entries(folder) == []
+        reading = office(folder).reading("n001", "Dr. Lee")
+        assert np.array_equal(corrected_mask(office(folder), reading), mask)
 
 
-class TestUndo:
-    """A decision is taken back by another one."""
+class TestHistory:
+    """A decision is taken back by another one, and a correction can be gone on with."""
 
     def test_withdraw(self, folder):
         """The case is open again and its history shows both."""
-        page = see_all(open_case(open_page()))
-        widget(page.button, "accept").click().run()
-        page.button[0].click().run()  # Worklist
-        page.button(key="open-n001").click().run()
-        widget(page.button, "withdraw").click().run()
+        accept(folder, "n001")
+        page = open_case(open_page())
+        page.button(key="withdraw").click().run()
         assert [e.decision.verdict for e in entries(folder)] == [Verdict.ACCEPT, Verdict.WITHDRAW]
         history = [text.value for text in page.text if text.value[:2] in {"1.", "2."}]
         assert len(history) == 2
-        assert widget(page.button, "accept").disabled, "it must be looked at anew"
+        assert "accepted" in history[1]
+
+    def test_corrected_case_opens_with_the_correction(self, folder):
+        """Who opens a corrected case sees the mask that was recorded, as a draft."""
+        mask = proposed_mask()
+        mask[0, 0, 0] = 1
+        upload(open_case(open_page()), mask)
+        reading = office(folder).reading("n001", "Dr. Lee")
+        answer = Answer(verdict=Verdict.CORRECT, reason=Reason.BOUNDARY, comment="", revision=1)
+        decide(office(folder), reading, answer, now_s=time.time())
+        assert draft(folder).revision == 0
+        open_case(open_page(), reader="Dr. No")
+        reading = office(folder).reading("n001", "Dr. No")
+        assert np.array_equal(corrected_mask(office(folder), reading), mask)
+
+    def test_all_done(self, folder):
+        """When all is decided the reader is told so."""
+        for case_id in ("n001", "n002", "s001"):
+            accept(folder, case_id)
+        assert open_page().success[0].value == "All cases are decided."

@@ -13,7 +13,8 @@ from evenhand.ingest.dicom.naming import SeriesTable
 from evenhand.ingest.dicom.pixels import read_stack
 from evenhand.ingest.dicom.series import Volume, judge_series
 
-NAMES = Pseudonymiser(HospitalKey(bytes(range(32))))
+KEY = HospitalKey(bytes(range(32)))
+NAMES = Pseudonymiser(KEY)
 """Pseudonyms by a key that is no secret."""
 
 

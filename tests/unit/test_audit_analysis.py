@@ -11,7 +11,7 @@ from evenhand.artifacts import PREDICTION_COLUMNS
 from evenhand.config import AuditConfig
 from evenhand.errors import DataError, UsageError
 from evenhand_audit.analysis import audit_table, equity_scaled_by_std, equity_scaled_by_sum
-from evenhand_audit.cohort import age_group_names
+from evenhand_audit.cohort import age_group_names, group_order
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.simulate import simulated_rows
 
@@ -112,21 +112,22 @@ def test_the_same_table_gives_the_same_audit():
 
 
 def test_a_planted_gap_is_found_and_an_absent_one_is_not():
-    """A true gap of 0.15 by sex among 120 patients is found in 12 of 12 tables, and lies inside.
+    """A true gap of 0.15 by sex among 120 patients is found in 24 of 24 tables, and lies inside.
 
-    By hospital there is none. Of twelve 95% intervals 10 or more hold the truth with 98%.
+    By hospital there is none. Of 24 intervals of 95% each, 20 or more hold the truth in 99.4% of
+    such runs.
     """
     config = AuditConfig(resamples=300, attributes=("sex", "hospital"), intersections=False)
     held = alarms = 0
-    for seed in range(12):
+    for seed in range(24):
         audit = audit_table(frame(simulated_rows(patients=120, gap=0.15, seed=seed)), config)
         difference = attribute(audit, "sex").difference["dice"]
         assert difference.beyond_chance
         assert difference.worst_group == "F"
         held += difference.gap.low <= 0.15 <= difference.gap.high
         alarms += attribute(audit, "hospital").difference["dice"].beyond_chance
-    assert held >= 10
-    assert alarms <= 1
+    assert held >= 20
+    assert alarms <= 3
 
 
 def test_pairs_of_attributes_are_compared_too():
@@ -301,3 +302,11 @@ def test_a_wrong_question_is_refused(changes, said):
     config = QUICK.model_copy(update=changes)
     with pytest.raises(UsageError, match=said):
         audit_table(frame(simulated_rows(patients=8)), config)
+
+
+def test_cut_numbers_stand_by_size():
+    """Readers look for a trend: groups of a number rise, names follow, unknown is last."""
+    groups = ["10 and over", "unknown", "under 2.5", "2.5 to under 10", "GE"]
+    ordered = ["under 2.5", "2.5 to under 10", "10 and over", "GE", "unknown"]
+    assert group_order("size", groups, ()) == ordered
+    assert group_order("grade", ["10", "9", "e"], ()) == ["9", "10", "e"]

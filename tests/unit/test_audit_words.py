@@ -1,10 +1,13 @@
 """The sentences of page one say what the numbers say, and no more."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from evenhand.config import AuditConfig
 from evenhand_audit.analysis import audit_table
+from evenhand_audit.records import Estimate
 from evenhand_audit.simulate import simulated_rows
 from evenhand_audit.words import finding_of, headline_arm, number
 
@@ -44,6 +47,19 @@ def test_a_gap_within_chance_is_not_called_fair():
     assert f"sex {number(detectable)}" in found.reach
     assert number(arm.attributes[0].difference["dice"].gap.high) in found.sureness
     assert "no gap found does not mean no gap" in found.sureness
+
+
+def test_a_gap_whose_interval_reaches_zero_is_not_called_found():
+    """Test and interval can disagree where few cases make the gap: the weaker of the two counts."""
+    arm = audited(patients=120, gap=0.2).arms[0]
+    (sex,) = arm.attributes
+    wide = replace(sex.difference["dice"], gap=Estimate(0.2, -0.01, 0.41))
+    found = finding_of(
+        replace(arm, attributes=(replace(sex, difference=sex.difference | {"dice": wide}),))
+    )
+    assert found.headline == "A possible gap, not a finding."
+    assert "the interval reaches below zero" in found.sureness
+    assert "not counted as found" in found.sureness
 
 
 def test_nothing_to_compare_is_no_finding():

@@ -1,6 +1,7 @@
 """Rules of evenhand.cases.store: a case is there whole, unchanged and its hospital's, or not."""
 
 import errno
+import hashlib
 import json
 import shutil
 import stat
@@ -11,7 +12,7 @@ import pytest
 
 from evenhand.cases import store as store_module
 from evenhand.cases.records import Case, Patient
-from evenhand.cases.store import CaseStore
+from evenhand.cases.store import CaseStore, array_sha256
 from evenhand.errors import ResourceError, StoreError
 from evenhand.geometry import Affine
 
@@ -184,3 +185,13 @@ def test_the_record_on_disk_has_no_path(store: CaseStore) -> None:
     text = (store.path / "cases" / "p1" / "case.json").read_text(encoding="utf-8")
     assert str(store.path.parent) not in text
     assert json.loads(text)["patient"]["age_years"] == 50.5
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<f4"])
+def test_a_hash_does_not_depend_on_how_voxels_lie_in_memory(dtype: str) -> None:
+    """First axis fastest (as from NIfTI), last axis fastest, turned: equal values, equal hash."""
+    volume = np.random.default_rng(1).integers(0, 9, (5, 19, 70)).astype(dtype)
+    plain = hashlib.sha256(f"{volume.dtype.str}{volume.shape}".encode() + volume.tobytes())
+    turned = np.ascontiguousarray(volume[::-1])[::-1]
+    for laid in (volume, np.asfortranarray(volume), turned):
+        assert array_sha256(laid) == plain.hexdigest()

@@ -155,14 +155,15 @@ def test_two_series_of_one_name_are_not_chosen_between(tmp_path: Path) -> None:
 
 
 def test_several_segmentations_or_labels_are_not_chosen_between(tmp_path: Path) -> None:
-    """--tumour and --masks-from decide; names of regions are not shown."""
+    """--tumour and --masks-from decide; names of regions stand in the mapping alone."""
     study = Study()
     write_series(tmp_path / "s", voxels(), grid(), study)
     regions = {f"GTV {NOBODY}": [square(1)], "GTV 2": [square(2)]}
     write_rtstruct(tmp_path / "rs", regions, study)
     found = plan(tmp_path, masks_required=True)
-    assert "several labels could be the tumour (2 label(s))" in whys(found)
+    assert "several labels could be the tumour (2 labels)" in whys(found)
     assert NOBODY not in whys(found)
+    assert f"GTV {NOBODY}" in found.names.values()  # for the mapping that a user asks for
     assert plan(tmp_path, masks_required=True, tumour=("gtv 2",)).recipes[0].has_mask
     write_rtstruct(tmp_path / "rs2", {"GTV 2": [square(1)]}, study)
     assert "several segmentations" in whys(plan(tmp_path, tumour=("gtv 2",)))

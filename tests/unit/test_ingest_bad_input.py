@@ -213,7 +213,7 @@ def test_a_source_that_is_not_there_exits_with_2(tmp_path: Path, shell: Shell) -
     """A mistyped path is wrong use."""
     code, text = shell("ingest", tmp_path / "no", "--into", tmp_path / "s")
     assert code == 2
-    assert "There is no folder" in text
+    assert "There is no file or folder" in text
 
 
 def test_a_missing_sequence_is_named(tiny_tree: Path, tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from dicom_reading import NAMES, grid
 from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
 
 from evenhand.cases.nifti import write_nifti
+from evenhand.cases.store import CaseStore
+from evenhand.cli import app
 from evenhand.errors import DataError, UsageError
 from evenhand.ingest.datalist import plan_datalist
 from evenhand.ingest.deid import HospitalKey
@@ -243,3 +246,23 @@ def test_sources_without_patients_come_with_a_warning(tmp_path: Path) -> None:
     assert "a patient of its own" in plan.notes[-1]
     with pytest.raises(UsageError, match="--keep-names"):
         plan_source(tmp_path / "d", SourceKind.NNUNET, Choices(hospital="north"))
+
+
+def test_a_store_is_not_a_source(tmp_path: Path, tiny_stores: dict[str, CaseStore]) -> None:
+    """Whoever names the store where the source was meant is told what it is."""
+    with pytest.raises(UsageError, match="a case store already"):
+        guess_kind(tiny_stores["north"].path)
+
+
+def test_what_the_command_line_cannot_mean_is_said_once(tmp_path: Path) -> None:
+    """A name that no folder can have is wrong use; a dry run without a case fails like the run."""
+    HospitalKey.create(tmp_path / "key")
+    words = ["ingest", str(pictures(tmp_path / "p")), "--into", str(tmp_path / "s"), "--dry-run"]
+    words += ["--key", str(tmp_path / "key"), "--hospital"]
+    for name in ("Rio de Janeiro", "../else", "-"):
+        result = CliRunner().invoke(app, [*words, name])
+        assert isinstance(result.exception, UsageError)
+        assert "1 to 64 letters" in str(result.exception)
+    result = CliRunner().invoke(app, [*words, "rio", "--kind", "dicom"])
+    assert isinstance(result.exception, DataError)
+    assert not (tmp_path / "s").exists()

@@ -55,7 +55,9 @@ def test_scores_equal_the_definitions(data, spacing):
     tolerance = 1.1
     score = score_case(masks[0], masks[1], spacing=spacing, nsd_tolerance=tolerance)
     dice, hd95, nsd = oracle(*masks, spacing, tolerance)
-    assert (score.dice, score.hd95, score.nsd) == pytest.approx((dice, hd95, nsd), rel=1e-5)
+    # HD95 takes MONAI's rank in single precision: beside a step from 0 that is an absolute error.
+    wanted = pytest.approx((dice, hd95, nsd), rel=1e-5, abs=1e-5)
+    assert (score.dice, score.hd95, score.nsd) == wanted
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 0), (20, 24, 9), (40, 50, 16)])

@@ -73,6 +73,11 @@ class TestAppend:
             comment="edge too wide, ödema",
             corrected_sha256=CORRECTED,
             corrected_path="corrected/n001/b.nii.gz",
+            strokes=7,
+            dice=0.875,
+            hd95=1 / 3,
+            backbone="mobile_sam",
+            adapter_sha256="d" * 64,
         )
         entry = store.append(given)
         assert store.entries() == [entry]
@@ -95,7 +100,7 @@ class TestAppend:
         row = dict(connection.execute("SELECT * FROM decisions").fetchone())
         connection.close()
         del row["sha256"]
-        row["schema"] = 1
+        row["schema"] = 2
         text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         assert entry.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
@@ -195,7 +200,7 @@ class TestVerify:
         row = dict(connection.execute("SELECT * FROM decisions WHERE position = 2").fetchone())
         connection.close()
         del row["sha256"]
-        row |= {"schema": 1, "comment": "never said"}
+        row |= {"schema": 2, "comment": "never said"}
         text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         forged = hashlib.sha256(text.encode()).hexdigest()
         tamper(
@@ -218,7 +223,7 @@ class TestVerify:
     def test_reading_a_damaged_row_says_so(self, five, path):
         """A row that makes no sense is an error with a way out, not a guess."""
         tamper(path, "UPDATE decisions SET verdict = 'nonsense' WHERE position = 4")
-        with pytest.raises(ReviewError, match=r"Decision 4 .* --verify"):
+        with pytest.raises(ReviewError, match=r"Decision 4 .* review verify"):
             five.entries()
 
 
@@ -268,6 +273,11 @@ class TestDecision:
             ({"seconds": -1.0}, "seconds"),
             ({"slices_seen": (-1,)}, "counted from 0"),
             ({"comment": "x" * 2001}, "2000"),
+            ({"verdict": Verdict.CANNOT_JUDGE}, "cannot judge, choose a reason"),
+            ({"strokes": -1}, "counted from 0"),
+            ({"dice": float("nan")}, "Dice and HD95"),
+            ({"hd95": -1.0}, "Dice and HD95"),
+            ({"adapter_sha256": "abc"}, "64 hex digits"),
             ({"case_id": ""}, "case, hospital and arm"),
         ],
     )
@@ -302,8 +312,8 @@ class TestOpening:
     def test_later_schema(self, path):
         """A database of a later version is refused, with both versions named."""
         ReviewStore(path).close()
-        tamper(path, "UPDATE review_schema SET version = 2")
-        with pytest.raises(ReviewError, match=r"has review schema 2.*wants review schema 1"):
+        tamper(path, "UPDATE review_schema SET version = 3")
+        with pytest.raises(ReviewError, match=r"has review schema 3.*wants review schema 2"):
             ReviewStore(path)
 
     def test_folder_that_cannot_be(self, tmp_path):

@@ -1,5 +1,6 @@
 """What is to be reviewed, in which state, and what has been looked at."""
 
+import hashlib
 import shutil
 
 import numpy as np
@@ -10,8 +11,7 @@ from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, StoreError, UsageError
 from evenhand.review import Decision, ReviewStore, State, Verdict
 from evenhand_ui.runs import ReviewRun
-from evenhand_ui.sitting import PAUSE_LIMIT_S, Sitting
-from evenhand_ui.wording import slices_text
+from evenhand_ui.sitting import HEAD_START, PAUSE_LIMIT_S, QUICKEST_S, Sitting
 from evenhand_ui.worklist import build_worklist, count_states, next_open, select
 from review_run import AFFINE, make_review_run, proposed_mask
 
@@ -120,6 +120,7 @@ class TestWorklist:
             State.ACCEPTED: 1,
             State.CORRECTED: 0,
             State.REJECTED: 0,
+            State.NOT_JUDGED: 0,
         }
         others = build_worklist(ReviewRun.open(folder, "pooled"), store)
         assert {item.state for item in others} == {State.OPEN}
@@ -141,6 +142,7 @@ class TestWorklist:
         assert select(items) == items
         chosen = select(items, states=[State.OPEN], hospitals=["north"])
         assert [item.case_id for item in chosen] == ["n001"]
+        assert [item.case_id for item in select(items, readers=["Dr. Lee"])] == ["n002"]
 
     def test_next_open_goes_round(self, folder, store):
         """After the last case comes the first open one; a decided case is passed over."""
@@ -152,6 +154,39 @@ class TestWorklist:
         assert next_open(select(items, hospitals=["south"]), "s001") is None
 
 
+class TestUncertainty:
+    """Where the table has a figure, the most uncertain case comes first."""
+
+    def test_order(self, folder, store):
+        """Cases are ordered by the column `uncertainty` of this arm's rows."""
+        (folder / "predictions.csv").write_text(
+            "arm,case,uncertainty\nfederated,n001,0.1\nfederated,n002,0.4\n"
+            "federated,s001,0.7\npooled,n001,0.9\n",
+            encoding="utf-8",
+        )
+        items = build_worklist(ReviewRun.open(folder), store)
+        assert [item.case_id for item in items] == ["s001", "n002", "n001"]
+
+    @pytest.mark.parametrize(
+        "text", ["", "arm,case\nfederated,n001\n", "arm,case,uncertainty\n,,x"]
+    )
+    def test_without(self, folder, store, text):
+        """A table without it, or a broken one, leaves the usual order."""
+        (folder / "predictions.csv").write_text(text, encoding="utf-8")
+        items = build_worklist(ReviewRun.open(folder), store)
+        assert [item.case_id for item in items] == ["n001", "n002", "s001"]
+
+
+def test_model_is_named(folder):
+    """Decisions name backbone and adapter, so that a mask can be traced to its model."""
+    assert (ReviewRun.open(folder).backbone, ReviewRun.open(folder).adapter_sha256) == ("", "")
+    (folder / "config.json").write_text('{"model": {"backbone": "mobile_sam"}}', encoding="utf-8")
+    (folder / "arms/federated/adapter.safetensors").write_bytes(b"weights")
+    run = ReviewRun.open(folder)
+    assert run.backbone == "mobile_sam"
+    assert run.adapter_sha256 == hashlib.sha256(b"weights").hexdigest()
+
+
 class TestSitting:
     """What must be seen before a mask can be accepted, and the time that is counted."""
 
@@ -159,36 +194,40 @@ class TestSitting:
         """Only when each of them was shown is nothing missing."""
         sitting = Sitting.at(np.array([0, 3, 5, 0]))
         assert sitting.missing == [1, 2]
-        sitting.look(0, 0.0, mask_shown=True)
-        sitting.look(2, 1.0, mask_shown=True)
+        sitting.report([0, 2], 0.0)
         assert sitting.missing == [1]
-        sitting.look(1, 2.0, mask_shown=True)
+        sitting.report([0, 1, 2], 1.0)
         assert sitting.missing == []
 
     def test_empty_proposal_needs_all(self):
         """Where no tumour is proposed, one may have been missed in any slice."""
         assert Sitting.at(np.zeros(3, dtype=int)).missing == [0, 1, 2]
 
-    def test_hidden_mask_is_not_seen(self):
-        """A slice without its mask on it does not count: the mask is what is judged."""
-        sitting = Sitting.at(np.array([4]))
-        sitting.look(0, 0.0, mask_shown=False)
-        assert sitting.missing == [0]
+    def test_nobody_sees_a_hundred_slices_at_once(self):
+        """A report of more slices than the time allows counts for as many as it does."""
+        sitting = Sitting.at(np.ones(100, dtype=int))
+        sitting.report(range(100), 0.0)
+        assert len(sitting.seen) == HEAD_START
+        sitting.report(range(100), 1.0)
+        assert len(sitting.seen) == 2 * HEAD_START + round(1.0 / QUICKEST_S)
+
+    def test_slices_that_are_not_there(self):
+        """A report of slices outside the volume counts for nothing."""
+        sitting = Sitting.at(np.array([1, 1]))
+        sitting.report([-1, 2, 10**9], 0.0)
+        assert sitting.seen == set()
+
+    def test_goes_on(self):
+        """What was seen before a restart is still seen."""
+        sitting = Sitting.at(np.array([1, 1]), seen=(0,), seconds=7.5)
+        assert (sitting.missing, sitting.seconds) == ([1], 7.5)
 
     def test_seconds(self):
-        """Time runs between looks, a long pause counts as the limit, absence does not count."""
+        """Time runs between reports, a long pause counts as the limit, absence does not count."""
         sitting = Sitting.at(np.array([1]))
         for now in (100.0, 105.0, 5105.0):
-            sitting.look(0, now, mask_shown=True)
+            sitting.report([0], now)
         assert sitting.seconds == 5 + PAUSE_LIMIT_S
         sitting.leave()
-        sitting.look(0, 9000.0, mask_shown=True)
+        sitting.report([0], 9000.0)
         assert sitting.seconds == 5 + PAUSE_LIMIT_S
-
-
-@pytest.mark.parametrize(
-    ("indices", "text"), [([], ""), ([0], "1"), ([2, 3, 4, 8], "3-5, 9"), ([1, 3], "2, 4")]
-)
-def test_slices_text(indices, text):
-    """Slices are named as people count them, runs drawn together."""
-    assert slices_text(indices) == text

@@ -1,223 +1,208 @@
-"""One case on the page: its slices with the proposed mask, and the decision about it.
+"""One case on the page: the viewer, its history, and masks as files.
 
-Picture and decision are one Streamlit fragment, so that a step through the
-slices redraws this case alone, and so that Accept opens in the very step in
-which the last slice with tumour came up. Widget keys carry the case and the
-hash of its mask: under a fixed key a widget keeps the state of the case before.
+Looking, painting and deciding happen in the viewer and go by the routes. This
+script only opens the case, hands out a ticket, and turns to the next case when
+the viewer says that it was decided.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import time
+from typing import Any
 
+import numpy as np
 import streamlit as st
 
-from evenhand.review import ReviewStore
-from evenhand_ui.decision_panel import show_decision_panel
-from evenhand_ui.desk import Desk, leave_desk, sit_down
+from evenhand.errors import DataError, EvenhandError
+from evenhand.review import COMMENT_LIMIT, Claim, Reason, State, claim_case, release_claim
+from evenhand_ui.component import mount_viewer
+from evenhand_ui.drafts import Box
 from evenhand_ui.faults import told_plainly
-from evenhand_ui.picture import (
-    CORRECTED_COLOUR,
-    PROPOSED_COLOUR,
-    Overlay,
-    Window,
-    render_slice,
-)
-from evenhand_ui.runs import ReviewRun
-from evenhand_ui.wording import state_text
+from evenhand_ui.history import show_history
+from evenhand_ui.masks import check_uploaded_mask, read_mask
+from evenhand_ui.office import Office, Reading
+from evenhand_ui.tickets import READ, WRITE
+from evenhand_ui.volumes import pack
+from evenhand_ui.wording import reason_text, state_text
 from evenhand_ui.worklist import WorkItem
 
 __all__ = ["show_case"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Display:
-    """How a slice is drawn."""
-
-    style: Literal["outline", "fill"]
-    opacity: float
-    window: Window
-
-
-def show_case(
-    run: ReviewRun, store: ReviewStore, item: WorkItem, *, reader: str, following: str | None
-) -> None:
+def show_case(office: Office, item: WorkItem, *, reader: str, following: str | None) -> None:
     """Draw one case.
 
     Args:
-        run: the run under review.
-        store: where the decision goes.
+        office: the run under review.
         item: the case.
-        reader: who reads; empty: nobody has said so yet, and no decision is taken.
+        reader: who reads.
         following: the case that comes after the decision; None: this is the last.
     """
+    claim = claim_case(office.store, office.run.arm, item.case_id, reader, now_s=time.time())
+    _header(office, item, claim, reader, following)
+    reading = office.reading(item.case_id, reader)
+    _start_from_recorded(office, item, reading)
+    _viewer(office, item, reading, claim.reader != reader, following)
+    if following is not None:
+        office.prepare(following, reader)
+    history, exchange = st.columns(2)
+    with history:
+        show_history(office, item, reading)
+    if claim.reader == reader:
+        with exchange:
+            _exchange(office, item, reading)
+
+
+def _header(
+    office: Office, item: WorkItem, claim: Claim, reader: str, following: str | None
+) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Worklist", icon=":material/arrow_back:", on_click=_turn_to, args=(item, None))
-        st.markdown(f"### {item.case_id}", width="content")
-        st.text(f"{item.hospital} · {state_text(item.state)}", width="content")
+        st.button(
+            "Worklist",
+            icon=":material/arrow_back:",
+            on_click=_turn_to,
+            args=(office, item, reader, None),
+        )
+        st.markdown(f"**{item.case_id}**", width="content")
+        st.text(f"{item.hospital} · {state_text(item.state)} · {reader}", width="content")
         if following is not None:
             st.button(
                 "Skip to the next open case",
                 type="tertiary",
+                shortcut="S",
                 on_click=_turn_to,
-                args=(item, following),
+                args=(office, item, reader, following),
             )
-    _review(run, store, item, reader, following)
+    if claim.reader != reader:
+        since = time.strftime("%H:%M", time.gmtime(claim.since_s))
+        st.warning(
+            f"{claim.reader} has had this case open since {since} UTC. You can look; "
+            "to work on it, take it over. Their draft is kept."
+        )
+        st.button("Take the case over", on_click=_take_over, args=(office, item, reader))
 
 
 @st.fragment
-def _review(
-    run: ReviewRun, store: ReviewStore, item: WorkItem, reader: str, following: str | None
+def _viewer(
+    office: Office, item: WorkItem, reading: Reading, readonly: bool, following: str | None
 ) -> None:
     with told_plainly():
-        desk = sit_down(run, store, item, reader, following)
-        picture, panel = st.columns((2.1, 1), gap="medium")
-        # The panel first: what is drawn depends on its controls and on an uploaded correction.
-        with panel:
-            show_decision_panel(desk)
-            display = _display_controls(desk)
-        with picture:
-            _steps(desk)
-            _picture(desk, display)
+        generation = st.session_state.get("generation", 0)
+        key = f"viewer-{reading.place.name}-{generation}-{readonly}"
+        result = mount_viewer(key, _viewer_data(office, reading, readonly))
+        if result.decided:
+            position = result.decided["position"]
+            st.session_state["message"] = f"Recorded as decision {position}: {item.case_id}"
+            st.session_state["open_case"] = following
+            st.rerun()
+        if result.lost:
+            st.rerun()
 
 
-def _steps(desk: Desk) -> None:
-    """Draw the ways through the slices, and the switch that hides the mask."""
-    count = len(desk.view)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        if count > 1:
-            _step_button("Previous", desk, desk.index - 1, shortcut="PageUp")
-            _step_button("Next", desk, desk.index + 1, shortcut="PageDown")
-        unseen = _next_after(desk.sitting.missing, desk.index)
-        _step_button("Next unseen", desk, unseen, shortcut="N")
-        st.button(
-            "Show mask" if desk.hidden else "Hide mask",
-            key=desk.key("hide"),
-            shortcut="H",
-            on_click=_set_hidden,
-            args=(desk.key("hidden"), not desk.hidden),
-        )
-    if count > 1:
-        st.slider(
-            f"Slice ({desk.view.plane})",
-            1,
-            count,
-            key=desk.key("slice"),
-            format=f"%d of {count}",
-            label_visibility="collapsed",
-        )
+def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, Any]:
+    canonical, sitting = reading.canonical, reading.sitting
+    opaque = office.tickets.opaque(reading.case.case_id)
+    action = READ if readonly else WRITE
+    tumour = reading.proposal.voxels > 0
+    return {
+        "case": opaque,
+        "ticket": office.tickets.issue(reading.reader, opaque, action, now_s=time.time()),
+        "readerCookie": office.tickets.sign_reader(reading.reader),
+        "draftKey": reading.place.name,
+        "readonly": readonly,
+        "shape": list(canonical.turned_shape),
+        "spacing": list(canonical.spacing_mm),
+        "letters": [list(pair) for pair in canonical.letters],
+        "sliceAxis": canonical.slice_axis,
+        "sequences": list(reading.case.sequences),
+        "must": sorted(sitting.must_see),
+        "missing": sitting.missing,
+        "mustText": "slices with proposed tumour" if tumour else "slices (no tumour is proposed)",
+        "lengthUnit": "mm" if office.run.units == "mm" else "units",
+        "reasons": [[reason.value, reason_text(reason)] for reason in Reason],
+        "commentLimit": COMMENT_LIMIT,
+    }
 
 
-def _picture(desk: Desk, display: _Display) -> None:
-    overlays = [] if desk.hidden else _overlays(desk, display)
-    tumour = "tumour proposed" if desk.areas[desk.index] else "no tumour proposed"
-    place = f"Slice {desk.index + 1} of {len(desk.view)}"
-    st.image(
-        render_slice(desk.view, desk.index, display.window, overlays),
-        output_format="PNG",
-        alt=f"{place}, {desk.view.plane}, {tumour}; "
-        f"{desk.view.letters.left} of the patient is on the left",
-    )
-    colours = ("orange: proposed", "blue: corrected")[: len(overlays)]
-    st.caption(f"{place}, {desk.view.plane}: {tumour} ({', '.join(colours) or 'mask hidden'})")
+def _start_from_recorded(office: Office, item: WorkItem, reading: Reading) -> None:
+    """Who opens a corrected case again goes on from the mask that was recorded."""
+    latest = item.latest
+    if item.state is not State.CORRECTED or latest is None or not latest.decision.corrected_path:
+        return
+    if office.drafts.read(reading.place).revision == 0:
+        path = office.run.database.parent / latest.decision.corrected_path
+        _keep_as_draft(office, reading, read_mask(path, reading.case))
 
 
-def _step_button(label: str, desk: Desk, target: int | None, *, shortcut: str) -> None:
-    possible = target is not None and 0 <= target < len(desk.view)
-    st.button(
-        label,
-        key=desk.key(label),
-        shortcut=shortcut,
-        disabled=not possible,
-        on_click=_go,
-        args=(desk.key("slice"), target),
-    )
-
-
-def _display_controls(desk: Desk) -> _Display:
-    """Draw how the mask and the grey scale are set. What is set stays for the session."""
-    with st.container(border=True):
-        style = st.segmented_control(
-            "Mask",
-            ("outline", "fill"),
-            default="outline",
-            required=True,
-            format_func=str.capitalize,
-            key="style",
-            persist_state="session",
-        )
-        # An outline covers nothing and may be strong; a fill must let the anatomy through.
-        percent = st.slider(
-            "Mask opacity",
-            10,
-            100,
-            90 if style == "outline" else 35,
-            format="%d %%",
-            key=f"opacity-{style}",
-            persist_state="session",
-        )
-        return _Display(
-            style="outline" if style == "outline" else "fill",
-            opacity=percent / 100,
-            window=_window_controls(desk),
+def _keep_as_draft(office: Office, reading: Reading, mask: np.ndarray[Any, Any]) -> None:
+    turned = reading.canonical.turn(mask)
+    box = Box.around(turned)
+    with office.lock:
+        draft = office.drafts.read(reading.place)
+        office.drafts.save(
+            reading.place,
+            pack(turned[box.slices]),
+            box,
+            base=draft.revision,
+            strokes=draft.strokes,
         )
 
 
-def _window_controls(desk: Desk) -> Window:
-    normal = desk.window
-    reach, step = normal.width * 2, normal.width / 100
-    # The normal window is part of the keys: another sequence starts with its own.
-    level = st.slider(
-        "Window level",
-        normal.level - reach,
-        normal.level + reach,
-        normal.level,
-        step,
-        key=desk.key(f"level-{normal}"),
-        persist_state="session",
-    )
-    width = st.slider(
-        "Window width",
-        step,
-        reach * 2,
-        normal.width,
-        step,
-        key=desk.key(f"width-{normal}"),
-        persist_state="session",
-    )
-    return Window(level=level, width=width)
+def _exchange(office: Office, item: WorkItem, reading: Reading) -> None:
+    """Offer masks and image as files, and take a mask that was drawn elsewhere."""
+    with st.expander("Masks as files", icon=":material/swap_vert:"):
+        name = item.case_id
+        with st.container(horizontal=True):
+            st.download_button(
+                "Proposed mask",
+                office.run.mask_path(name).read_bytes,
+                file_name=f"{name}_proposed.nii.gz",
+                mime="application/gzip",
+                on_click="ignore",
+            )
+            sequence = next(iter(reading.case.sequences))
+            st.download_button(
+                f"Image ({sequence})",
+                office.run.image_path(reading.case, sequence).read_bytes,
+                file_name=f"{name}_{sequence}.nii.gz",
+                mime="application/gzip",
+                on_click="ignore",
+            )
+        st.caption(
+            "A mask that was drawn in another program takes the place of yours in the viewer. "
+            "It is recorded when you press Record correction."
+        )
+        upload = st.file_uploader(
+            "Mask (.nii or .nii.gz, 0 and 1)", type=["nii", "gz"], key=f"upload-{item.case_id}"
+        )
+        taken = st.session_state.get("taken_upload")
+        if upload is not None and upload.file_id != taken:
+            try:
+                mask = check_uploaded_mask(upload.getvalue(), reading.case, reading.proposed)
+                _keep_as_draft(office, reading, mask)
+            except DataError as error:
+                st.error(str(error))
+                return
+            st.session_state["taken_upload"] = upload.file_id
+            st.session_state["generation"] = st.session_state.get("generation", 0) + 1
+            st.rerun()
 
 
-def _overlays(desk: Desk, display: _Display) -> list[Overlay]:
-    proposed = Overlay(
-        mask=desk.proposed,
-        colour=PROPOSED_COLOUR,
-        style=display.style,
-        opacity=display.opacity,
-    )
-    corrected = desk.corrected()
-    if corrected is None:
-        return [proposed]
-    # Always an outline: two fills over each other would hide where they differ.
-    return [
-        proposed,
-        Overlay(mask=corrected, colour=CORRECTED_COLOUR, style="outline", opacity=1.0),
-    ]
-
-
-def _turn_to(item: WorkItem, case_id: str | None) -> None:
-    """Leave a case for another, or (None) for the worklist; its clock stops."""
-    leave_desk(item)
+def _turn_to(office: Office, item: WorkItem, reader: str, case_id: str | None) -> None:
+    """Leave a case for another, or (None) for the worklist; its clock stops, its draft stays."""
     st.session_state["open_case"] = case_id
+    with office.lock:
+        office.reading(item.case_id, reader).sitting.leave()
+    release_claim(office.store, office.run.arm, item.case_id, reader)
 
 
-def _go(slice_key: str, target: int) -> None:
-    st.session_state[slice_key] = target + 1
-
-
-def _set_hidden(hidden_key: str, hidden: bool) -> None:
-    st.session_state[hidden_key] = hidden
-
-
-def _next_after(indices: list[int], index: int) -> int | None:
-    """Return the first of these slices after `index`, going round; None: there are none."""
-    return next((i for i in indices if i > index), indices[0] if indices else None)
+def _take_over(office: Office, item: WorkItem, reader: str) -> None:
+    try:
+        claim_case(
+            office.store,
+            office.run.arm,
+            item.case_id,
+            reader,
+            now_s=time.time(),
+            take_over=True,
+        )
+    except EvenhandError as error:
+        st.session_state["message"] = str(error)

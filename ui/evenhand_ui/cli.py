@@ -1,4 +1,4 @@
-"""`evenhand review`: start the review page over a run, or verify its trail of decisions."""
+"""`evenhand review`: start the review page over a run; the trail has `trail_cli`."""
 
 import os
 import signal
@@ -15,12 +15,20 @@ from types import FrameType
 from typing import Annotated
 from urllib.error import URLError
 
+import click
 import typer
+from typer.core import TyperGroup
 
-from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
+from evenhand.errors import ResourceError
 from evenhand.progress import console
+from evenhand_ui.options import (
+    ARM_VARIABLE,
+    DATABASE_VARIABLE,
+    RUN_VARIABLE,
+    STREAMLIT_OPTIONS,
+)
 
-__all__ = ["check_port_is_free", "register", "verify_trail"]
+__all__ = ["DatabaseOption", "ReviewGroup", "check_port_is_free", "register"]
 
 DEFAULT_PORT = 8501
 """Streamlit's own."""
@@ -31,12 +39,44 @@ START_LIMIT_S = 60.0
 STOP_LIMIT_S = 10.0
 """How long the page may take to end before it is killed."""
 
-_NOT_REVIEWED = "0 decisions: this run has not been reviewed yet."
+
+GROUP_HELP = (
+    "Review proposed masks in the browser; check and export what was decided.\n\n"
+    "[bold]evenhand review RUN[/] is short for [bold]evenhand review open RUN[/].\n\n"
+    "Example: [bold]evenhand review runs/demo --arm pooled[/]"
+)
+
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar=DATABASE_VARIABLE,
+        show_envvar=False,
+        help="URL of the review database, such as postgresql://... ; default: a file in the run. "
+        f"The variable {DATABASE_VARIABLE} keeps it out of the list of processes.",
+    ),
+]
+
+
+class ReviewGroup(TyperGroup):
+    """The subcommands of `evenhand review`; what is none of them is a run to open."""
+
+    default_command = "open"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name of the default command first, where none is given."""
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = [self.default_command, *args]
+        return super().parse_args(ctx, args)
 
 
 def register(app: typer.Typer) -> None:
     """Add `evenhand review` to the root."""
-    app.command("review")(_review)
+    from evenhand_ui.trail_cli import register_trail
+
+    group = typer.Typer(cls=ReviewGroup, help=GROUP_HELP, no_args_is_help=True)
+    group.command("open")(_review)
+    register_trail(group)
+    app.add_typer(group, name="review")
 
 
 def _review(
@@ -49,25 +89,20 @@ def _review(
         DEFAULT_PORT
     ),
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the URL.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check the trail of decisions instead.")
-    ] = False,
+    database: DatabaseOption = None,
 ) -> None:
     """Review a run's proposed masks in the browser: accept, correct, reject.
 
-    Example: evenhand review runs/demo --arm pooled
+    Example: evenhand review open runs/demo --arm pooled
     """
     from evenhand_ui.runs import ReviewRun
 
-    if verify:
-        typer.echo(verify_trail(run))
-        return
     opened = ReviewRun.open(run, arm)
     count = len(opened.hospital_of)
     check_port_is_free(port, run)
     url = f"http://127.0.0.1:{port}"
     try:
-        with _ended_by_signals(), _page(opened.folder, opened.arm, port) as child:
+        with _ended_by_signals(), _page(opened.folder, opened.arm, port, database) as child:
             _wait_until_up(child, url)
             console.print(f"Reviewing {count} cases of arm [bold]{opened.arm}[/]. Ctrl-C ends it.")
             # On standard output, so that a script can read it.
@@ -77,7 +112,8 @@ def _review(
             child.wait()
     except KeyboardInterrupt:
         # The usual end, whenever it comes.
-        console.print(f"Review page closed. Decisions are in {opened.database}.")
+        where = "the review database" if database else opened.database
+        console.print(f"Review page closed. Decisions are in {where}.")
         return
     raise ResourceError("The review page ended by itself; its last messages are above.")
 
@@ -101,56 +137,18 @@ def check_port_is_free(port: int, run: Path) -> None:
             ) from None
 
 
-def verify_trail(run: Path) -> str:
-    """Check the decisions of a run and the corrected masks they name; return a sentence.
-
-    Raises:
-        UsageError: there is no such run folder.
-        ReviewError: the chain is broken; says at which decision.
-        DataError: a corrected mask is missing or was changed.
-    """
-    from evenhand.cases.nifti import read_nifti
-    from evenhand.cases.store import array_sha256
-    from evenhand.experiment.layout import RunFolder
-    from evenhand.review import ReviewStore
-
-    if not run.is_dir():
-        raise UsageError(f"There is no run folder '{run}'; name one that `evenhand run` wrote.")
-    database = RunFolder(run).review_path
-    if not database.is_file():
-        return _NOT_REVIEWED
-    with ReviewStore(database) as store:
-        check = store.verify()
-        if check.length == 0:
-            return _NOT_REVIEWED
-        if check.broken_at is not None:
-            raise ReviewError(
-                f"{check.length} decisions, chain broken at decision {check.broken_at}: "
-                f"{check.why}. Restore '{database}' from a backup."
-            )
-        for entry in store.entries():
-            if entry.decision.corrected_path is None:
-                continue
-            path = database.parent / entry.decision.corrected_path
-            mask, _ = read_nifti(path, name=path.name)
-            if array_sha256(mask) != entry.decision.corrected_sha256:
-                raise DataError(
-                    f"The corrected mask '{path.name}' of decision {entry.position} was changed "
-                    "after it was recorded; restore it from a backup."
-                )
-    return f"{check.length} decisions, chain intact; hash of the last one: {check.head_sha256}"
-
-
 @contextmanager
-def _page(run: Path, arm: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _page(
+    run: Path, arm: str, port: int, database: str | None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run Streamlit in a child process; it has ended when the block is left."""
-    from evenhand_ui.options import ARM_VARIABLE, RUN_VARIABLE, STREAMLIT_OPTIONS
-
     options = {**STREAMLIT_OPTIONS, "server.port": port}
-    script = Path(__file__).with_name("__main__.py")
+    script = Path(__file__).with_name("review_app.py")
     command = [sys.executable, "-m", "streamlit", "run", str(script)]
     command += [f"--{name}={str(value).lower()}" for name, value in options.items()]
     environment = {**os.environ, RUN_VARIABLE: str(run.absolute()), ARM_VARIABLE: arm}
+    if database:
+        environment[DATABASE_VARIABLE] = database
     # A session of its own: Ctrl-C reaches this process only, which then ends the child in order.
     child = subprocess.Popen(  # noqa: S603 - our own interpreter and script
         command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True

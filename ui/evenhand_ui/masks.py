@@ -19,9 +19,9 @@ from evenhand.cases.records import Case
 from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
+from evenhand_ui.options import UPLOAD_LIMIT_MIB
 
 __all__ = [
-    "UPLOAD_LIMIT_MIB",
     "MaskSummary",
     "check_uploaded_mask",
     "keep_correction",
@@ -29,9 +29,6 @@ __all__ = [
     "read_mask",
     "summarise_mask",
 ]
-
-UPLOAD_LIMIT_MIB = 64
-"""Largest corrected mask that is taken, as uploaded, in MiB. A real one has under 1."""
 
 _HEADER_ALLOWANCE_BYTES = 1 << 20
 _BYTES_PER_VOXEL_LIMIT = 8
@@ -192,9 +189,15 @@ def _misfit(values: NDArray[np.generic], affine: Affine, case: Case) -> str:
         return _wrong_shape(values.shape, case.shape)
     if not affine.is_close(case.affine):
         return "lies elsewhere in the patient than the case (its affine differs)"
-    if values.dtype.kind not in "buif" or not np.isin(values, (0, 1)).all():
+    if values.dtype.kind not in "buif" or not _is_binary(values):
         return "has values other than 0 (no tumour) and 1 (tumour)"
     return ""
+
+
+def _is_binary(values: NDArray[np.generic]) -> bool:
+    if values.dtype.kind in "bu":  # one pass instead of three
+        return bool(values.max(initial=0) <= 1)
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def _wrong_shape(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:

@@ -4,15 +4,25 @@
 holds the two together.
 """
 
-from evenhand_ui.masks import UPLOAD_LIMIT_MIB
+__all__ = [
+    "ARM_VARIABLE",
+    "DATABASE_VARIABLE",
+    "RUN_VARIABLE",
+    "STREAMLIT_OPTIONS",
+    "UPLOAD_LIMIT_MIB",
+]
 
-__all__ = ["ARM_VARIABLE", "RUN_VARIABLE", "STREAMLIT_OPTIONS"]
+UPLOAD_LIMIT_MIB = 64
+"""Largest corrected mask that is taken, as uploaded, in MiB. A real one has under 1."""
 
 RUN_VARIABLE = "EVENHAND_REVIEW_RUN"
 """Environment variable that names the run folder."""
 
 ARM_VARIABLE = "EVENHAND_REVIEW_ARM"
 """Environment variable that names the arm; unset: the preferred one."""
+
+DATABASE_VARIABLE = "EVENHAND_REVIEW_DATABASE"
+"""Environment variable with the URL of the review database; unset: SQLite in the run folder."""
 
 STREAMLIT_OPTIONS: dict[str, str | bool | int] = {
     # Nobody outside this machine: there is no login yet.
@@ -27,7 +37,9 @@ STREAMLIT_OPTIONS: dict[str, str | bool | int] = {
     "browser.gatherUsageStats": False,
     # Information about the web server is not for the person who started the page.
     "logger.level": "error",
-    # Streamlit's red would say "stop" on the button that accepts.
-    "theme.primaryColor": "#0b5cad",
+    # Images are read in dim light.
+    "theme.base": "dark",
+    # Streamlit's red would say "stop" on the button that goes on.
+    "theme.primaryColor": "#1f6fc4",
 }
 """Streamlit options by name."""

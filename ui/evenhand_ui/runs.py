@@ -1,11 +1,14 @@
 """A run folder as the review page reads it: its arms, proposed masks and hospitals' stores."""
 
+import csv
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from evenhand.artifacts import file_sha256
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, UsageError
@@ -90,13 +93,41 @@ class ReviewRun:
         return RunFolder(self.folder).review_path
 
     @cached_property
-    def units(self) -> Literal["mm", "voxel"]:
-        """Whether spacings are true millimetres; `voxel` where the config says or is missing."""
+    def _config(self) -> dict[str, Any]:
         try:
             config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-            return "mm" if config["data"]["units"] == "mm" else "voxel"
-        except (OSError, json.JSONDecodeError, KeyError, TypeError):
-            return "voxel"
+        except (OSError, json.JSONDecodeError):
+            return {}
+        return config if isinstance(config, dict) else {}
+
+    @cached_property
+    def backbone(self) -> str:
+        """Name of the backbone that proposed the masks; empty where the run does not say."""
+        model = self._config.get("model")
+        return str(model.get("backbone", "")) if isinstance(model, dict) else ""
+
+    @cached_property
+    def adapter_sha256(self) -> str:
+        """Hash of the arm's adapter file; empty where the arm has none."""
+        path = RunFolder(self.folder).arm(self.arm).adapter_path
+        return file_sha256(path) if path.is_file() else ""
+
+    @cached_property
+    def uncertainty_of(self) -> dict[str, float]:
+        """Uncertainty by case id, where the prediction table has a column of that name."""
+        try:
+            with RunFolder(self.folder).predictions_path.open(encoding="utf-8", newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row.get("arm") == self.arm]
+            found = {row["case"]: float(row["uncertainty"]) for row in rows}
+        except (OSError, KeyError, TypeError, ValueError):
+            return {}
+        return {case: value for case, value in found.items() if math.isfinite(value)}
+
+    @cached_property
+    def units(self) -> Literal["mm", "voxel"]:
+        """Whether spacings are true millimetres; `voxel` where the config says or is missing."""
+        data = self._config.get("data")
+        return "mm" if isinstance(data, dict) and data.get("units") == "mm" else "voxel"
 
     def case_ids(self) -> list[str]:
         """Cases that have a proposed mask of this arm, sorted."""

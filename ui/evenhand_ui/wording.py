@@ -1,12 +1,11 @@
 """Words for people where the records have codes."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from evenhand.review import Entry, Reason, State, Verdict
 from evenhand_ui.masks import MaskSummary
 
-__all__ = ["history_line", "reason_text", "size_text", "slices_text", "state_text"]
+__all__ = ["history_line", "reason_text", "size_text", "state_text"]
 
 # The sign says the state where colour cannot.
 _STATES = {
@@ -14,6 +13,7 @@ _STATES = {
     State.ACCEPTED: "✓ Accepted",
     State.CORRECTED: "✎ Corrected",
     State.REJECTED: "✕ Rejected",
+    State.NOT_JUDGED: "? Not judged",
 }
 
 _REASONS = {
@@ -22,6 +22,8 @@ _REASONS = {
     Reason.NOT_TUMOUR: "Marks what is not tumour",
     Reason.WRONG_SIDE: "Wrong side or wrong place",
     Reason.POOR_IMAGE: "Image is too poor to judge",
+    Reason.NOT_MY_FIELD: "Not my field",
+    Reason.NEEDS_MORE: "Needs another sequence, a prior study or the history",
     Reason.OTHER: "Other (say what)",
 }
 
@@ -29,6 +31,7 @@ _PAST = {
     Verdict.ACCEPT: "accepted",
     Verdict.CORRECT: "corrected",
     Verdict.REJECT: "rejected",
+    Verdict.CANNOT_JUDGE: "could not judge",
     Verdict.WITHDRAW: "withdrew the decision before",
 }
 
@@ -50,19 +53,6 @@ def size_text(proposal: MaskSummary, units: Literal["mm", "voxel"]) -> str:
     return f"{proposal.voxels} voxels"
 
 
-def slices_text(indices: Sequence[int]) -> str:
-    """Name displayed slices (sorted, from 0) as people count them: "3-5, 9"."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(
-        f"{run[0] + 1}-{run[-1] + 1}" if len(run) > 1 else str(run[0] + 1) for run in runs
-    )
-
-
 def history_line(entry: Entry, proposed_sha256: str) -> str:
     """Tell one decision: when, who, what, why; and whether it was about another mask."""
     decision = entry.decision
@@ -71,6 +61,8 @@ def history_line(entry: Entry, proposed_sha256: str) -> str:
         f"{_PAST[decision.verdict]}, {decision.seconds:.0f} s, "
         f"slices seen: {len(decision.slices_seen)}"
     )
+    if decision.dice is not None:
+        line += f", strokes: {decision.strokes}, Dice to the proposal {decision.dice:.2f}"
     if decision.reason is not None:
         line += f" · {reason_text(decision.reason)}"
     if decision.comment:

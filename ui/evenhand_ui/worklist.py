@@ -20,10 +20,16 @@ class WorkItem:
     state: State
     proposal: MaskSummary
     latest: Entry | None
+    uncertainty: float | None = None
+
+    @property
+    def reader(self) -> str:
+        """Who decided last; empty: nobody yet."""
+        return self.latest.decision.reader if self.latest is not None else ""
 
 
 def build_worklist(run: ReviewRun, store: ReviewStore) -> list[WorkItem]:
-    """Return all cases of the run's arm, ordered by hospital and case id.
+    """Return all cases of the run's arm, the most uncertain first, then by hospital and id.
 
     Raises:
         DataError: a proposed mask is damaged or belongs to no case.
@@ -41,19 +47,31 @@ def build_worklist(run: ReviewRun, store: ReviewStore) -> list[WorkItem]:
                 state=state_of(entry, proposal.sha256),
                 proposal=proposal,
                 latest=entry,
+                uncertainty=run.uncertainty_of.get(case_id),
             )
         )
-    return sorted(items, key=lambda item: (item.hospital, item.case_id))
+    return sorted(items, key=_order)
+
+
+def _order(item: WorkItem) -> tuple[float, str, str]:
+    unsure = -item.uncertainty if item.uncertainty is not None else 0.0
+    return unsure, item.hospital, item.case_id
 
 
 def select(
-    items: Sequence[WorkItem], *, states: Sequence[State] = (), hospitals: Sequence[str] = ()
+    items: Sequence[WorkItem],
+    *,
+    states: Sequence[State] = (),
+    hospitals: Sequence[str] = (),
+    readers: Sequence[str] = (),
 ) -> list[WorkItem]:
-    """Keep the items of these states and hospitals; an empty filter lets all through."""
+    """Keep the items of these states, hospitals and last readers; an empty filter lets all pass."""
     return [
         item
         for item in items
-        if (not states or item.state in states) and (not hospitals or item.hospital in hospitals)
+        if (not states or item.state in states)
+        and (not hospitals or item.hospital in hospitals)
+        and (not readers or item.reader in readers)
     ]
 
 

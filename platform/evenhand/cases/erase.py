@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from evenhand.cases.quarantine import quarantined_of
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, ResourceError
 
@@ -56,17 +57,18 @@ class Erasure:
 
 
 def erase_from_store(store: CaseStore, patient_id: str) -> Erasure:
-    """Delete a patient's cases from a store.
+    """Delete a patient's cases from a store, those in quarantine too.
 
     Args:
         store: of one hospital.
         patient_id: the pseudonym.
     """
-    cases = tuple(case.case_id for case in store if case.patient.patient_id == patient_id)
+    own = [case.case_id for case in store if case.patient.patient_id == patient_id]
+    cases = tuple(own + quarantined_of(store.path, patient_id))
     files = size = 0
     for case_id in cases:
-        folder = store.path / "cases" / case_id
-        found = [path for path in folder.rglob("*") if path.is_file()]
+        folders = [store.path / room / case_id for room in ("cases", "quarantine")]
+        found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
         files, size = files + len(found), size + sum(path.stat().st_size for path in found)
         store.remove(case_id)
     return Erasure(store.path, cases, files, size, 0)

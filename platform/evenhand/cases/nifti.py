@@ -144,7 +144,8 @@ def _each(function: Callable[[bytes], bytes], blocks: list[bytes]) -> Iterable[b
 
 def _kind(content: bytes) -> type[nib.Nifti1Image]:
     second = int.from_bytes(content[:4], "little") == _NIFTI2_HEADER_BYTES
-    return nib.Nifti2Image if second else nib.Nifti1Image
+    kind: type[nib.Nifti1Image] = nib.Nifti2Image if second else nib.Nifti1Image
+    return kind
 
 
 def _inflated(content: bytes) -> bytes:

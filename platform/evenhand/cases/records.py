@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evenhand.errors import DataError
 from evenhand.geometry import Affine
 
-__all__ = ["UNKNOWN", "Case", "CaseVolumes", "Patient", "Sex"]
+__all__ = ["UNKNOWN", "Case", "CaseVolumes", "Patient", "Sex", "is_name"]
 
 UNKNOWN = "unknown"
 """What stands where an attribute is missing. Never dropped, always counted."""
@@ -30,8 +30,13 @@ copyreg.pickle(MappingProxyType, lambda mapping: (_frozen, (dict(mapping),)))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
+def is_name(name: str) -> bool:
+    """Whether a text can name a hospital, a patient or a case: it can be a folder anywhere."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise DataError(
             f"A {kind} must be 1 to 64 letters, digits, '-' or '_' and start with a letter or "
             "digit; one that came in is not."

@@ -42,6 +42,7 @@ SCHEMA_VERSION = 2
 """Raised when the layout on disk changes."""
 
 _READABLE = (1, SCHEMA_VERSION)
+_TILE = (8, 32)
 _DRAFT = ".draft-"
 _OLD = ".old-"
 
@@ -49,8 +50,24 @@ _OLD = ".old-"
 def array_sha256(array: NDArray[Any]) -> str:
     """Hash of an array's dtype, shape and values, independent of its memory layout."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(_row_major(array).data)
     return digest.hexdigest()
+
+
+def _row_major(array: NDArray[Any]) -> NDArray[Any]:
+    """Lay an array out with its last axis fastest.
+
+    A volume from NIfTI has its first axis fastest. Turned over as a whole, each voxel misses the
+    processor's caches; in tiles it takes a tenth of the time.
+    """
+    if array.ndim != 3 or array.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    laid = np.empty(array.shape, dtype=array.dtype)
+    for j in range(0, array.shape[1], _TILE[0]):
+        for k in range(0, array.shape[2], _TILE[1]):
+            tile = np.s_[:, j : j + _TILE[0], k : k + _TILE[1]]
+            laid[tile] = array[tile]
+    return laid
 
 
 @dataclass(frozen=True)
@@ -273,7 +290,7 @@ class CaseStore:
                 f"A patient of hospital {patient.hospital} cannot enter the store of "
                 f"{self.hospital}."
             )
-        record = None if evidence is None else json.dumps(evidence, indent=1, sort_keys=True)
+        record = None if evidence is None else _evidence_json(evidence)
         case = Case(
             case_id=case_id,
             patient=patient,
@@ -322,10 +339,11 @@ class CaseStore:
         return draft.case
 
     def remove(self, case_id: str) -> None:
-        """Take a case out of the store; there need not be one."""
-        place = self.path / "cases" / case_id
-        if place.parent == self.path / "cases" and place.is_dir():
-            hidden = place.with_name(f"{_DRAFT}{secrets.token_hex(8)}")
+        """Take a case out of the store and its quarantine; there need not be one."""
+        for place in (self.path / "cases" / case_id, self.path / "quarantine" / case_id):
+            if place.parent.parent != self.path or not place.is_dir():
+                continue
+            hidden = self.path / "cases" / f"{_DRAFT}{secrets.token_hex(8)}"
             place.rename(hidden)  # gone at once, whatever comes while its files are deleted
             shutil.rmtree(hidden, ignore_errors=True)
 
@@ -425,6 +443,11 @@ def _to_json(case: Case) -> dict[str, Any]:
         "acquisition": dict(case.acquisition),
         "evidence_sha256": case.evidence_sha256,
     }
+
+
+def _evidence_json(evidence: Mapping[str, Any]) -> str:
+    # `default=dict`: a read-only mapping is none that json knows.
+    return json.dumps(evidence, indent=1, sort_keys=True, default=dict)
 
 
 def _write_atomically(path: Path, text: str) -> None:

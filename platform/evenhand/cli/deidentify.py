@@ -1,6 +1,7 @@
 """`evenhand deidentify`."""
 
 import sys
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_SHOWN_REFUSALS = 20
+_SHOWN_NUMBERS = 12
+"""Numbers of files that were left out for one reason."""
+_SHOWN_FINDINGS = 20
 _PIPE_WIDTH = 160
 _NUMBERS = (
     "Numbers count the files of SOURCE in the order of `find SOURCE -type f | LC_ALL=C sort`; "
@@ -137,10 +140,13 @@ def _show(report: "FolderReport", into: Path) -> None:
             markup=False,
         )
     out.print(f"Evidence, a record a case: '{into}/evidence'.", markup=False)
-    for refusal in report.refusals[:_SHOWN_REFUSALS]:
-        out.print(f"- file {refusal.number} ({refusal.kind}): {refusal.reason}", markup=False)
-    if len(report.refusals) > _SHOWN_REFUSALS:
-        out.print(f"- and {len(report.refusals) - _SHOWN_REFUSALS} more")
+    alike: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for refusal in report.refusals:
+        alike[refusal.kind, refusal.reason].append(refusal.number)
+    for (kind, reason), numbers in alike.items():
+        shown = ", ".join(str(number) for number in numbers[:_SHOWN_NUMBERS])
+        more = f" and {len(numbers) - _SHOWN_NUMBERS} more" if len(numbers) > _SHOWN_NUMBERS else ""
+        out.print(f"- file {shown}{more} ({kind}): {reason}", markup=False, soft_wrap=True)
     if report.refusals:
         out.print(_NUMBERS, markup=False)
     if not report.written:
@@ -154,14 +160,14 @@ def _check(root: Path, identifiers: Path) -> None:
     findings = scan_tree(root, read_identifiers(identifiers))
     out = _out()
     numbers = {path: number for number, path in enumerate(files_of(root), start=1)}
-    for finding in findings[:_SHOWN_REFUSALS]:
+    for finding in findings[:_SHOWN_FINDINGS]:
         out.print(
             f"- file {numbers[finding.path]}: its {finding.where} holds line {finding.identifier} "
             "of the list",
             markup=False,
         )
-    if len(findings) > _SHOWN_REFUSALS:
-        out.print(f"- and {len(findings) - _SHOWN_REFUSALS} more")
+    if len(findings) > _SHOWN_FINDINGS:
+        out.print(f"- and {len(findings) - _SHOWN_FINDINGS} more")
     if findings:
         out.print(_NUMBERS, markup=False)
     if findings:

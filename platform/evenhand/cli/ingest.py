@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -19,6 +19,8 @@ from evenhand.progress import progress_bar
 if TYPE_CHECKING:
     from evenhand.ingest.admit import AdmitReport
     from evenhand.ingest.bids import IngestPlan, IngestReport
+    from evenhand.ingest.faces.guard import FacePolicy
+    from evenhand.ingest.faces.judge import BodyPart
     from evenhand.ingest.recipes import Finding, SourcePlan
 
 __all__ = ["register"]
@@ -78,6 +80,15 @@ def _ingest(
     site_column: Annotated[
         str, typer.Option(help="BIDS: column of participants.tsv that names the hospital.")
     ] = "site",
+    deface: Annotated[
+        bool, typer.Option("--deface", help="Remove faces from heads (needs the part 'deface').")
+    ] = False,
+    keep_faces: Annotated[
+        str, typer.Option(help="Why faces may stay; the reason is stored with each case.")
+    ] = "",
+    body_part: Annotated[
+        str, typer.Option(help="What is shown, if you know: head, brain (skull-stripped), other.")
+    ] = "",
     masks_required: Annotated[bool, typer.Option(help="Refuse cases without a mask.")] = True,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes to work with; default: one a core.")
@@ -98,8 +109,10 @@ def _ingest(
 
     Example: evenhand ingest dicom-folder --into stores --hospital north --key hospital.key
     """
+    from evenhand.cases.records import is_name
     from evenhand.ingest.sources import Choices, SourceKind, guess_kind, plan_source
 
+    faces = _face_policy(body_part, deface, keep_faces)
     names = [each.value for each in SourceKind]
     if kind not in {"auto", *names}:
         raise UsageError(f"--kind takes auto, {', '.join(names)}; got something else.")
@@ -112,11 +125,18 @@ def _ingest(
             sequence=sequence,
             site_column=site_column,
             masks_required=masks_required,
+            key=key,
+            faces=faces,
             dry_run=dry_run,
         )
         return
     if not hospital or len(hospital) != 1:
         raise UsageError("Say whose cases these are: one --hospital NAME.")
+    if not is_name(hospital[0]):
+        raise UsageError(
+            "A hospital's name is 1 to 64 letters, digits, '-' or '_', and starts with a letter or "
+            "digit; --hospital has another."
+        )
     choices = Choices(
         hospital=hospital[0],
         key=key,
@@ -138,26 +158,48 @@ def _ingest(
     _show_source(plan)
     if dry_run:
         _out().print("Nothing was written (--dry-run).")
+        if not plan.recipes:
+            raise DataError("No case can be taken in; the reasons are above.")
+        if refused := _refused(plan):
+            raise DataError(f"{refused} case(s) cannot be taken in (reasons above).")
         return
-    _admit(plan, into / hospital[0], hospital[0], jobs)
+    _admit(plan, into / hospital[0], hospital[0], jobs, faces)
 
 
-def _admit(plan: "SourcePlan", path: Path, hospital: str, jobs: int | None) -> None:
+def _face_policy(body_part: str, deface: bool, keep_faces: str) -> "FacePolicy":
+    from evenhand.ingest.faces.guard import FacePolicy
+    from evenhand.ingest.faces.judge import BodyPart
+
+    if body_part not in get_args(BodyPart):
+        raise UsageError("--body-part takes head, brain or other.")
+    if deface and keep_faces:
+        raise UsageError("--deface removes faces and --keep-faces keeps them; give one of them.")
+    part = cast("BodyPart", body_part)
+    return FacePolicy(body_part=part, deface=deface, keep_because=keep_faces.strip())
+
+
+def _admit(
+    plan: "SourcePlan", path: Path, hospital: str, jobs: int | None, faces: "FacePolicy"
+) -> None:
     from evenhand.ingest.admit import admit
 
     if not plan.recipes:
         raise DataError("No case can be taken in; the reasons are above. Nothing was written.")
     with _steps("Ingesting") as step:
-        report = admit(plan.recipes, path, hospital, jobs=jobs, progress=step)
+        report = admit(plan.recipes, path, hospital, faces=faces, jobs=jobs, progress=step)
     _show_admitted(report)
-    refused = report.count("refused") + sum(
-        not finding.taken and finding.what.startswith(("case", "row")) for finding in plan.findings
-    )
-    if refused:
+    if refused := report.count("refused") + _refused(plan):
         raise DataError(
             f"{refused} case(s) could not be taken in (reasons above); the others are stored. Mend "
             "them and run again."
         )
+
+
+def _refused(plan: "SourcePlan") -> int:
+    """Count the cases that planning refused."""
+    return sum(
+        not finding.taken and finding.what.startswith(("case", "row")) for finding in plan.findings
+    )
 
 
 def _bids(
@@ -168,9 +210,14 @@ def _bids(
     sequence: list[str] | None,
     site_column: str,
     masks_required: bool,
+    key: Path | None,
+    faces: "FacePolicy",
     dry_run: bool,
 ) -> None:
     from evenhand.ingest.bids import ingest_bids, plan_bids
+    from evenhand.ingest.deid import HospitalKey, Pseudonymiser
+
+    names = Pseudonymiser(HospitalKey.read(key)) if key else None
 
     with _steps("Checking" if dry_run else "Ingesting") as step:
         if dry_run:
@@ -181,6 +228,8 @@ def _bids(
                 sequences=sequence,
                 site_column=site_column,
                 masks_required=masks_required,
+                names=names,
+                faces=faces,
                 progress=step,
             )
         else:
@@ -191,6 +240,8 @@ def _bids(
                 sequences=sequence,
                 site_column=site_column,
                 masks_required=masks_required,
+                names=names,
+                faces=faces,
                 progress=step,
             )
     if dry_run:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evenhand.cases.quarantine import quarantined
 from evenhand.cases.store import CaseDraft, CaseStore
 from evenhand.errors import DataError, EvenhandError, ResourceError, StoreError
+from evenhand.ingest.faces.guard import FacePolicy, guarded
 from evenhand.ingest.recipes import Recipe
 from evenhand.ingest.workers import cores, run_isolated
 
@@ -48,6 +50,7 @@ class AdmitReport:
 class _Task:
     store: Path
     recipe: Recipe
+    faces: FacePolicy | None
 
 
 def admit(
@@ -55,6 +58,7 @@ def admit(
     path: Path,
     hospital: str,
     *,
+    faces: FacePolicy | None = None,
     jobs: int | None = None,
     memory_bytes: int | None = None,
     case_seconds: float = 600.0,
@@ -69,6 +73,7 @@ def admit(
         recipes: of this hospital, each with a case id of its own.
         path: the store; made if need be.
         hospital: whose store it is.
+        faces: what is done where there may be a face; None: nobody looks.
         jobs: processes; None: one a core.
         memory_bytes: what each may take; None: a fair share of the machine.
         case_seconds: how long one case may take.
@@ -89,7 +94,7 @@ def admit(
         with store.locked():
             for answer in run_isolated(
                 _make,
-                [_Task(path, recipe) for recipe in recipes],
+                [_Task(path, recipe, faces) for recipe in recipes],
                 jobs=jobs or cores(),
                 memory_bytes=memory_bytes,
                 seconds=case_seconds,
@@ -120,13 +125,20 @@ def _outcome(
 def _make(task: _Task) -> CaseDraft | None:
     """Write a draft of a case; None if the store holds what it would be."""
     store, recipe = CaseStore(task.store), task.recipe
-    fingerprint = recipe.fingerprint()
+    fingerprint = recipe.fingerprint() + (task.faces.mark if task.faces else "")
     try:
         if store.case(recipe.case_id).source == fingerprint:
             return None
     except StoreError:  # not there yet, or damaged: it is written anew
         pass
+    if aside := quarantined(task.store).get(recipe.case_id):
+        raise DataError(
+            f"it is in quarantine ({'; '.join(aside)}). Put it back with `evenhand quality STORE "
+            "--release CASE`, or delete it there to take it in anew."
+        )
     content = recipe.read()
+    if task.faces is not None:
+        content = guarded(content, task.faces)
     try:
         return store.draft(
             case_id=recipe.case_id,

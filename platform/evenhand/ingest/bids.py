@@ -4,6 +4,10 @@ Images are read from `sub-X/anat/`, manual masks from
 `derivatives/**/sub-X/anat/*_mask.nii.gz`, patients from `participants.tsv`.
 Voxels are stored as they are: no reorientation, slices along the third axis.
 A case whose files and row have not changed since is not read or written again.
+
+Ids are kept as they are, unless the hospital's key is given: then patients get
+pseudonyms, columns that Evenhand does not know stay behind, ages end at 90, and
+errors name lines of the table instead of folders.
 """
 
 import difflib
@@ -11,13 +15,17 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from evenhand.cases.records import Patient
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, StoreError, UsageError
+from evenhand.ingest.deid import OLDEST_AGE_YEARS, Pseudonymiser
+from evenhand.ingest.faces.guard import FacePolicy, guarded
 from evenhand.ingest.participants import Participant, read_participants
+from evenhand.ingest.recipes import Content
 from evenhand.ingest.tree import CaseFiles, find_case_files, read_case, strangers
 
 __all__ = [
@@ -104,6 +112,8 @@ def ingest_bids(
     site_column: str = "site",
     layout: str = "{hospital}",
     masks_required: bool = True,
+    names: Pseudonymiser | None = None,
+    faces: FacePolicy | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
     """Store the cases of a BIDS tree; unchanged cases are reused.
@@ -118,6 +128,8 @@ def ingest_bids(
         layout: where a hospital's store lies under `into`; `{hospital}` in it is
             the name, as in `{hospital}/store`.
         masks_required: whether a case without a manual mask is refused.
+        names: gives patients pseudonyms; None: they keep their ids.
+        faces: what is done where there may be a face; None: nobody looks.
         progress: called with (steps done, steps in all); a case is checked in
             one step and written in another.
 
@@ -136,6 +148,8 @@ def ingest_bids(
         site_column=site_column,
         layout=layout,
         masks_required=masks_required,
+        names=names,
+        faces=faces,
         progress=lambda done, total: step(done, 2 * total),
     )
     if plan.findings:
@@ -151,7 +165,7 @@ def ingest_bids(
         try:
             for case in cases:
                 if not case.stored:
-                    _store(store, case, source)
+                    _store(store, case, _Door(source, names, faces))
                 done += 1
                 step(done, total)
         finally:
@@ -170,6 +184,8 @@ def plan_bids(
     site_column: str = "site",
     layout: str = "{hospital}",
     masks_required: bool = True,
+    names: Pseudonymiser | None = None,
+    faces: FacePolicy | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestPlan:
     """Check a BIDS tree as `ingest_bids` does, and write nothing.
@@ -191,17 +207,21 @@ def plan_bids(
         hospital: into / layout.format(hospital=hospital)
         for hospital in sorted({person.patient.hospital for person in people})
     }
-    _refuse_moved(people, into, layout)
+    _refuse_moved([_patient(person, names) for person in people], into, layout)
     step = progress or (lambda _done, _total: None)
     cases, findings = [], []
-    files = find_case_files(source)
+    files, door = find_case_files(source), _Door(source, names, faces)
     for number, person in enumerate(people):
         step(number, len(people))
         try:
             own = files(person.folder, sequences or (), masks_required)
-            cases.append(_plan(person.patient, own, source, stores[person.patient.hospital]))
+            patient = _patient(person, names)
+            cases.append(_plan(patient, own, stores[patient.hospital], door))
         except DataError as error:
-            findings.append(str(error))
+            said = str(error)
+            if names is not None:
+                said = said.replace(person.folder, f"(line {person.line} of the table)")
+            findings.append(said)
     step(len(people), len(people))
     return IngestPlan(source, stores, tuple(cases), tuple(findings))
 
@@ -221,9 +241,23 @@ def _of_hospitals(
     return [p for p in people if not hospitals or p.patient.hospital in hospitals]
 
 
-def _refuse_moved(people: list[Participant], into: Path, layout: str) -> None:
+def _patient(person: Participant, names: Pseudonymiser | None) -> Patient:
+    """Return the patient as they enter the store."""
+    patient = person.patient
+    if names is None:
+        return patient
+    age = patient.age_years
+    return replace(
+        patient,
+        patient_id=names.pseudonym(patient.patient_id),
+        age_years=None if age is None else min(age, float(OLDEST_AGE_YEARS)),
+        extra=MappingProxyType({}),
+    )
+
+
+def _refuse_moved(patients: list[Patient], into: Path, layout: str) -> None:
     """Refuse patients who are in another hospital's store under `into` already."""
-    hospital_of = {person.patient.patient_id: person.patient.hospital for person in people}
+    hospital_of = {patient.patient_id: patient.hospital for patient in patients}
     for header in sorted(into.glob(layout.format(hospital="*") + "/store.json")):
         store = CaseStore(header.parent)
         for case_id in store.case_ids():
@@ -236,11 +270,38 @@ def _refuse_moved(people: list[Participant], into: Path, layout: str) -> None:
                 )
 
 
-def _plan(patient: Patient, files: CaseFiles, source: Path, store: Path) -> PlannedCase:
-    fingerprint = _fingerprint(patient, files)
+@dataclass(frozen=True)
+class _Door:
+    """What every case of a tree goes through."""
+
+    source: Path
+    names: Pseudonymiser | None
+    faces: FacePolicy | None
+
+    def content(self, files: CaseFiles, *, look_only: bool = False) -> Content:
+        """Read a case and check it; `look_only`: without the work of defacing."""
+        volumes, affine = read_case(files, self.source)
+        evidence: dict[str, str] = {}
+        if self.names is not None:
+            evidence = {
+                "source": "BIDS",
+                "key": self.names.key_fingerprint,
+                "header": "not stored: only voxels, affine, sex, age, race, ethnicity",
+            }
+        content = Content(
+            affine=affine, images=volumes.images, mask=volumes.mask, evidence=evidence
+        )
+        if self.faces is None or (look_only and self.faces.deface):
+            return content
+        return guarded(content, self.faces)
+
+
+def _plan(patient: Patient, files: CaseFiles, store: Path, door: _Door) -> PlannedCase:
+    mark = door.faces.mark if door.faces else ""
+    fingerprint = _fingerprint(patient, files, door.names) + mark
     stored = _is_stored(store, patient.patient_id, fingerprint)
     if not stored:
-        read_case(files, source)
+        door.content(files, look_only=True)
     return PlannedCase(patient, files, fingerprint, stored)
 
 
@@ -253,7 +314,7 @@ def _is_stored(store: Path, case_id: str, fingerprint: str) -> bool:
         return False
 
 
-def _fingerprint(patient: Patient, files: CaseFiles) -> str:
+def _fingerprint(patient: Patient, files: CaseFiles, names: Pseudonymiser | None) -> str:
     row = {field.name: getattr(patient, field.name) for field in fields(patient)}
     row["extra"] = dict(patient.extra)
     digest = hashlib.sha256(json.dumps(row, sort_keys=True).encode())
@@ -261,7 +322,9 @@ def _fingerprint(patient: Patient, files: CaseFiles) -> str:
         digest.update(f"{name}:".encode())
         if path.is_file():  # a missing one is found, and named, when it is read
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return f"BIDS, version {_FINGERPRINT_VERSION}, sha256:{digest.hexdigest()}"
+    found = digest.hexdigest()
+    token = names.token("source", found) if names else f"sha256:{found}"
+    return f"BIDS, version {_FINGERPRINT_VERSION}, {token}"
 
 
 def _open(path: Path, hospital: str) -> tuple[CaseStore, bool]:
@@ -269,15 +332,16 @@ def _open(path: Path, hospital: str) -> tuple[CaseStore, bool]:
     return CaseStore.create(path, hospital), is_new
 
 
-def _store(store: CaseStore, case: PlannedCase, source: Path) -> None:
-    volumes, affine = read_case(case.files, source)
+def _store(store: CaseStore, case: PlannedCase, door: _Door) -> None:
+    content = door.content(case.files)
     store.add(
         case_id=case.patient.patient_id,
         patient=case.patient,
-        affine=affine,
-        images=dict(volumes.images),
-        mask=volumes.mask,
+        affine=content.affine,
+        images=dict(content.images),
+        mask=content.mask,
         source=case.source,
+        evidence=content.evidence or None,
     )
 
 

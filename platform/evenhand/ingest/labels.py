@@ -33,7 +33,8 @@ def choose_labels(
         DataError: there is none, or several could be meant.
     """
     known = list(labels)
-    names = ", ".join(f"'{name}'" for _, name in known) if shown else f"{len(known)} label(s)"
+    names = ", ".join(f"'{name}'" for _, name in known) if shown else f"{len(known)} labels"
+    way = "" if shown else "; --mapping FILE writes down their numbers and names"
     if not known:
         raise DataError("its segmentation has no label but the background.")
     if wanted:
@@ -46,7 +47,7 @@ def choose_labels(
             )
         ]
         if not found:
-            raise DataError(f"no label fits --tumour (there are: {names}).")
+            raise DataError(f"no label fits --tumour (there are: {names}{way}).")
         return tuple(found), "named by --tumour"
     if len(known) == 1:
         return (known[0][0],), "the only label"
@@ -54,6 +55,6 @@ def choose_labels(
     if len(like) == 1:
         return tuple(like), "the only label that is named like a tumour"
     raise DataError(
-        f"several labels could be the tumour ({names}); say which with --tumour NAME (may be "
-        "repeated; labels are merged)."
+        f"several labels could be the tumour ({names}); say which with --tumour, by name or number "
+        f"(may be repeated; labels are merged{way})."
     )

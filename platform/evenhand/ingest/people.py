@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evenhand.cases.records import Patient
 from evenhand.errors import DataError, UsageError
-from evenhand.ingest.deid import Pseudonymiser
+from evenhand.ingest.deid import OLDEST_AGE_YEARS, Pseudonymiser
 from evenhand.ingest.participants import age_of, sex_of, text_of
 
 __all__ = ["People", "person", "read_people", "read_rows"]
@@ -59,16 +59,18 @@ def person(
     where = f"{label}, column"
     if text_of(patient) == "unknown":
         raise DataError(f"{label} does not say whose it is; fill in its patient.")
+    age_years = age_of(row.get("age", ""), where)
     if people.names is None:
         patient_id, case_id = _plain(patient), _plain(case)
     else:
+        age_years = None if age_years is None else min(age_years, float(OLDEST_AGE_YEARS))
         patient_id = people.names.pseudonym(patient)
         case_id = f"{patient_id}-{people.names.token('case', case)[:8]}"
     return case_id, Patient(
         patient_id=patient_id,
         hospital=people.hospital,
         sex=sex_of(row.get("sex", ""), where),
-        age_years=age_of(row.get("age", ""), where),
+        age_years=age_years,
         race=text_of(row.get("race", "")),
         ethnicity=text_of(row.get("ethnicity", "")),
     )

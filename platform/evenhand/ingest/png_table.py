@@ -1,12 +1,15 @@
 """Plain pictures (PNG) with a CSV: each becomes a volume of one slice.
 
 A row names its picture by the file's name without ending, in the column that
-fits the files there are. Its mask lies in another folder, named alike but for
-what all names of a folder begin with (`bus_01.png` and `mask_01.png`).
+fits the files there are. Its mask is named alike but for what all names of its
+kind begin with (`bus_01.png` and `mask_01.png`), or for a word that says that it
+is one (`01.png` and `01_mask.png`).
 """
 
 import json
+import re
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -172,22 +175,30 @@ def _pictures(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     if len({path.stem for path in pictures}) != len(pictures):
         raise UsageError("Two pictures have one name, in different folders; rename one of them.")
     heads = [_head([path.stem for path in each]) for each in (pictures, masks)]
-    by_rest = {path.stem.removeprefix(heads[1]): path for path in masks}
-    by_stem = {path.stem: path for path in masks}
-    paired = {
-        path.stem: mask
-        for path in pictures
-        if (mask := by_stem.get(path.stem) or by_rest.get(path.stem.removeprefix(heads[0])))
-    }
+    by_rest: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in masks:
+        by_rest[_rest(path.stem, heads[1])].append(path)
+    paired = {}
+    for path in pictures:
+        fitting = by_rest[_rest(path.stem, heads[0])]
+        named = [mask for mask in fitting if mask.stem == path.stem] or fitting
+        if len(named) == 1:  # of two that could be meant, none is
+            paired[path.stem] = named[0]
     return {path.stem: path for path in pictures}, paired
 
 
 def _head(stems: list[str]) -> str:
-    """What all names begin with, up to the last '-' or '_' in it."""
+    """What all names begin with before the first digit, up to the last '-' or '_' in it."""
     first, last = min(stems, default=""), max(stems, default="")
-    same = (one == other for one, other in zip(first, last, strict=False))
+    same = (one == other and not one.isdigit() for one, other in zip(first, last, strict=False))
     shared = first[: sum(takewhile(bool, same))]
     return shared[: max(shared.rfind("_"), shared.rfind("-")) + 1]
+
+
+def _rest(stem: str, head: str) -> str:
+    """What tells a name apart from others of its folder, without words such as 'mask'."""
+    words = re.split(r"[-_. ]+", stem.removeprefix(head).lower())
+    return "-".join(w for w in words if w and not any(mask in w for mask in _MASK_WORDS))
 
 
 def _picture_column(rows: Sequence[dict[str, str]], pictures: dict[str, Path]) -> str:

@@ -1,6 +1,6 @@
 """A volume onto another grid: copied where the grids agree but for order and extent."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def onto_grid(
     off = np.abs((source_from_target - whole) @ corners.T).max()
     if off < _WHOLE and (np.abs(whole[:3, :3]).sum(axis=0) == 1).all():
         return _copied(voxels, whole.astype(np.int64), shape), True
-    order = 1 if voxels.dtype.kind == "f" else 0
+    order: Literal[0, 1] = 1 if voxels.dtype.kind == "f" else 0
     moved: NDArray[Any] = ndimage.affine_transform(
         voxels,
         source_from_target[:3, :3],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
+from typing import Literal, cast
 
 from evenhand.errors import DataError, UsageError
 from evenhand.ingest.datalist import find_datalist, plan_datalist
@@ -59,6 +60,8 @@ def guess_kind(source: Path) -> SourceKind:
     """
     if not source.exists():
         raise UsageError(f"There is no file or folder '{source}'.")
+    if (source / "store.json").is_file():
+        raise UsageError(f"'{source}' is a case store already; look at it with `evenhand cases`.")
     if (source / "participants.tsv").is_file():
         return SourceKind.BIDS
     if (source / "dataset.json").is_file() and any((source / "imagesTr").glob("*_0000.nii*")):
@@ -171,7 +174,7 @@ def _plan_dicom(
         table=table,
         sequences=choices.sequences,
         tumour=choices.tumour,
-        masks_from=choices.masks_from,  # type: ignore[arg-type] - checked above
+        masks_from=cast("Literal['any', 'seg', 'rtstruct']", choices.masks_from),
         masks_required=choices.masks_required,
         jobs=choices.jobs,
     )

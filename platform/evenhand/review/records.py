@@ -33,6 +33,8 @@ class Verdict(StrEnum):
     ACCEPT = "accept"
     CORRECT = "correct"
     REJECT = "reject"
+    CANNOT_JUDGE = "cannot-judge"
+    """The reader cannot tell whether the mask is right."""
     WITHDRAW = "withdraw"
     """Takes the decision before it back: the case is open again."""
 
@@ -45,6 +47,9 @@ class Reason(StrEnum):
     NOT_TUMOUR = "not-tumour"
     WRONG_SIDE = "wrong-side"
     POOR_IMAGE = "poor-image"
+    NOT_MY_FIELD = "not-my-field"
+    NEEDS_MORE = "needs-more"
+    """Another sequence, a prior study, the history: something is not here."""
     OTHER = "other"
     """Needs free text."""
 
@@ -56,12 +61,14 @@ class State(StrEnum):
     ACCEPTED = "accepted"
     CORRECTED = "corrected"
     REJECTED = "rejected"
+    NOT_JUDGED = "not-judged"
 
 
 _STATE_AFTER = {
     Verdict.ACCEPT: State.ACCEPTED,
     Verdict.CORRECT: State.CORRECTED,
     Verdict.REJECT: State.REJECTED,
+    Verdict.CANNOT_JUDGE: State.NOT_JUDGED,
     Verdict.WITHDRAW: State.OPEN,
 }
 
@@ -73,7 +80,10 @@ class Decision:
     `arm` is the arm of training whose mask was shown. Hashes are sha256 in hex
     of the mask's voxels (`evenhand.cases.store.array_sha256`). `corrected_path`
     is relative to the folder of the review database. `seconds` is the time
-    spent on the case, `slices_seen` the indices k of the slices that were shown.
+    spent on the case, `slices_seen` the indices k of the slices that were shown,
+    `strokes` how often the mask was changed. `dice` and `hd95` (in the case's
+    units) compare a corrected mask with the proposed one. `backbone` and
+    `adapter_sha256` name the model that proposed; empty where the run does not say.
     """
 
     case_id: str
@@ -88,6 +98,11 @@ class Decision:
     comment: str = ""
     corrected_sha256: str | None = None
     corrected_path: str | None = None
+    strokes: int = 0
+    dice: float | None = None
+    hd95: float | None = None
+    backbone: str = ""
+    adapter_sha256: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what a later reader of the trail could not make sense of."""
@@ -105,21 +120,31 @@ class Decision:
             )
         if not math.isfinite(self.seconds) or self.seconds < 0:
             raise ReviewError("The seconds spent on a case must be a number from 0 up.")
-        if any(k < 0 for k in self.slices_seen):
-            raise ReviewError("Slices are counted from 0; one that was seen is below.")
+        if any(k < 0 for k in self.slices_seen) or self.strokes < 0:
+            raise ReviewError("Slices and strokes are counted from 0; one is below.")
         self._check_reason()
         self._check_hashes()
 
     def _check_reason(self) -> None:
-        wants_reason = self.verdict in {Verdict.CORRECT, Verdict.REJECT}
+        wants_reason = self.verdict in {Verdict.CORRECT, Verdict.REJECT, Verdict.CANNOT_JUDGE}
         if wants_reason and self.reason is None:
-            raise ReviewError(f"To {self.verdict} a mask, choose a reason.")
+            what = (
+                "say that you cannot judge"
+                if self.verdict is Verdict.CANNOT_JUDGE
+                else (f"{self.verdict} a mask")
+            )
+            raise ReviewError(f"To {what}, choose a reason.")
         if not wants_reason and self.reason is not None:
             raise ReviewError(f"A decision to {self.verdict} carries no reason code; remove it.")
         if self.reason is Reason.OTHER and not self.comment.strip():
             raise ReviewError("The reason 'other' needs a comment that says what it is.")
 
     def _check_hashes(self) -> None:
+        figures = (self.dice, self.hd95)
+        if any(figure is not None and not 0 <= figure < math.inf for figure in figures):
+            raise ReviewError("Dice and HD95 to the proposal must be numbers from 0 up.")
+        if self.adapter_sha256 and not _SHA256.fullmatch(self.adapter_sha256):
+            raise ReviewError("The sha256 of an adapter must have 64 hex digits.")
         if not _SHA256.fullmatch(self.proposed_sha256):
             raise ReviewError("A decision needs the sha256 of the proposed mask in 64 hex digits.")
         given = (self.corrected_sha256 is not None, self.corrected_path is not None)

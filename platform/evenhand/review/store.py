@@ -7,11 +7,9 @@ show by itself is rows cut off its end: note `ChainCheck.head_sha256` elsewhere
 to prove that nothing was.
 
 SQLite runs with a write-ahead log and synchronous=FULL: a decision that was
-confirmed survives a power cut.
+confirmed survives a power cut. The tables are in `evenhand.review.tables`.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,27 +21,30 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
-    Float,
-    Integer,
     NullPool,
-    String,
-    Text,
     create_engine,
     event,
     inspect,
     select,
+    text,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from evenhand.errors import ResourceError, ReviewError
-from evenhand.review.records import Decision, Entry, Reason, Verdict
+from evenhand.review.records import Decision, Entry
+from evenhand.review.tables import (
+    SCHEMA_VERSION,
+    Base,
+    DecisionRow,
+    SchemaRow,
+    fault_of,
+    to_entry,
+    to_row,
+)
 
-__all__ = ["GENESIS_SHA256", "SCHEMA_VERSION", "ChainCheck", "ReviewStore"]
-
-SCHEMA_VERSION = 1
-"""Raised when the columns or the hashed content change."""
+__all__ = ["GENESIS_SHA256", "ChainCheck", "ReviewStore"]
 
 GENESIS_SHA256 = "0" * 64
 """What the first decision names as the hash before it."""
@@ -51,51 +52,11 @@ GENESIS_SHA256 = "0" * 64
 BUSY_TIMEOUT_S = 30
 """How long an append waits for another connection's append."""
 
+CONNECT_TIMEOUT_S = 10
+"""How long a database server may take to answer at all."""
 
-class _Base(DeclarativeBase):
-    """Root of the tables."""
-
-
-class _SchemaRow(_Base):
-    """One row: which layout this database has."""
-
-    __tablename__ = "review_schema"
-
-    version: Mapped[int] = mapped_column(primary_key=True)
-
-
-class _DecisionRow(_Base):
-    """One decision. Text and numbers only, so that the hash is the same on every database."""
-
-    __tablename__ = "decisions"
-
-    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    decided_at_utc: Mapped[str] = mapped_column(String(40))
-    case_id: Mapped[str] = mapped_column(String(64), index=True)
-    hospital: Mapped[str] = mapped_column(String(64))
-    arm: Mapped[str] = mapped_column(String(100))
-    verdict: Mapped[str] = mapped_column(String(20))
-    reason: Mapped[str | None] = mapped_column(String(40))
-    comment: Mapped[str] = mapped_column(Text)
-    reader: Mapped[str] = mapped_column(String(100))
-    proposed_sha256: Mapped[str] = mapped_column(String(64))
-    corrected_sha256: Mapped[str | None] = mapped_column(String(64))
-    corrected_path: Mapped[str | None] = mapped_column(Text)
-    seconds: Mapped[float] = mapped_column(Float(53))
-    slices_seen: Mapped[str] = mapped_column(Text)
-    # Unique, so that the chain cannot fork even if two writers get past the lock.
-    previous_sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    sha256: Mapped[str] = mapped_column(String(64), unique=True)
-
-
-@event.listens_for(_DecisionRow.__table__, "after_create")
-def _forbid_changes(_: object, connection: Connection, **__: object) -> None:
-    if connection.dialect.name == "sqlite":
-        for operation in ("UPDATE", "DELETE"):
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER decisions_no_{operation.lower()} BEFORE {operation} ON decisions "
-                "BEGIN SELECT RAISE(ABORT, 'decisions are append-only'); END"
-            )
+_PG_LOCK = 0x4556454E
+"""Of PostgreSQL's advisory locks, the one that writers of a review database wait for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +78,8 @@ class ReviewStore:
     """Decisions about proposed masks. Opening makes the database if there is none.
 
     Args:
-        where: a path to an SQLite file, or a database URL. Other databases than
-            SQLite need their driver and are not tested yet.
+        where: a path to an SQLite file, or a database URL. PostgreSQL needs its driver
+            (`pip install 'evenhand[postgres]'`).
 
     Raises:
         ReviewError: this is not a review database of this version.
@@ -141,9 +102,14 @@ class ReviewStore:
         except (ArgumentError, ModuleNotFoundError):
             raise ReviewError(
                 "This is not a database URL that can be opened here; it wants a path to an SQLite "
-                "file, or a URL such as sqlite:///review.sqlite with its driver installed."
+                "file, or a URL such as sqlite:///review.sqlite or postgresql://... with its "
+                "driver installed (`pip install 'evenhand[postgres]'`)."
             ) from None
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return the store itself."""
@@ -164,11 +130,11 @@ class ReviewStore:
             ReviewError: the database is locked, damaged or gone; nothing was recorded.
             ResourceError: the disk is full; nothing was recorded.
         """
-        with self._transaction(write=True) as session:
+        with self.transaction(write=True) as session:
             last = session.scalars(
-                select(_DecisionRow).order_by(_DecisionRow.position.desc()).limit(1)
+                select(DecisionRow).order_by(DecisionRow.position.desc()).limit(1)
             ).first()
-            row = _to_row(
+            row = to_row(
                 decision,
                 position=1 if last is None else last.position + 1,
                 decided_at_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -176,7 +142,7 @@ class ReviewStore:
             )
             session.add(row)
             session.flush()
-            return _to_entry(row)
+            return to_entry(row)
 
     def entries(self, *, case_id: str | None = None, arm: str | None = None) -> list[Entry]:
         """Return decisions, oldest first; all, or those of one case, of one arm, or of both.
@@ -184,13 +150,13 @@ class ReviewStore:
         Raises:
             ReviewError: a row was damaged; `verify` says where.
         """
-        query = select(_DecisionRow).order_by(_DecisionRow.position)
+        query = select(DecisionRow).order_by(DecisionRow.position)
         if case_id is not None:
-            query = query.where(_DecisionRow.case_id == case_id)
+            query = query.where(DecisionRow.case_id == case_id)
         if arm is not None:
-            query = query.where(_DecisionRow.arm == arm)
-        with self._transaction() as session:
-            return [_to_entry(row) for row in session.scalars(query)]
+            query = query.where(DecisionRow.arm == arm)
+        with self.transaction() as session:
+            return [to_entry(row) for row in session.scalars(query)]
 
     def latest(self, arm: str) -> dict[str, Entry]:
         """Return the latest decision about each case of an arm, by case id."""
@@ -199,27 +165,27 @@ class ReviewStore:
     def verify(self) -> ChainCheck:
         """Walk the chain from its first decision and report the first break, if any."""
         length, broken_at, why, previous = 0, None, "", GENESIS_SHA256
-        with self._transaction() as session:
-            query = select(_DecisionRow).order_by(_DecisionRow.position)
+        with self.transaction() as session:
+            query = select(DecisionRow).order_by(DecisionRow.position)
             for row in session.scalars(query.execution_options(yield_per=500)):
                 length += 1
                 if broken_at is None:
-                    why = _fault(row, position=length, previous_sha256=previous)
+                    why = fault_of(row, position=length, previous_sha256=previous)
                     broken_at = length if why else None
                 previous = row.sha256
         return ChainCheck(length=length, broken_at=broken_at, why=why, head_sha256=previous)
 
     def _prepare(self) -> None:
-        with self._transaction(write=True) as session:
+        with self.transaction(write=True) as session:
             connection = session.connection()
             tables = set(inspect(connection).get_table_names())
             if not tables:
-                _Base.metadata.create_all(connection)
-                session.add(_SchemaRow(version=SCHEMA_VERSION))
+                Base.metadata.create_all(connection)
+                session.add(SchemaRow(version=SCHEMA_VERSION))
                 return
             versions: list[int] = []
             if {"review_schema", "decisions"} <= tables:
-                versions = list(session.scalars(select(_SchemaRow.version)))
+                versions = list(session.scalars(select(SchemaRow.version)))
             if versions != [SCHEMA_VERSION]:
                 found = f"review schema {versions[0]}" if versions else "other tables"
                 raise ReviewError(
@@ -228,13 +194,22 @@ class ReviewStore:
                 )
 
     @contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[Session]:
+    def transaction(self, *, write: bool = False) -> Iterator[Session]:
+        """Open a session; writers wait for each other. An error leaves nothing behind.
+
+        Raises:
+            ReviewError: the database is locked, damaged, gone or out of reach.
+            ResourceError: the disk is full.
+        """
         try:
             engine = self._engine.execution_options(evenhand_write=write)
             with Session(engine, expire_on_commit=False) as session, session.begin():
+                if write and self._engine.dialect.name == "postgresql":
+                    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _PG_LOCK})
                 yield session
         except DBAPIError as error:
-            reason = str(error.orig)
+            # A driver's first line says what; what follows may name hosts and statements.
+            reason = str(error.orig).partition("\n")[0]
             if "disk is full" in reason:
                 raise ResourceError(
                     f"The disk is full; nothing was recorded in '{self._name}'. "
@@ -256,8 +231,15 @@ def _open_engine(where: Path | str) -> Engine:
         url = URL.create("sqlite", database=str(where.absolute()))
     else:
         url = make_url(where)
+    if url.get_backend_name() == "postgresql":
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        # A database made under LC_ALL=C would hand out bytes instead of text.
+        wanted = {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
+        # A server that was away is noticed before a connection is used again.
+        return create_engine(url, pool_pre_ping=True, connect_args=wanted)
     if url.get_backend_name() != "sqlite":
-        return create_engine(url)
+        raise ArgumentError
     # A connection a transaction: nothing stays open behind a page that was closed.
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _set_pragmas)
@@ -277,75 +259,3 @@ def _begin(connection: Connection) -> None:
     # two appends cannot both follow the same row.
     write = connection.get_execution_options().get("evenhand_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _to_row(
-    decision: Decision, *, position: int, decided_at_utc: str, previous_sha256: str
-) -> _DecisionRow:
-    row = _DecisionRow(
-        position=position,
-        decided_at_utc=decided_at_utc,
-        case_id=decision.case_id,
-        hospital=decision.hospital,
-        arm=decision.arm,
-        verdict=decision.verdict.value,
-        reason=None if decision.reason is None else decision.reason.value,
-        comment=decision.comment,
-        reader=decision.reader,
-        proposed_sha256=decision.proposed_sha256,
-        corrected_sha256=decision.corrected_sha256,
-        corrected_path=decision.corrected_path,
-        seconds=float(decision.seconds),
-        slices_seen=json.dumps(decision.slices_seen, separators=(",", ":")),
-        previous_sha256=previous_sha256,
-    )
-    row.sha256 = _content_sha256(row)
-    return row
-
-
-def _to_entry(row: _DecisionRow) -> Entry:
-    try:
-        return Entry(
-            position=row.position,
-            decided_at_utc=datetime.fromisoformat(row.decided_at_utc),
-            decision=Decision(
-                case_id=row.case_id,
-                hospital=row.hospital,
-                arm=row.arm,
-                verdict=Verdict(row.verdict),
-                reason=None if row.reason is None else Reason(row.reason),
-                comment=row.comment,
-                reader=row.reader,
-                proposed_sha256=row.proposed_sha256,
-                corrected_sha256=row.corrected_sha256,
-                corrected_path=row.corrected_path,
-                seconds=row.seconds,
-                slices_seen=tuple(json.loads(row.slices_seen)),
-            ),
-            previous_sha256=row.previous_sha256,
-            sha256=row.sha256,
-        )
-    except (ValueError, TypeError, AttributeError, ReviewError):
-        raise ReviewError(
-            f"Decision {row.position} of the review database was damaged or changed by hand; "
-            "look with `evenhand review RUN --verify` and restore a backup."
-        ) from None
-
-
-def _content_sha256(row: _DecisionRow) -> str:
-    columns = [c.name for c in _DecisionRow.__table__.columns if c.name != "sha256"]
-    content = {"schema": SCHEMA_VERSION} | {name: getattr(row, name) for name in columns}
-    text = json.dumps(
-        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _fault(row: _DecisionRow, *, position: int, previous_sha256: str) -> str:
-    if row.position != position:
-        return f"decision {position} is missing"
-    if row.previous_sha256 != previous_sha256:
-        return "it does not follow the decision before it"
-    if row.sha256 != _content_sha256(row):
-        return "its content was changed after it was recorded"
-    return ""

@@ -14,6 +14,7 @@ from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import frozen_precision
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loss import adapter_loss
+from evenhand.training.patient_weights import epoch_order, read_patient_weights
 
 __all__ = ["Schedule", "TrainingReport", "loss_of", "train"]
 
@@ -70,7 +71,7 @@ def train(
     proximal: float = 0.0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> TrainingReport:
-    """Train all of the adapter with AdamW; every epoch sees every patient once.
+    """Train all of the adapter with AdamW; without weights every epoch sees every patient once.
 
     Args:
         model: its adapter is changed in place.
@@ -94,13 +95,14 @@ def train(
     optimiser = torch.optim.AdamW(
         parameters, lr=schedule.learning_rate, weight_decay=config.weight_decay
     )
+    weights = read_patient_weights(config.patient_weights, [each.patient_id for each in patients])
     per_epoch = math.ceil(len(patients) / config.patients_per_step)
     losses: list[float] = []
     start = [one.detach().clone() for one in parameters] if proximal else []
     model.train()
     torch.manual_seed(seed)  # of dropout
     for _ in range(epochs):
-        order = torch.randperm(len(patients), generator=generator)
+        order = epoch_order(len(patients), weights, generator)
         for chosen in order.chunk(per_epoch):
             for group in optimiser.param_groups:
                 group["lr"] = schedule.at(len(losses) / (epochs * per_epoch))

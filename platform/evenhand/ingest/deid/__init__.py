@@ -8,6 +8,6 @@ names.uid("1.2.3")                  # '2.25....'
 """
 
 from evenhand.ingest.deid.keys import HospitalKey
-from evenhand.ingest.deid.pseudonyms import Pseudonymiser
+from evenhand.ingest.deid.pseudonyms import OLDEST_AGE_YEARS, Pseudonymiser
 
-__all__ = ["HospitalKey", "Pseudonymiser"]
+__all__ = ["OLDEST_AGE_YEARS", "HospitalKey", "Pseudonymiser"]

@@ -255,7 +255,8 @@ class _Cleaning:
     def _declare(self, dataset: Dataset) -> None:
         """Write what was done, as PS3.15 E.1.1 wants (PS3.16 CID 7050)."""
         dataset.PatientIdentityRemoved = "YES"
-        dataset.DeidentificationMethod = [EDITION, f"Evenhand {__version__}"]
+        mark = self.names.mark(str(dataset.PatientID))  # `ingest` knows its own pseudonyms by it
+        dataset.DeidentificationMethod = [EDITION, f"Evenhand {__version__}", mark]
         codes = [("113100", "Basic Application Confidentiality Profile")]
         codes += sorted((option.code, option.meaning) for option in self.options)
         dataset.DeidentificationMethodCodeSequence = [_code(*each) for each in codes]

@@ -12,10 +12,13 @@ from datetime import date, timedelta
 from evenhand.errors import DataError
 from evenhand.ingest.deid.keys import HospitalKey
 
-__all__ = ["LONGEST_SHIFT_DAYS", "Pseudonymiser"]
+__all__ = ["LONGEST_SHIFT_DAYS", "OLDEST_AGE_YEARS", "Pseudonymiser"]
 
 LONGEST_SHIFT_DAYS = 3652
 """Dates move into the past by 1 to this many days (ten years), each patient by their own number."""
+
+OLDEST_AGE_YEARS = 90
+"""Ages above become this: people are so few then that the age would name them (HIPAA)."""
 
 _PSEUDONYM_BYTES = 10
 _UUID_BYTES = 16
@@ -47,6 +50,10 @@ class Pseudonymiser:
         """
         digest = self._key.digest("patient", _normal(patient_id))[:_PSEUDONYM_BYTES]
         return "p" + base64.b32encode(digest).decode().lower()
+
+    def mark(self, pseudonym: str) -> str:
+        """What a file carries to say that this key gave its patient that pseudonym."""
+        return f"key {self.token('mark', pseudonym)}"
 
     def day_offset(self, patient_id: str) -> int:
         """Days that are added to each of the patient's dates: -1 to -LONGEST_SHIFT_DAYS.

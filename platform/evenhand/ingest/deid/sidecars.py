@@ -14,13 +14,13 @@ from typing import Any
 
 from evenhand.errors import DataError
 from evenhand.ingest.deid.allowed import allowed
+from evenhand.ingest.deid.pseudonyms import OLDEST_AGE_YEARS
 
 __all__ = ["clean_participants", "clean_sidecar"]
 
 _TERM = re.compile(r"[A-Za-z][A-Za-z0-9 ./+_-]{0,31}|[ijk]-?")
 _MISSING = "n/a"
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9 /(),_-]{0,39}|n/a")
-_OLDEST_YEARS = 90.0
 
 
 def clean_sidecar(content: bytes) -> tuple[bytes, int]:
@@ -89,7 +89,7 @@ def _cell(column: str, text: str, rename: Callable[[str], str]) -> str:
         return rename(text)
     if column == "age":
         try:
-            return f"{min(float(text), _OLDEST_YEARS):g}"
+            return f"{min(float(text), OLDEST_AGE_YEARS):g}"
         except ValueError:
             return _MISSING
     return text if _WORD.fullmatch(text) else _MISSING

@@ -9,12 +9,9 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID_dictionary
 
-from evenhand.ingest.deid.pseudonyms import Pseudonymiser
+from evenhand.ingest.deid.pseudonyms import OLDEST_AGE_YEARS, Pseudonymiser
 
 __all__ = ["Identifiers", "capped_age", "dummy", "mapped_uid", "shifted"]
-
-OLDEST_AGE_YEARS = 90
-"""Ages from here on are one group: older people are few, and so recognisable."""
 
 _DUMMIES: dict[str, Any] = {
     "AE": "REMOVED",

@@ -39,6 +39,11 @@ _NUMBERS = {
     "repetition_time_ms": "RepetitionTime",
     "inversion_time_ms": "InversionTime",
 }
+_HEADS = {
+    *("HEAD", "BRAIN", "SKULL", "HEADNECK", "FACE", "ORBIT", "EYE", "NOSE", "SINUS", "IAC", "JAW"),
+    *("MAXILLA", "MANDIBLE", "NECK", "WHOLEBODY", "TMJ", "EAR", "SELLA", "PITUITARY"),
+}
+"""Values of Body Part Examined that may come with a face."""
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 
 _TAGS: list[str | int | tuple[int, int] | BaseTag] = [
@@ -46,7 +51,14 @@ _TAGS: list[str | int | tuple[int, int] | BaseTag] = [
     *("SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime", "Modality"),
     *("Manufacturer", "StudyDescription", "SeriesDescription", "ManufacturerModelName"),
     *("ReferencedSeriesSequence", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
-    *("PatientWeight", "EthnicGroup", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
+    *(
+        "DeidentificationMethod",
+        "BodyPartExamined",
+        "PatientWeight",
+        "EthnicGroup",
+        "ContrastBolusAgent",
+        "ContrastBolusAgentSequence",
+    ),
     *("ScanOptions", "SequenceName", "SliceThickness", "KVP", "SpacingBetweenSlices"),
     *("MagneticFieldStrength", "EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime"),
     *("ProtocolName", "ConvolutionKernel", "DiffusionBValue", "StudyInstanceUID"),
@@ -79,6 +91,7 @@ class SeriesFacts:
     image_type: tuple[str, ...]
     contrast: bool
     acquisition: tuple[tuple[str, str], ...]
+    deidentified: tuple[str, ...] = ()
     pet: PetFacts | None = None
 
 
@@ -197,6 +210,7 @@ def _facts(dataset: Dataset) -> SeriesFacts:
         image_type=texts(dataset, "ImageType"),
         contrast=contrast,
         acquisition=_acquisition(dataset),
+        deidentified=texts(dataset, "DeidentificationMethod"),
         pet=pet,
     )
 
@@ -204,6 +218,9 @@ def _facts(dataset: Dataset) -> SeriesFacts:
 def _acquisition(dataset: Dataset) -> tuple[tuple[str, str], ...]:
     """How the series was made: numbers, and names from closed lists."""
     found = {"manufacturer": manufacturer(text(dataset, "Manufacturer"))}
+    part = "".join(text(dataset, "BodyPartExamined").upper().split())
+    if part:
+        found["body_part"] = "head" if part in _HEADS else "other"
     for key, keyword in _NUMBERS.items():
         value = number(dataset, keyword)
         if value is not None:

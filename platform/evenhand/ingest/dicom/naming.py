@@ -107,8 +107,11 @@ def name_series(
         return Naming(*fitting[0])
     if fitting:
         names = ", ".join(name for name, _ in fitting)
-        return Naming("", f"its description fits several sequences ({names})")
-    return Naming("", "no rule knows its description")
+        why = (
+            f"its description fits several sequences ({names}); choose in a table (--series-names)"
+        )
+        return Naming("", why)
+    return Naming("", "no rule knows its description; name it in a table (--series-names)")
 
 
 def _words(descriptions: Sequence[str]) -> str:

@@ -3,12 +3,10 @@
 import re
 
 from evenhand.cases.records import UNKNOWN, Patient, Sex
+from evenhand.ingest.deid import OLDEST_AGE_YEARS
 from evenhand.ingest.dicom.values import day
 
-__all__ = ["OLDEST_YEARS", "manufacturer", "patient_of"]
-
-OLDEST_YEARS = 90.0
-"""Ages above are stored as this: few people are so old, so the age would name them (HIPAA)."""
+__all__ = ["manufacturer", "patient_of"]
 
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
@@ -78,7 +76,7 @@ def _age(age: str, birth_date: str, study_date: str) -> float | None:
         years = float(studied.year - born.year - before_birthday)
     else:
         return None
-    return round(min(years, OLDEST_YEARS), 2) if years <= 130 else None
+    return round(min(years, float(OLDEST_AGE_YEARS)), 2) if years <= 130 else None
 
 
 def manufacturer(text: str) -> str:

@@ -59,7 +59,7 @@ def read_stack(
             for index, plane, frame in _frames(dataset, list(group), (rows, columns)):
                 volume[index] = frame
                 if (plane.slope, plane.intercept) != (1.0, 0.0):
-                    exact = frame * np.float64(plane.slope) + plane.intercept
+                    exact = frame.astype(np.float64) * plane.slope + plane.intercept
                     volume[index] = exact
     if pet is not None:
         volume *= np.float32(suv_factor(pet, min(acquired, default=None)))

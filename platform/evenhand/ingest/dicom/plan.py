@@ -64,7 +64,11 @@ def plan_dicom(
         if header.refused and not header.planes and header.kind not in {"image", "seg", "rtstruct"}
     ]
     studies = _studies(headers, options.table)
-    names = {f"file {n}": str(ref) for n, ref in enumerate(files, start=1)}
+    names = {f"file {n}": str(ref) for n, ref in enumerate(files, start=1)} | {
+        f"file {header.file + 1}, label {number}": text
+        for header in headers
+        for number, text in header.parts
+    }
     recipes = []
     patients: dict[str, int] = {}
     for number, (key, study) in enumerate(studies.items(), start=1):
@@ -96,11 +100,11 @@ def _headers(
     """Read all headers in worker processes; a file on which one dies is refused alone."""
     step = progress or (lambda _done, _total: None)
     done: list[FileHeader] = []
-    waiting = [
+    waiting: list[tuple[int, tuple[FileRef, ...]]] = [
         (start, tuple(files[start : start + _CHUNK])) for start in range(0, len(files), _CHUNK)
     ]
     while waiting:
-        again = []
+        again: list[tuple[int, tuple[FileRef, ...]]] = []
         for answer in run_isolated(read_headers, waiting, jobs=jobs, seconds=_HEADER_SECONDS):
             start, refs = waiting[answer.index]
             if answer.value is not None:
@@ -159,9 +163,10 @@ def _case(
     if on is not None and not any(volume.facts.series_uid == on for volume in volumes):
         raise DataError("its segmentation was drawn on a series that is not taken.")
     first = volumes[0].facts
-    pseudonym = options.names.pseudonym(key[0])
-    studied = day(first.study_date)
-    shifted = options.names.shift(key[0], studied).isoformat() if studied else ""
+    pseudonym, studied = key[0], day(first.study_date)
+    if options.names.mark(key[0]) not in first.deidentified:  # else they are ours already
+        pseudonym = options.names.pseudonym(key[0])
+        studied = options.names.shift(key[0], studied) if studied else None
     used, sources, mask = _reindexed(volumes, mask, files)
     return DicomCase(
         label=label,
@@ -178,7 +183,7 @@ def _case(
         volumes=sources,
         mask=mask,
         files=used,
-        study_date=shifted,
+        study_date=studied.isoformat() if studied else "",
         names=options.names,
     )
 

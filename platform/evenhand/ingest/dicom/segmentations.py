@@ -54,9 +54,10 @@ def read_seg(
                 "a segmentation (DICOM SEG) is damaged, or its frames do not lie on one even "
                 "grid; write it again."
             ) from None
-    merged = (found >= _HALF).any(axis=-1) if found.ndim == 4 else found >= _HALF
+    inside: NDArray[np.bool_] = found >= _HALF
+    merged = np.asarray(inside.any(axis=-1) if inside.ndim == 4 else inside, np.uint8)
     own = Affine(_LPS_FROM_RAS @ lps)  # from (slice, row, column) to RAS
-    mask, exact = onto_grid(merged.astype(np.uint8), own, shape, affine)
+    mask, exact = onto_grid(merged, own, shape, affine)
     notes = () if exact else ("the segmentation has a grid of its own: nearest voxels taken",)
     return mask, notes
 

@@ -5,6 +5,7 @@ of the injected one at the time that the activity is corrected to. The way
 follows QIBA's vendor-neutral pseudocode (FDG-PET/CT profile, appendix G).
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -80,7 +81,7 @@ def suv_factor(pet: PetFacts, first_acquired: datetime | None) -> float:
     weight_kg = _positive(pet.weight_kg, "patient's weight")
     dose_bq = _positive(pet.dose_bq, "injected dose")
     half_life_s = _positive(pet.half_life_s, "half-life")
-    left = dose_bq * 0.5 ** (_wait_s(pet, first_acquired) / half_life_s)
+    left = dose_bq * math.pow(0.5, _wait_s(pet, first_acquired) / half_life_s)
     return weight_kg * _GRAMS / left
 
 

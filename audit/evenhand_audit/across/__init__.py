@@ -1,0 +1,1 @@
+"""The audit across hospitals: sums leave each hospital, rows do not."""

@@ -1,0 +1,1 @@
+"""What can be done about a gap: weights for training, thresholds per group, a verdict on both."""

@@ -1,0 +1,191 @@
+"""The tables of the review database, and the hash that chains its decisions.
+
+Each decision carries the sha256 of its content in canonical JSON (keys sorted, no
+spaces, UTF-8), and the content includes the hash of the decision before. Text and
+numbers only, so that the hash is the same on every database.
+"""
+
+import hashlib
+import json
+from datetime import datetime
+
+from sqlalchemy import Connection, Float, Integer, String, Text, event
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from evenhand.errors import ReviewError
+from evenhand.review.records import Decision, Entry, Reason, Verdict
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Base",
+    "ClaimRow",
+    "DecisionRow",
+    "SchemaRow",
+    "fault_of",
+    "to_entry",
+    "to_row",
+]
+
+SCHEMA_VERSION = 2
+"""Raised when the columns or the hashed content change. 2: strokes, Dice, HD95, model, claims."""
+
+
+class Base(DeclarativeBase):
+    """Root of the tables."""
+
+
+class SchemaRow(Base):
+    """One row: which layout this database has."""
+
+    __tablename__ = "review_schema"
+
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class ClaimRow(Base):
+    """Who has a case open. Not part of the trail: claims come and go."""
+
+    __tablename__ = "claims"
+
+    arm: Mapped[str] = mapped_column(String(100), primary_key=True)
+    case_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    reader: Mapped[str] = mapped_column(String(100))
+    since_s: Mapped[float] = mapped_column(Float(53))
+    until_s: Mapped[float] = mapped_column(Float(53))
+
+
+class DecisionRow(Base):
+    """One decision."""
+
+    __tablename__ = "decisions"
+
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    decided_at_utc: Mapped[str] = mapped_column(String(40))
+    case_id: Mapped[str] = mapped_column(String(64), index=True)
+    hospital: Mapped[str] = mapped_column(String(64))
+    arm: Mapped[str] = mapped_column(String(100))
+    verdict: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str | None] = mapped_column(String(40))
+    comment: Mapped[str] = mapped_column(Text)
+    reader: Mapped[str] = mapped_column(String(100))
+    proposed_sha256: Mapped[str] = mapped_column(String(64))
+    corrected_sha256: Mapped[str | None] = mapped_column(String(64))
+    corrected_path: Mapped[str | None] = mapped_column(Text)
+    seconds: Mapped[float] = mapped_column(Float(53))
+    strokes: Mapped[int] = mapped_column(Integer)
+    dice: Mapped[float | None] = mapped_column(Float(53))
+    hd95: Mapped[float | None] = mapped_column(Float(53))
+    backbone: Mapped[str] = mapped_column(String(100))
+    adapter_sha256: Mapped[str] = mapped_column(String(64))
+    slices_seen: Mapped[str] = mapped_column(Text)
+    # Unique, so that the chain cannot fork even if two writers get past the lock.
+    previous_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+
+
+@event.listens_for(DecisionRow.__table__, "after_create")
+def _forbid_changes(_: object, connection: Connection, **__: object) -> None:
+    if connection.dialect.name == "sqlite":
+        for operation in ("UPDATE", "DELETE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER decisions_no_{operation.lower()} BEFORE {operation} ON decisions "
+                "BEGIN SELECT RAISE(ABORT, 'decisions are append-only'); END"
+            )
+    elif connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "CREATE FUNCTION decisions_are_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'decisions are append-only'; END $$"
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER decisions_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON decisions "
+            "FOR EACH STATEMENT EXECUTE FUNCTION decisions_are_append_only()"
+        )
+
+
+def to_row(
+    decision: Decision, *, position: int, decided_at_utc: str, previous_sha256: str
+) -> DecisionRow:
+    """Make the row of a decision, with its hash."""
+    row = DecisionRow(
+        position=position,
+        decided_at_utc=decided_at_utc,
+        case_id=decision.case_id,
+        hospital=decision.hospital,
+        arm=decision.arm,
+        verdict=decision.verdict.value,
+        reason=None if decision.reason is None else decision.reason.value,
+        comment=decision.comment,
+        reader=decision.reader,
+        proposed_sha256=decision.proposed_sha256,
+        corrected_sha256=decision.corrected_sha256,
+        corrected_path=decision.corrected_path,
+        seconds=float(decision.seconds),
+        strokes=decision.strokes,
+        dice=None if decision.dice is None else float(decision.dice),
+        hd95=None if decision.hd95 is None else float(decision.hd95),
+        backbone=decision.backbone,
+        adapter_sha256=decision.adapter_sha256,
+        slices_seen=json.dumps(decision.slices_seen, separators=(",", ":")),
+        previous_sha256=previous_sha256,
+    )
+    row.sha256 = _content_sha256(row)
+    return row
+
+
+def to_entry(row: DecisionRow) -> Entry:
+    """Read a row back.
+
+    Raises:
+        ReviewError: it was damaged; `verify` says where.
+    """
+    try:
+        return Entry(
+            position=row.position,
+            decided_at_utc=datetime.fromisoformat(row.decided_at_utc),
+            decision=Decision(
+                case_id=row.case_id,
+                hospital=row.hospital,
+                arm=row.arm,
+                verdict=Verdict(row.verdict),
+                reason=None if row.reason is None else Reason(row.reason),
+                comment=row.comment,
+                reader=row.reader,
+                proposed_sha256=row.proposed_sha256,
+                corrected_sha256=row.corrected_sha256,
+                corrected_path=row.corrected_path,
+                seconds=row.seconds,
+                strokes=row.strokes,
+                dice=row.dice,
+                hd95=row.hd95,
+                backbone=row.backbone,
+                adapter_sha256=row.adapter_sha256,
+                slices_seen=tuple(json.loads(row.slices_seen)),
+            ),
+            previous_sha256=row.previous_sha256,
+            sha256=row.sha256,
+        )
+    except (ValueError, TypeError, AttributeError, ReviewError):
+        raise ReviewError(
+            f"Decision {row.position} of the review database was damaged or changed by hand; "
+            "look with `evenhand review verify RUN` and restore a backup."
+        ) from None
+
+
+def _content_sha256(row: DecisionRow) -> str:
+    columns = [c.name for c in DecisionRow.__table__.columns if c.name != "sha256"]
+    content = {"schema": SCHEMA_VERSION} | {name: getattr(row, name) for name in columns}
+    text = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fault_of(row: DecisionRow, *, position: int, previous_sha256: str) -> str:
+    """Say why a row is not the one that belongs at `position`; empty: it is."""
+    if row.position != position:
+        return f"decision {position} is missing"
+    if row.previous_sha256 != previous_sha256:
+        return "it does not follow the decision before it"
+    if row.sha256 != _content_sha256(row):
+        return "its content was changed after it was recorded"
+    return ""

@@ -1,0 +1,106 @@
+"""The trail of decisions for people and for programs: a table, and a page that prints well."""
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from evenhand.review.records import Entry
+from evenhand.review.store import ChainCheck
+
+__all__ = ["TRAIL_COLUMNS", "trail_csv", "trail_html"]
+
+TRAIL_COLUMNS = (
+    "position",
+    "decided_at_utc",
+    "case_id",
+    "hospital",
+    "arm",
+    "reader",
+    "verdict",
+    "reason",
+    "comment",
+    "seconds",
+    "strokes",
+    "slices_seen",
+    "dice",
+    "hd95",
+    "proposed_sha256",
+    "corrected_sha256",
+    "corrected_path",
+    "backbone",
+    "adapter_sha256",
+    "previous_sha256",
+    "sha256",
+)
+"""Columns of the table, in order: all that a decision holds."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Review decisions</title>
+<style>
+body {font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1a1a1a}
+table {border-collapse: collapse; width: 100%}
+th, td {border-bottom: 1px solid #ccc; padding: 4px 8px; text-align: left; vertical-align: top}
+th {background: #f0f0f0} td.n {text-align: right; white-space: nowrap}
+code {font-size: 11px; word-break: break-all} .bad {color: #a40000; font-weight: 700}
+@media print {body {margin: 0; font-size: 10px} thead {display: table-header-group}}
+</style>
+<h1>Review decisions</h1>
+<p>{{ check.length }} decisions, written {{ written }} UTC. Names of readers were not verified.
+{% if check.broken_at is none %}The chain is intact; hash of the last decision:
+<code>{{ check.head_sha256 }}</code>{% else %}
+<span class="bad">The chain is broken at decision {{ check.broken_at }}: {{ check.why }}.</span>
+{% endif %}</p>
+<table><thead><tr><th>#</th><th>When (UTC)</th><th>Case</th><th>Reader</th><th>Decision</th>
+<th>Seconds</th><th>Strokes</th><th>Slices seen</th><th>Dice</th><th>HD95</th>
+<th>Mask before, after</th><th>Model, adapter</th><th>Hash</th></tr></thead><tbody>
+{% for e in entries %}{% set d = e.decision %}<tr>
+<td class="n">{{ e.position }}</td><td>{{ e.decided_at_utc.strftime("%Y-%m-%d %H:%M:%S") }}</td>
+<td>{{ d.case_id }}<br>{{ d.hospital }}, {{ d.arm }}</td><td>{{ d.reader }}</td>
+<td><b>{{ d.verdict.value }}</b>{% if d.reason %}: {{ d.reason.value }}{% endif %}
+{% if d.comment %}<br>{{ d.comment }}{% endif %}</td>
+<td class="n">{{ "%.1f"|format(d.seconds) }}</td><td class="n">{{ d.strokes }}</td>
+<td class="n">{{ d.slices_seen|length }}</td>
+<td class="n">{% if d.dice is not none %}{{ "%.3f"|format(d.dice) }}{% endif %}</td>
+<td class="n">{% if d.hd95 is not none %}{{ "%.2f"|format(d.hd95) }}{% endif %}</td>
+<td><code>{{ d.proposed_sha256 }}</code>{% if d.corrected_sha256 %}<br>
+<code>{{ d.corrected_sha256 }}</code>{% endif %}</td>
+<td>{{ d.backbone }}{% if d.adapter_sha256 %}<br><code>{{ d.adapter_sha256 }}</code>{% endif %}</td>
+<td><code>{{ e.sha256 }}</code></td></tr>
+{% endfor %}</tbody></table></html>
+"""
+
+
+def trail_csv(entries: Sequence[Entry]) -> str:
+    """Return decisions as a CSV table of `TRAIL_COLUMNS`; slices seen are separated by spaces.
+
+    What readers wrote is kept from being a formula in a spreadsheet: an apostrophe goes before.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(TRAIL_COLUMNS)
+    for entry in entries:
+        writer.writerow([_cell(entry, column) for column in TRAIL_COLUMNS])
+    return out.getvalue()
+
+
+def trail_html(entries: Sequence[Entry], check: ChainCheck) -> str:
+    """Return decisions as one self-contained page that says whether the chain is intact."""
+    from jinja2 import Environment
+
+    page = Environment(autoescape=True).from_string(_PAGE)
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+    return page.render(entries=entries, check=check, written=written)
+
+
+def _cell(entry: Entry, column: str) -> object:
+    value = getattr(entry if hasattr(entry, column) else entry.decision, column)
+    if column == "slices_seen":
+        return " ".join(map(str, value))
+    if column == "decided_at_utc":
+        return value.isoformat(timespec="milliseconds")
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return "" if value is None else value

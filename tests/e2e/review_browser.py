@@ -1,0 +1,105 @@
+"""What the browser tests of the review page share: the real command, a real Chromium."""
+
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+START_LIMIT_MS = 60_000
+
+
+def free_port():
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_listening(port):
+    """Whether somebody answers at a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def served(folder, port=None):
+    """`evenhand review` on a free port, ended at the end; yields process and port."""
+    port = port or free_port()
+    command = [
+        str(Path(sys.executable).with_name("evenhand")),
+        *("review", str(folder), "--port", str(port), "--no-browser"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == f"http://127.0.0.1:{port}"
+            yield process, port
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def open_first(page, port, reader="Dr. Lee"):
+    """Write a name, open the next open case, wait until it can be edited."""
+    page.goto(f"http://127.0.0.1:{port}")
+    name = page.get_by_role("textbox", name="Reader")
+    name.fill(reader)
+    name.press("Enter")
+    page.get_by_role("button", name="Open the next open case").click()
+    wait_ready(page)
+
+
+def wait_ready(page):
+    """Wait until the case on the screen can be edited."""
+    page.locator(".evenhand[data-ready]:not([data-left])").wait_for(timeout=START_LIMIT_MS)
+
+
+# Streamlit draws the viewer into a shadow root; its app is reached from its own element.
+SAMPLE = """
+([plane, points]) => {
+  const find = (root) => {
+    for (const node of root.querySelectorAll("*")) {
+      if (node.matches?.(".evenhand")) return node;
+      const inner = node.shadowRoot && find(node.shadowRoot);
+      if (inner) return inner;
+    }
+    return null;
+  };
+  const canvas = find(document).querySelector(`[data-plane=${plane}] canvas`);
+  const context = canvas.getContext("2d");
+  return points.map(([x, y]) => [...context.getImageData(
+    Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data].slice(0, 3));
+}
+"""
+
+
+def colours(page, plane, points):
+    """RGB of points of a plane's canvas; points are shares of width and height."""
+    return page.evaluate(SAMPLE, [plane, points])
+
+
+def on_plane(page, plane, place, size, spacing_mm=(1.0, 1.0)):
+    """Where a place (across, down), in pixels from the top left of a slice, lies in the window.
+
+    Worked out from the sizes alone: the slice is centred, and fills 98% of its plane.
+    """
+    box = page.locator(f".plane[data-plane={plane}] canvas").bounding_box()
+    width, height = size[0] * spacing_mm[0], size[1] * spacing_mm[1]
+    scale = min(box["width"] / width, box["height"] / height) * 0.98
+    left = box["x"] + (box["width"] - width * scale) / 2
+    top = box["y"] + (box["height"] - height * scale) / 2
+    return left + place[0] * spacing_mm[0] * scale, top + place[1] * spacing_mm[1] * scale

@@ -1,0 +1,241 @@
+"""Decisions in a real PostgreSQL, which the test starts for itself."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from evenhand.errors import ReviewError
+from evenhand.review import Decision, Reason, ReviewStore, Verdict, active_claims, claim_case
+
+psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed (evenhand[postgres])")
+
+START_LIMIT_S = 60
+
+
+def find_program(name):
+    """A program of PostgreSQL's, on the path or where Debian keeps it."""
+    kept = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
+    return shutil.which(name) or (str(kept[0]) if kept else None)
+
+
+def unprivileged():
+    """As whom the server runs: it refuses to be root."""
+    if os.getuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return {"user": user.pw_uid, "group": user.pw_gid}
+    pytest.skip("there is no account that PostgreSQL could run under")
+
+
+class Server:
+    """A PostgreSQL in a folder of its own, on a free port of this machine."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.account = unprivileged()
+        if self.account:
+            os.chown(folder, self.account["user"], self.account["group"])
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"postgresql://evenhand@127.0.0.1:{self.port}/postgres"
+        initialise = find_program("initdb")
+        self.run([initialise, "-D", folder / "data", "-U", "evenhand", "-A", "trust", "-N"])
+
+    def run(self, command):
+        """Run one of its programs to its end."""
+        subprocess.run(
+            list(map(str, command)),
+            check=True,
+            capture_output=True,
+            timeout=120,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+            **self.account,
+        )
+
+    def start(self):
+        """Start it and wait until it answers."""
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        control = [find_program("pg_ctl"), "-D", self.folder / "data", "-l", self.folder / "log"]
+        self.run([*control, "-w", "-t", START_LIMIT_S, "-o", options, "start"])
+
+    def stop(self):
+        """Stop it at once, connections and all."""
+        self.run([find_program("pg_ctl"), "-D", self.folder / "data", "-m", "immediate", "stop"])
+
+    def execute(self, *statements):
+        """Do something behind the store's back."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+
+@pytest.fixture(scope="module")
+def server():
+    """One server for all tests; its folder has a short name, as its socket needs."""
+    if find_program("initdb") is None or find_program("pg_ctl") is None:
+        pytest.skip("PostgreSQL is not installed (Debian's postgresql)")
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        made = Server(Path(name))
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.fixture
+def store(server):
+    """An empty review database."""
+    server.execute(
+        "DROP TABLE IF EXISTS decisions, claims, review_schema CASCADE",
+        "DROP FUNCTION IF EXISTS decisions_are_append_only",
+    )
+    with ReviewStore(server.url) as opened:
+        yield opened
+
+
+def decision(**changes):
+    """A valid correction, with changes."""
+    fields = {
+        "case_id": "n001",
+        "hospital": "north",
+        "arm": "federated",
+        "verdict": Verdict.CORRECT,
+        "reason": Reason.BOUNDARY,
+        "comment": "Rand zu weit, ödema",
+        "reader": "Dr. Lee",
+        "proposed_sha256": "a" * 64,
+        "corrected_sha256": "b" * 64,
+        "corrected_path": "corrected/n001/b.nii.gz",
+        "seconds": 1 / 3,
+        "slices_seen": (2, 3, 4),
+        "strokes": 7,
+        "dice": 2 / 3,
+        "hd95": 1e-17,
+    }
+    return Decision(**(fields | changes))
+
+
+def test_comes_back_with_the_same_hash_as_in_sqlite(store, tmp_path, server):
+    """What was written is read whole after a restart of the page; the chain is intact."""
+    entry = store.append(decision())
+    store.append(decision(case_id="n002"))
+    with ReviewStore(server.url) as again:
+        assert again.entries()[0] == entry
+        check = again.verify()
+    assert (check.length, check.broken_at) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE decisions SET reader = 'x'", "DELETE FROM decisions", "TRUNCATE decisions"],
+)
+def test_refuses_changes(store, server, statement):
+    """By SQL a decision is neither changed nor deleted without taking the guard away."""
+    store.append(decision())
+    with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+        server.execute(statement)
+    assert len(store.entries()) == 1
+
+
+def test_break_is_located(store, server):
+    """Who takes the guard away and changes a row is found."""
+    for number in range(3):
+        store.append(decision(case_id=f"n{number}"))
+    server.execute(
+        "ALTER TABLE decisions DISABLE TRIGGER ALL",
+        "UPDATE decisions SET reader = 'Dr. No' WHERE position = 2",
+    )
+    assert store.verify().broken_at == 2
+
+
+def test_four_writers_at_once(store, server):
+    """Appends from several connections wait for each other: no place is lost or taken twice."""
+    failures = []
+
+    def write(reader):
+        try:
+            with ReviewStore(server.url) as own:
+                for _ in range(10):
+                    own.append(decision(reader=reader))
+        except ReviewError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "ABCD"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    check = store.verify()
+    assert (check.length, check.broken_at) == (40, None)
+
+
+def test_two_pages_start_at_once(server, store):
+    """Two pages that open an empty database at the same time make one."""
+    server.execute(
+        "DROP TABLE decisions, claims, review_schema CASCADE",
+        "DROP FUNCTION decisions_are_append_only",
+    )
+    failures = []
+
+    def open_it():
+        try:
+            ReviewStore(server.url).close()
+        except ReviewError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_claims(store):
+    """Claims work as in SQLite."""
+    assert claim_case(store, "federated", "n001", "A", now_s=0).reader == "A"
+    assert claim_case(store, "federated", "n001", "B", now_s=1).reader == "A"
+    assert set(active_claims(store, "federated", now_s=1)) == {"n001"}
+
+
+def test_database_away_and_back(store, server):
+    """While the server is away a decision is refused in words; when it is back, it is taken."""
+    store.append(decision())
+    server.stop()
+    try:
+        began = time.monotonic()
+        with pytest.raises(ReviewError, match="nothing was recorded") as caught:
+            store.append(decision())
+        assert time.monotonic() - began < 30
+        assert "postgresql://" not in str(caught.value)
+    finally:
+        server.start()
+    store.append(decision())
+    assert store.verify().length == 2
+
+
+def test_foreign_database(server, store):
+    """A database with tables of something else is left alone."""
+    server.execute("DROP TABLE review_schema", "CREATE TABLE theirs (x int)")
+    try:
+        with pytest.raises(ReviewError, match="other tables"):
+            ReviewStore(server.url)
+    finally:
+        server.execute("DROP TABLE theirs")

@@ -1,0 +1,226 @@
+"""Sums of several hospitals say exactly what all rows together say, and nothing of small groups."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from evenhand.artifacts import write_prediction_table
+from evenhand.config import AuditConfig
+from evenhand.errors import DataError, UsageError
+from evenhand_audit.across.pool import pool, summary
+from evenhand_audit.across.sums import moments_of, read_sums, sums_of, write_sums
+from evenhand_audit.disclosure import POOL
+from evenhand_audit.resampling import Figure, standard_error
+from evenhand_audit.simulate import simulated_rows
+
+CONFIG = AuditConfig(attributes=("sex", "race"), age_edges=(50,))
+LESIONS = ("lesions_reference", "lesions_found", "lesions_predicted", "lesions_predicted_true")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """160 patients of four hospitals with lesions, several cases each. Read only."""
+    rng = np.random.default_rng(0)
+    rows = simulated_rows(patients=160, gap=0.1, cases_per_patient=2, seed=5)
+    for row in rows:
+        row["race"] = "black" if row["race"] == "unknown" else row["race"]
+        reference = int(rng.integers(1, 4))
+        found = int(rng.integers(0, reference + 1))
+        row |= dict(zip(LESIONS, (reference, found, found + 1, found), strict=True))
+    path = tmp_path_factory.mktemp("table") / "p.csv"
+    write_prediction_table(path, rows, {})
+    return path
+
+
+def hospitals(table, config=CONFIG, names=("north", "east", "south", "west")):
+    """Sums of each."""
+    return [sums_of(table, config, name)[0] for name in names]
+
+
+def patients(table):
+    """All rows in one place, one a patient."""
+    rows = pd.read_csv(table)
+    return rows.groupby("patient").agg(
+        {"dice": "mean", "sex": "first", "race": "first", "hospital": "first"}
+        | dict.fromkeys(LESIONS, "sum")
+    )
+
+
+def test_means_and_intervals_are_those_of_all_rows(table):
+    """Mean and Student's interval of everybody and of each group, from scipy over all rows."""
+    arm = pool(hospitals(table)).arms[0]
+    rows = patients(table)
+    found = {("", "everybody"): arm.overall}
+    found |= {
+        (each.attribute, group.group): group for each in arm.attributes for group in each.groups
+    }
+    assert len(found) == 1 + 4 + 2 + 2
+    for (attribute, group), row in found.items():
+        mine = rows["dice"] if not attribute else rows["dice"][rows[attribute] == group]
+        theirs = stats.ttest_1samp(mine, 0).confidence_interval()
+        dice = row.means["dice"]
+        assert row.patients == len(mine)
+        assert (dice.value, dice.low, dice.high) == pytest.approx((mine.mean(), *theirs), abs=1e-12)
+
+
+def test_the_gap_is_welchs_of_all_rows(table):
+    """Gap, interval and p-value of two groups, from scipy over all rows."""
+    arm = pool(hospitals(table)).arms[0]
+    rows = patients(table)
+    gap = next(each for each in arm.attributes if each.attribute == "sex").gaps["dice"]
+    women, men = (rows["dice"][rows["sex"] == sex] for sex in "FM")
+    test = stats.ttest_ind(men, women, equal_var=False)
+    assert (gap.best_group, gap.worst_group) == ("M", "F")
+    assert (gap.gap.low, gap.gap.high) == pytest.approx(tuple(test.confidence_interval()), abs=1e-9)
+    assert gap.p_value == pytest.approx(test.pvalue, rel=1e-6)
+    assert gap.p_holm >= gap.p_value
+
+
+def test_rates_are_sum_over_sum_of_all_rows(table):
+    """Missed lesions and their linearised error."""
+    row = pool(hospitals(table)).arms[0].overall.means["missed_lesions"]
+    rows = patients(table)
+    figure = Figure(
+        (rows["lesions_reference"] - rows["lesions_found"]).to_numpy(float),
+        rows["lesions_reference"].to_numpy(float),
+    )
+    reach = stats.t.ppf(0.975, len(rows) - 1) * standard_error(figure)
+    assert row.value == pytest.approx(figure.value, abs=1e-12)
+    assert row.high - row.value == pytest.approx(reach, abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=st.lists(st.floats(0, 300), min_size=2, max_size=30), parts=st.integers(1, 5))
+def test_sums_lose_nothing(values, parts):
+    """However rows are dealt out to hospitals, the sums give value and error of all."""
+    figure = Figure(np.array(values))
+    shares = np.array_split(np.arange(len(values)), parts)
+    moments = np.sum([moments_of(figure.of(share)) for share in shares], axis=0)
+    value, error = summary(len(values), tuple(moments))
+    assert value == pytest.approx(figure.value, rel=1e-9, abs=1e-9)
+    assert error == pytest.approx(standard_error(figure), rel=1e-4, abs=1e-4)
+
+
+def test_small_groups_are_told_together(tmp_path):
+    """Where one hospital has two O, its O leave with another group, and all O are judged so."""
+    rows = simulated_rows(patients=120, seed=2)
+    for row in rows:
+        number = int(str(row["patient"])[-4:])
+        if row["hospital"] == "north" and number < 10:
+            row["sex"] = "O"
+        if row["hospital"] == "east" and number % 3 == 0:
+            row["sex"] = "O"
+    write_prediction_table(tmp_path / "p.csv", rows, {})
+    config = AuditConfig(attributes=("sex",))
+    told = hospitals(tmp_path / "p.csv", config, ("north", "east"))
+    north = {row.group: row for row in told[0].arms[0].rows if row.attribute == "sex"}
+    assert POOL in north
+    assert "O" in north[POOL].members
+    assert all(row.patients >= 5 for each in told for arm in each.arms for row in arm.rows)
+    pooled = next(each for each in pool(told).arms[0].attributes if each.attribute == "sex")
+    together = next(each for each in pooled.groups if each.group == POOL)
+    frame = pd.DataFrame(rows)
+    frame = frame[frame["hospital"].isin(["north", "east"])]
+    mine = frame[frame["sex"].isin(together.members)]
+    assert together.patients == len(mine)
+    assert together.means["dice"].value == pytest.approx(mine["dice"].mean(), abs=1e-12)
+
+
+def test_a_hospital_that_tells_nothing_apart_is_left_out_and_named(tmp_path):
+    """Five M and two F in the west cannot be told apart; sex is compared in the other three."""
+    rows = [
+        row
+        for row in simulated_rows(patients=120, seed=2)
+        if row["hospital"] != "west" or row["sex"] == "M" or int(str(row["patient"])[-4:]) < 16
+    ]
+    write_prediction_table(tmp_path / "p.csv", rows, {})
+    found = pool(hospitals(tmp_path / "p.csv", AuditConfig(attributes=("sex",))))
+    sex = found.arms[0].attributes[1]
+    assert sex.without == ("west",)
+    assert {each.group for each in sex.groups} == {"F", "M"}
+    assert sum(each.patients for each in sex.groups) < found.arms[0].overall.patients
+
+
+def test_groups_that_were_agreed_on_are_joined(tmp_path):
+    """Race has a small group everywhere; joined beforehand, two groups are left to compare."""
+    write_prediction_table(tmp_path / "p.csv", simulated_rows(patients=80, seed=2), {})
+    config = AuditConfig(attributes=("race",))
+    names = ("north", "east", "south", "west")
+    alone = [sums_of(tmp_path / "p.csv", config, name)[0] for name in names]
+    assert len(pool(alone).arms[0].attributes[1].groups) < 3
+    joined = {"race": dict.fromkeys(("black", "unknown"), "black + unknown")}
+    told = [sums_of(tmp_path / "p.csv", config, name, joined)[0] for name in names]
+    groups = {each.group: each.patients for each in pool(told).arms[0].attributes[1].groups}
+    races = pd.read_csv(tmp_path / "p.csv")["race"].fillna("unknown")
+    assert groups == {
+        "white": (races == "white").sum(),
+        "black + unknown": (races != "white").sum(),
+    }
+    with pytest.raises(DataError, match="differ in joined"):
+        pool([told[0], alone[1]])
+
+
+def test_what_leaves_names_nobody(table, tmp_path):
+    """The file holds sums: no id of a patient or case, no value of one."""
+    sums, _ = sums_of(table, CONFIG, "north")
+    write_sums(sums, tmp_path / "n.json")
+    text = (tmp_path / "n.json").read_text()
+    assert "person-" not in text
+    assert read_sums(tmp_path / "n.json") == sums
+    shown = {row["patients"] for arm in json.loads(text)["arms"] for row in arm["rows"]}
+    assert min(shown) >= 5
+
+
+def test_a_register_remembers_what_was_told(table, tmp_path):
+    """The same sums may be told again; with one patient less they would tell of that patient."""
+    config = CONFIG.model_copy(update={"register_file": tmp_path / "r.json"})
+    write_sums(*reversed_pair(sums_of(table, config, "north"), tmp_path / "1.json"))
+    write_sums(*reversed_pair(sums_of(table, config, "north"), tmp_path / "2.json"))
+    rows = pd.read_csv(table)
+    fewer = rows[rows["patient"] != rows["patient"].iloc[0]]
+    fewer.to_csv(tmp_path / "p.csv", index=False)
+    gone = rows["hospital"].iloc[0]
+    with pytest.raises(DataError, match="earlier report") as error:
+        sums_of(tmp_path / "p.csv", config, gone)
+    assert "person-" not in str(error.value)
+
+
+def reversed_pair(found, path):
+    """Arguments of write_sums."""
+    return found[0], path, found[1]
+
+
+def test_what_does_not_fit_together_is_refused(table, tmp_path):
+    """Other settings, one hospital twice, one hospital only, a damaged file."""
+    north, east = hospitals(table, names=("north", "east"))
+    other = sums_of(table, CONFIG.model_copy(update={"minimum_group": 6}), "east")[0]
+    with pytest.raises(DataError, match="differ in minimum_group"):
+        pool([north, other])
+    with pytest.raises(DataError, match="same hospital"):
+        pool([north, north])
+    with pytest.raises(DataError, match="two hospitals or more"):
+        pool([north])
+    with pytest.raises(UsageError, match="4 hospitals"):
+        sums_of(table, CONFIG)
+    with pytest.raises(UsageError, match="no hospital 'nowhere'"):
+        sums_of(table, CONFIG, "nowhere")
+    write_sums(east, tmp_path / "e.json")
+    text = (tmp_path / "e.json").read_text()
+    for broken in ("{", "{}", text.replace('"members"', '"member"')):
+        (tmp_path / "e.json").write_text(broken)
+        with pytest.raises(DataError, match=r"e\.json"):
+            read_sums(tmp_path / "e.json")
+
+
+def test_a_hospital_with_four_patients_tells_nothing(tmp_path):
+    """Not even its overall mean."""
+    write_prediction_table(tmp_path / "p.csv", simulated_rows(patients=4), {})
+    rows = pd.read_csv(tmp_path / "p.csv").assign(hospital="small")
+    rows.to_csv(tmp_path / "q.csv", index=False)
+    with pytest.raises(DataError, match="can tell nothing yet"):
+        sums_of(tmp_path / "q.csv", CONFIG)

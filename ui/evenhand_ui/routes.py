@@ -1,0 +1,283 @@
+"""The routes that carry voxels and decisions between viewer and server.
+
+    GET  /evenhand/viewer/VERSION/FILE          the viewer's own code; no ticket
+    GET  /evenhand/case/CASE/image/NUMBER       int16, and how to read it as JSON in a header
+    GET  /evenhand/case/CASE/proposal           gzip uint8 of the box that holds the mask
+    GET  /evenhand/case/CASE/draft              the reader's own, likewise; 204: none
+    PUT  /evenhand/case/CASE/draft              continues the revision in If-Match; 412: another did
+    POST /evenhand/case/CASE/seen               slices shown; answers which are missing
+    POST /evenhand/case/CASE/decision           accept, correct, reject, cannot judge
+
+Streamlit's protection does not cover routes of one's own. Each request wants a
+ticket in a header (`tickets.py`), which no foreign page can set; a foreign
+Origin is refused all the same. Bodies are capped while they are read, masks
+while they are unpacked. Nothing is cached but the viewer's code.
+"""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from evenhand.errors import DataError, EvenhandError, ReviewError
+from evenhand.review import Reason, Verdict, claim_case
+from evenhand_ui.deciding import Answer, decide
+from evenhand_ui.drafts import Box, DraftConflictError
+from evenhand_ui.office import Office, Reading
+from evenhand_ui.tickets import READ, WRITE, TicketError
+from evenhand_ui.volumes import pack, unpack
+
+__all__ = ["BODY_LIMIT_BYTES", "make_routes", "viewer_sources", "viewer_version"]
+
+BODY_LIMIT_BYTES = 16 << 20
+"""Largest body that is read. A packed mask of 512 x 512 x 300 has well under 1 MiB."""
+
+_THIS_MACHINE = frozenset({"127.0.0.1", "::1"})
+_SMALL_BODY_BYTES = 64 << 10
+_KINDS = {".js": "text/javascript", ".css": "text/css"}
+_Endpoint = Callable[[Request], Awaitable[Response]]
+_Work = Callable[[Office, Reading, Request, bytes], Response]
+
+
+class _RequestError(EvenhandError):
+    """A request that is refused before anybody looks into it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@cache
+def viewer_sources() -> dict[str, bytes]:
+    """Return the viewer's files by name, as they are in the package."""
+    folder = files("evenhand_ui") / "viewer"
+    names = [one.name for one in folder.iterdir() if one.name.endswith(tuple(_KINDS))]
+    return {name: (folder / name).read_bytes() for name in sorted(names)}
+
+
+@cache
+def viewer_version() -> str:
+    """Return a hash of the viewer's files: a browser never mixes two versions."""
+    digest = sha256()
+    for name, content in viewer_sources().items():
+        digest.update(name.encode() + b"\0" + content)
+    return digest.hexdigest()[:12]
+
+
+def make_routes(office: Callable[[], Office]) -> list[Route]:
+    """Return the routes; `office` is asked at each request."""
+
+    def route(path: str, method: str, action: str, limit: int, work: _Work) -> Route:
+        endpoint = _guarded(office, action, limit, work)
+        return Route(f"/evenhand/case/{{case}}/{path}", endpoint, methods=[method])
+
+    return [
+        Route("/evenhand/viewer/{version}/{name}", _viewer_file, methods=["GET"]),
+        route("image/{number:int}", "GET", READ, 0, _image),
+        route("proposal", "GET", READ, 0, _proposal),
+        route("draft", "GET", READ, 0, _draft),
+        route("draft", "PUT", WRITE, BODY_LIMIT_BYTES, _save),
+        route("seen", "POST", WRITE, _SMALL_BODY_BYTES, _seen),
+        route("decision", "POST", WRITE, _SMALL_BODY_BYTES, _decide),
+    ]
+
+
+async def _viewer_file(request: Request) -> Response:
+    name = request.path_params["name"]
+    content = viewer_sources().get(name)
+    if content is None or request.path_params["version"] != viewer_version():
+        return _refusal(404, "There is no such file; reload the page.")
+    kind = _KINDS["." + name.rpartition(".")[2]]
+    lasting = {"Cache-Control": "public, max-age=31536000, immutable"}
+    return Response(content, media_type=kind, headers=lasting)
+
+
+def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work) -> _Endpoint:
+    """Let a request through to `work` when origin, ticket, case and size are in order."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            _check_origin(request)
+            own = await run_in_threadpool(office)
+            opaque = request.path_params["case"]
+            given = request.headers.get("x-evenhand-ticket", "")
+            grant = own.tickets.check(given, opaque, action, now_s=time.time())
+            case_id = own.case_id(opaque)
+            body = await _body(request, limit)
+
+            def answer() -> Response:
+                return work(own, own.reading(case_id, grant.reader), request, body)
+
+            response = await run_in_threadpool(answer)
+        except TicketError as error:
+            response = _refusal(401 if error.expired else 403, str(error))
+        except DraftConflictError as error:
+            response = _refusal(412, str(error), revision=error.revision)
+        except _RequestError as error:
+            response = _refusal(error.status, str(error))
+        except ClientDisconnect:
+            response = _refusal(400, "The connection was cut.")
+        except ReviewError as error:
+            response = _refusal(409, str(error))
+        except EvenhandError as error:
+            response = _refusal(422, str(error))
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    return endpoint
+
+
+def _check_origin(request: Request) -> None:
+    origin = request.headers.get("origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or request.headers.get("sec-fetch-site", "same-origin") not in {
+        "same-origin",
+        "none",
+    }:
+        raise _RequestError(403, "This request comes from another site.")
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    too_large = _RequestError(413, "What was sent is larger than any mask; it was not read.")
+    try:
+        announced = int(request.headers.get("content-length", "0"))
+    except ValueError:
+        raise _RequestError(400, "The request's length is no number.") from None
+    if announced > limit:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _image(office: Office, reading: Reading, request: Request, _: bytes) -> Response:
+    names = list(reading.case.sequences)
+    number = request.path_params["number"]
+    if not 0 <= number < len(names):
+        raise _RequestError(404, "The case has no such sequence.")
+    pixels = office.pixels(reading.case.case_id, names[number])
+    how = {
+        "slope": pixels.slope,
+        "intercept": pixels.intercept,
+        "level": pixels.window.level,
+        "width": pixels.window.width,
+        "low": pixels.low,
+        "high": pixels.high,
+    }
+    head = {"X-Evenhand-Image": json.dumps(how)}
+    if request.client is not None and request.client.host in _THIS_MACHINE:
+        # Nothing is gained by packing; said outright, so that Streamlit does not pack it either.
+        head["Content-Encoding"] = "identity"
+        return Response(pixels.plain, media_type="application/octet-stream", headers=head)
+    return _packed(pixels.packed, head)
+
+
+def _proposal(_: Office, reading: Reading, __: Request, ___: bytes) -> Response:
+    turned = reading.canonical.turn(reading.proposed)
+    box = Box.around(turned)
+    return _packed(pack(turned[box.slices]), {"X-Evenhand-Box": str(box)})
+
+
+def _draft(office: Office, reading: Reading, __: Request, ___: bytes) -> Response:
+    draft = office.drafts.read(reading.place)
+    if draft.revision == 0:
+        return Response(status_code=204)
+    headers = {
+        "X-Evenhand-Box": draft.box,
+        "X-Evenhand-Strokes": str(draft.strokes),
+        "ETag": f'"{draft.revision}"',
+    }
+    return _packed(office.drafts.content(reading.place, draft), headers)
+
+
+def _save(office: Office, reading: Reading, request: Request, body: bytes) -> Response:
+    base = _number(request.headers.get("if-match", "").strip('"'), "the revision it continues")
+    strokes = _number(request.headers.get("x-evenhand-strokes", ""), "its strokes")
+    box = Box.parse(request.headers.get("x-evenhand-box", ""), reading.canonical.turned_shape)
+    unpack(body, box.shape)
+    _hold(office, reading)
+    with office.lock:
+        draft = office.drafts.save(reading.place, body, box, base=base, strokes=strokes)
+    return JSONResponse({"revision": draft.revision})
+
+
+def _seen(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
+    shown = _json(body).get("slices")
+    if not isinstance(shown, list) or not all(type(one) is int for one in shown):
+        raise _RequestError(400, "A report of slices is a list of numbers.")
+    _hold(office, reading)
+    with office.lock:
+        reading.sitting.report(shown, time.monotonic())
+        seen = tuple(sorted(reading.sitting.seen))
+        office.drafts.note(reading.place, seen=seen, seconds=reading.sitting.seconds)
+    return JSONResponse({"missing": reading.sitting.missing})
+
+
+def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
+    said = _json(body)
+    try:
+        answer = Answer(
+            verdict=Verdict(said["verdict"]),
+            reason=Reason(said["reason"]) if said.get("reason") else None,
+            comment=str(said.get("comment", "")),
+            revision=int(said["revision"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise _RequestError(400, "This decision cannot be read; reload the page.") from None
+    if answer.verdict is Verdict.WITHDRAW:
+        raise _RequestError(400, "A decision is withdrawn in its history.")
+    with office.lock:
+        reading.sitting.report((), time.monotonic())
+    entry = decide(office, reading, answer, now_s=time.time())
+    return JSONResponse({"position": entry.position})
+
+
+def _hold(office: Office, reading: Reading) -> None:
+    """Renew the reader's claim, or tell that the case was taken over."""
+    case_id = reading.case.case_id
+    claim = claim_case(office.store, office.run.arm, case_id, reading.reader, now_s=time.time())
+    if claim.reader != reading.reader:
+        raise ReviewError(f"{claim.reader} has taken this case over; your draft is kept.")
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise DataError(f"A mask came without {what}; reload the page.")
+    return int(text)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise _RequestError(400, "This request cannot be read; reload the page.")
+    return value
+
+
+def _packed(content: bytes, headers: dict[str, str]) -> Response:
+    # Named as packed, so that neither Streamlit packs it again nor the viewer must unpack it.
+    return Response(
+        content,
+        media_type="application/octet-stream",
+        headers={**headers, "Content-Encoding": "gzip"},
+    )
+
+
+def _refusal(status: int, message: str, **more: object) -> JSONResponse:
+    return JSONResponse({"error": message, **more}, status_code=status)

@@ -1,0 +1,5 @@
+"""What Streamlit runs at each interaction."""
+
+from evenhand_ui.page import main
+
+main()

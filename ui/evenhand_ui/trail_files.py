@@ -1,0 +1,120 @@
+"""What becomes of decisions: the trail checked, exported, and the masks that stand."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenhand.artifacts import write_atomically
+from evenhand.cases.nifti import read_nifti, write_nifti
+from evenhand.cases.store import array_sha256
+from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
+from evenhand.experiment.layout import RunFolder
+from evenhand.review import ChainCheck, ReviewStore, State, state_of, trail_csv, trail_html
+from evenhand_ui.masks import read_mask, summarise_mask
+from evenhand_ui.runs import ReviewRun
+
+__all__ = ["export_run", "open_store", "reviewed_mask", "verify_trail"]
+
+_NOT_REVIEWED = "0 decisions: this run has not been reviewed yet."
+
+
+def verify_trail(run: Path, database: str | None = None) -> str:
+    """Check the decisions of a run and the corrected masks they name; return a sentence.
+
+    Raises:
+        UsageError: there is no such run folder.
+        ReviewError: the chain is broken; says at which decision.
+        DataError: a corrected mask is missing or was changed.
+    """
+    if not run.is_dir():
+        raise UsageError(f"There is no run folder '{run}'; name one that `evenhand run` wrote.")
+    path = RunFolder(run).review_path
+    if database is None and not path.is_file():
+        return _NOT_REVIEWED
+    with ReviewStore(database or path) as store:
+        check = store.verify()
+        if check.length == 0:
+            return _NOT_REVIEWED
+        if check.broken_at is not None:
+            raise ReviewError(
+                f"{_broken(check)}. Restore '{path if database is None else 'the database'}' "
+                "from a backup."
+            )
+        for entry in store.entries():
+            if entry.decision.corrected_path is None:
+                continue
+            corrected = path.parent / entry.decision.corrected_path
+            mask, _ = read_nifti(corrected, name=corrected.name)
+            if array_sha256(mask) != entry.decision.corrected_sha256:
+                raise DataError(
+                    f"The corrected mask '{corrected.name}' of decision {entry.position} was "
+                    "changed after it was recorded; restore it from a backup."
+                )
+    return f"{check.length} decisions, chain intact; hash of the last one: {check.head_sha256}"
+
+
+def export_run(run: Path, out: Path, arm: str | None = None, database: str | None = None) -> str:
+    """Write decisions.csv, decisions.html and masks/; return what was written.
+
+    The page is written even where the chain is broken, and says so.
+
+    Raises:
+        EvenhandError: the run or its database cannot be read.
+        ResourceError: the folder cannot be written.
+    """
+    opened = ReviewRun.open(run, arm)
+    with open_store(opened, database) as store:
+        check = store.verify()
+        entries = store.entries(arm=opened.arm)
+        standing = {
+            case_id: mask
+            for case_id in opened.case_ids()
+            for mask, state in [reviewed_mask(opened, store, case_id)]
+            if state in {State.ACCEPTED, State.CORRECTED}
+        }
+    try:
+        (out / "masks").mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(out / "decisions.csv", trail_csv(entries).encode())
+        write_atomically(out / "decisions.html", trail_html(entries, check).encode())
+        for case_id, mask in standing.items():
+            write_nifti(out / "masks" / f"{case_id}.nii.gz", mask, opened.case(case_id).affine)
+    except OSError as error:
+        raise ResourceError(f"'{out}' cannot be written: {error.strerror}.") from None
+    if check.broken_at is not None:
+        raise ReviewError(f"{_broken(check)}; '{out}' says so too.")
+    return f"{out}: {len(entries)} decisions, {len(standing)} masks accepted or corrected"
+
+
+def reviewed_mask(
+    run: ReviewRun, store: ReviewStore, case_id: str
+) -> tuple[NDArray[np.uint8], State]:
+    """Return a case's mask (i, j, k) as its latest decision leaves it, and its state.
+
+    Raises:
+        DataError: there is no such case, or a mask is missing or damaged.
+    """
+    case = run.case(case_id)
+    path = run.mask_path(case_id)
+    latest = store.latest(run.arm).get(case_id)
+    state = state_of(latest, summarise_mask(path).sha256)
+    if state is State.CORRECTED and latest is not None and latest.decision.corrected_path:
+        path = run.database.parent / latest.decision.corrected_path
+    return read_mask(path, case), state
+
+
+def open_store(run: ReviewRun, database: str | None) -> ReviewStore:
+    """Open the decisions of a run that has some.
+
+    Raises:
+        UsageError: it has not been reviewed yet.
+    """
+    if database is None and not run.database.is_file():
+        raise UsageError(
+            f"'{run.folder}' has not been reviewed yet; open it with `evenhand review RUN`."
+        )
+    return ReviewStore(database or run.database)
+
+
+def _broken(check: ChainCheck) -> str:
+    return f"{check.length} decisions, chain broken at decision {check.broken_at}: {check.why}"

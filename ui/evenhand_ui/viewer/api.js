@@ -1,0 +1,67 @@
+// Requests to this page's own server. Voxels come packed; the browser unpacks them by itself.
+
+export class Refused extends Error {
+  constructor(status, answer) {
+    super(answer.error ?? "The server refused the request.");
+    this.status = status;
+    this.answer = answer;
+  }
+}
+
+export class Api {
+  constructor(data) {
+    this.base = `${location.origin}/evenhand/case/${data.case}`;
+    this.ticket = data.ticket;
+  }
+
+  async ask(path, options = {}) {
+    const headers = { ...options.headers, "X-Evenhand-Ticket": this.ticket };
+    const response = await fetch(`${this.base}/${path}`, {
+      ...options, headers, cache: "no-store", credentials: "omit",
+    });
+    if (response.ok) return response;
+    let answer = {};
+    try { answer = await response.json(); } catch { /* no sentence came with it */ }
+    throw new Refused(response.status, answer);
+  }
+
+  async image(number) {
+    const response = await this.ask(`image/${number}`);
+    const how = JSON.parse(response.headers.get("X-Evenhand-Image"));
+    return { how, numbers: new Int16Array(await response.arrayBuffer()) };
+  }
+
+  async mask(which) {
+    const response = await this.ask(which);
+    if (response.status === 204) return null;
+    return {
+      box: response.headers.get("X-Evenhand-Box").split(",").map(Number),
+      bytes: new Uint8Array(await response.arrayBuffer()),
+      strokes: Number(response.headers.get("X-Evenhand-Strokes") ?? 0),
+      revision: Number((response.headers.get("ETag") ?? "0").replaceAll(/\D/g, "")),
+    };
+  }
+
+  async save({ packed, box, strokes, base }) {
+    const response = await this.ask("draft", {
+      method: "PUT",
+      body: packed,
+      headers: {
+        "If-Match": `"${base}"`,
+        "X-Evenhand-Box": box.join(","),
+        "X-Evenhand-Strokes": String(strokes),
+        "Content-Type": "application/gzip",
+      },
+    });
+    return (await response.json()).revision;
+  }
+
+  async tell(path, content) {
+    const response = await this.ask(path, {
+      method: "POST",
+      body: JSON.stringify(content),
+      headers: { "Content-Type": "application/json" },
+    });
+    return response.json();
+  }
+}

@@ -1,0 +1,398 @@
+// One open case: what is loaded, what is shown, and what the buttons do.
+
+import { Api, Refused } from "./api.js";
+import { Editor } from "./edit.js";
+import { listenForKeys } from "./keys.js";
+import { Panel, presetsOf } from "./panel.js";
+import { attachPointer } from "./pointer.js";
+import { Saving } from "./saving.js";
+import { View } from "./view.js";
+import { MINE, PLANES, PROPOSED, Volume } from "./volume.js";
+import { Watching } from "./watching.js";
+
+export class App {
+  constructor(data, trigger) {
+    this.data = data;
+    this.trigger = trigger;
+    this.api = new Api(data);
+    this.volume = new Volume(data);
+    this.editor = new Editor(this.volume, () => this.edited());
+    this.position = data.shape.map((n) => Math.floor(n / 2));
+    this.look = { style: "outline", opacity: 90, hidden: false, proposal: true };
+    this.tool = "look";
+    this.brushMm = 4 * Math.min(...data.spacing);
+    this.greyVersion = 0;
+    this.panel = new Panel(data, this._actions());
+    this.root = this.panel.root;
+    this._makeViews();
+    this.saving = new Saving({
+      api: this.api, volume: this.volume, editor: this.editor, key: data.draftKey,
+      tell: (text, kind) => this.panel.say(text, kind),
+      renew: () => this.renew(),
+      conflict: () => this._askWhich(),
+      lost: () => this.trigger("lost", Date.now()),
+    });
+    this.started = performance.now();
+    this.ready = this._load().catch((error) => this._broken(error));
+  }
+
+  // The mounted page gives a new ticket from time to time.
+  update(data) {
+    this.api.ticket = data.ticket;
+    this.saving.newTicket();
+  }
+
+  destroy() {
+    if (this.left) return;
+    this.left = true;
+    this.root.dataset.left = "";
+    this.saving.leave();
+    this.watching?.leave();
+    this.unlisten?.();
+    this.resizer?.disconnect();
+    removeEventListener("beforeunload", this.guard);
+  }
+
+  renew() {
+    if (Date.now() - (this.asked ?? 0) < 5000) return;
+    this.asked = Date.now();
+    this.trigger("renew", this.asked);
+  }
+
+  // -- loading ------------------------------------------------------------------------------
+
+  async _load() {
+    this.panel.say("Loading ...", "busy");
+    const [image, proposal] = await Promise.all([this.api.image(0), this.api.mask("proposal")]);
+    this.volume.setMask(proposal.bytes, proposal.box, PROPOSED);
+    this.volume.copyProposal(proposal.box);
+    this._setImage(image);
+    this._goToTumour();
+    if (!this.data.readonly) await this.saving.load();
+    this.watching = new Watching({
+      api: this.api, must: this.data.must, missing: this.data.missing,
+      readonly: this.data.readonly, renew: () => this.renew(), changed: () => this.refresh(),
+    });
+    this._listen();
+    this.refresh();
+    this.paintNow();
+    this.root.dataset.ready = String(Math.round(performance.now() - this.started));
+    if (!this.panel.status.dataset.kind || this.panel.status.dataset.kind === "busy") {
+      this.panel.say(this.data.readonly ? "For looking only" : "", "");
+    }
+  }
+
+  _broken(error) {
+    const plain = error instanceof Refused ? error.message
+      : "The case could not be loaded; reload the page.";
+    this.panel.alert(plain, [["Try again", () => { this.ready = this._load(); }]]);
+    if (error instanceof Refused && error.status === 401) this.renew();
+    else if (!(error instanceof Refused)) console.error(error);
+  }
+
+  _setImage({ numbers, how }) {
+    this.volume.setImage(numbers, how);
+    this.presets = presetsOf(how);
+    this.panel.preset.replaceChildren(...this.presets.map(([name], n) => new Option(name, n)));
+    this.setWindow(how.level, how.width);
+  }
+
+  _goToTumour() {
+    const through = this.data.sliceAxis, bit = PROPOSED;
+    const slices = this.volume.slicesOf(through, bit);
+    if (!slices.length) return;
+    const sums = [0, 0, 0];
+    let best = slices[0], most = -1;
+    for (const k of slices) {
+      const { mask } = this.editor.cut(this.mainPlane, k, bit);
+      const count = mask.reduce((sum, m) => sum + m, 0);
+      if (count > most) [best, most] = [k, count];
+    }
+    const { mask, width, height } = this.editor.cut(this.mainPlane, best, bit);
+    mask.forEach((m, n) => {
+      sums[0] += m * (n % width);
+      sums[1] += m * Math.trunc(n / width);
+    });
+    const next = [...this.position];
+    next[through] = best;
+    next[this.mainPlane.across] = width - 1 - Math.round(sums[0] / most);
+    next[this.mainPlane.down] = height - 1 - Math.round(sums[1] / most);
+    this.moveTo(next);
+  }
+
+  // -- planes -------------------------------------------------------------------------------
+
+  get mainPlane() {
+    return Object.values(PLANES).find((plane) => plane.through === this.data.sliceAxis);
+  }
+
+  _makeViews() {
+    const keys = Object.keys(PLANES);
+    const first = keys.find((key) => PLANES[key] === this.mainPlane);
+    this.views = [first, ...keys.filter((key) => key !== first)]
+      .map((key) => new View(key, PLANES[key], this.volume));
+    this.views.forEach((view) => attachPointer(this, view));
+    this._place();
+  }
+
+  _place() {
+    this.panel.planes.replaceChildren(...this.views.map((view) => view.element));
+    this.active = this.views[0];
+  }
+
+  swap() {
+    this.views.push(this.views.shift());
+    this._place();
+    this.views.forEach((view) => { view.reset(); view.resize(); });
+    this.invalidate();
+  }
+
+  _listen() {
+    if (this.left) return;
+    this.unlisten?.();
+    this.unlisten = listenForKeys(this);
+    this.resizer?.disconnect();
+    this.resizer = new ResizeObserver(() => {
+      this.views.forEach((view) => view.resize());
+      this.invalidate();
+    });
+    this.resizer.observe(this.panel.planes);
+    this.views.forEach((view) => view.resize());
+    this.guard = (event) => { if (this.saving.dirty || this.saving.running) event.preventDefault(); };
+    addEventListener("beforeunload", this.guard);
+  }
+
+  moveTo(position) {
+    this.position = position.map((p, axis) =>
+      Math.max(0, Math.min(this.volume.shape[axis] - 1, Math.round(p))));
+    for (const view of this.views) view.slice = this.position[view.plane.through];
+    this.invalidate();
+  }
+
+  step(view, by) {
+    const next = [...this.position];
+    next[view.plane.through] += by;
+    this.moveTo(next);
+  }
+
+  setWindow(level, width) {
+    this.window = { level, width: Math.max(width, 1e-6) };
+    this.grey = this.volume.grey(this.window.level, this.window.width);
+    this.greyVersion++;
+    const show = (x) => Number(x.toPrecision(4)).toString();
+    this.panel.windowText.textContent = `Level ${show(level)}, width ${show(this.window.width)}`;
+    this.invalidate();
+  }
+
+  // -- drawing ------------------------------------------------------------------------------
+
+  invalidate() {
+    this.waiting ??= requestAnimationFrame(() => {
+      this.waiting = null;
+      this.paintNow();
+    });
+  }
+
+  paintNow() {
+    if (!this.grey) return;
+    const layers = this._layers();
+    for (const view of this.views) {
+      const pen = this.pen?.view === view ? this.pen : null;
+      view.draw({
+        grey: this.grey, greyVersion: this.greyVersion, smooth: true, layers, pen,
+        cross: this.tool === "look" ? this.position : null,
+      });
+      const place = `${view.plane.name}, slice ${view.slice + 1} of ${view.depth}`;
+      if (view.caption.textContent !== place) {
+        view.caption.textContent = place;
+        view.canvas.setAttribute("aria-label", place);
+      }
+    }
+    const main = this.position[this.data.sliceAxis];
+    this.watching?.look(layers.length ? main : null);
+  }
+
+  _layers() {
+    if (this.look.hidden) return [];
+    const opacity = this.look.opacity / 100, edited = this.volume.differing > 0;
+    const layers = [];
+    if (edited) layers.push({ bit: MINE, style: this.look.style, opacity });
+    if (!edited) layers.push({ bit: PROPOSED, style: this.look.style, opacity });
+    else if (this.look.proposal) {
+      layers.push({ bit: PROPOSED, style: "outline", opacity: 0.9, dashed: true });
+    }
+    return layers;
+  }
+
+  // -- what the panel shows -----------------------------------------------------------------
+
+  edited() {
+    this.saving.touched();
+    this.refresh();
+    this.invalidate();
+  }
+
+  refresh() {
+    const { panel, watching, volume, data } = this;
+    if (!watching) return;
+    const all = watching.must.size, left = watching.missing.size;
+    panel.bar.value = all ? (all - left) / all : 1;
+    panel.seen.textContent = `Seen ${all - left} of ${all} ${data.mustText}`;
+    panel.unseen.disabled = watching.nextAfter(-1) === undefined;
+    panel.undo.disabled = !this.editor.canUndo;
+    panel.redo.disabled = !this.editor.canRedo;
+    const edited = volume.differing > 0;
+    panel.volumes.textContent = `Proposal ${this._size(volume.counts[PROPOSED])}` +
+      (edited ? `, mine ${this._size(volume.counts[MINE])}` : "");
+    panel.size.textContent = `${Number(this.brushMm.toPrecision(3))} ${data.lengthUnit}`;
+    this._refreshVerdicts(edited, left);
+  }
+
+  _refreshVerdicts(edited, left) {
+    const { verdicts, why, reason } = this.panel;
+    const closed = this.data.readonly || this.deciding;
+    verdicts.accept.disabled = closed || edited || left > 0;
+    verdicts.correct.disabled = closed || !edited || !reason.value;
+    verdicts.reject.disabled = verdicts["cannot-judge"].disabled = closed || edited || !reason.value;
+    why.textContent = this.data.readonly ? "This case is open for looking only."
+      : edited && !reason.value ? "You have changed the mask. Choose a reason to record it."
+        : edited ? "Record your mask, or go back to the proposal."
+          : left > 0 ? "Accept opens when all slices with tumour were seen with the mask on."
+            : !reason.value ? "To reject, choose a reason." : "";
+  }
+
+  _size(voxels) {
+    if (this.data.lengthUnit !== "mm") return `${voxels} voxels`;
+    const [x, y, z] = this.volume.spacing;
+    return `${((voxels * x * y * z) / 1000).toFixed(2)} ml`;
+  }
+
+  // -- actions ------------------------------------------------------------------------------
+
+  _actions() {
+    return {
+      tool: (id) => this.setTool(id),
+      undo: () => this.editor.undo(),
+      redo: () => this.editor.redo(),
+      size: (by) => this.resizeBrush(by),
+      interpolate: () => this.interpolate(),
+      revert: () => this.editor.revert(),
+      swap: () => this.swap(),
+      fit: () => this.fit(),
+      unseen: () => this.nextUnseen(),
+      hide: () => this.toggleHidden(),
+      style: () => this.toggleStyle(),
+      opacity: (percent) => { this.look.opacity = percent; this.invalidate(); },
+      proposal: (on) => { this.look.proposal = on; this.invalidate(); },
+      preset: (n) => this.setWindow(this.presets[n][1], this.presets[n][2]),
+      sequence: (n) => this._changeSequence(n),
+      form: () => this.refresh(),
+      decide: (verdict) => this.decide(verdict),
+    };
+  }
+
+  setTool(id) {
+    if (this.panel.tools[id].disabled) return;
+    this.tool = id;
+    this.pen = null;
+    for (const [name, button] of Object.entries(this.panel.tools)) {
+      button.setAttribute("aria-pressed", String(name === id));
+    }
+    this.panel.planes.dataset.tool = id;
+    this.panel.tolerance.parentElement.hidden = id !== "threshold";
+    this.invalidate();
+  }
+
+  resizeBrush(by) {
+    const step = Math.min(...this.volume.spacing);
+    this.brushMm = Math.max(step, Math.round(this.brushMm / step + by) * step);
+    if (this.pen && !this.pen.points) this.pen.radius = this.brushMm / 2;
+    this.refresh();
+    this.invalidate();
+  }
+
+  interpolate() {
+    if (this.data.readonly) return;
+    const count = this.editor.interpolate(this.active.plane, this.active.slice);
+    if (!count) this.panel.say("Nothing lies between two drawn slices here.", "bad");
+  }
+
+  fit() {
+    this.views.forEach((view) => view.reset());
+    this.invalidate();
+  }
+
+  nextUnseen() {
+    const next = this.watching?.nextAfter(this.position[this.data.sliceAxis]);
+    if (next === undefined) return;
+    const position = [...this.position];
+    position[this.data.sliceAxis] = next;
+    this.moveTo(position);
+  }
+
+  toggleHidden() {
+    this.look.hidden = !this.look.hidden;
+    this.panel.hide.setAttribute("aria-pressed", String(this.look.hidden));
+    this.panel.hide.textContent = this.look.hidden ? "Show masks" : "Hide masks";
+    this.paintNow();
+  }
+
+  toggleStyle() {
+    const fill = this.look.style === "outline";
+    this.look.style = fill ? "fill" : "outline";
+    // An outline covers nothing and may be strong; a fill must let the anatomy through.
+    this.look.opacity = fill ? 35 : 90;
+    this.panel.opacity.value = this.look.opacity;
+    this.panel.style.textContent = fill ? "Outline" : "Fill";
+    this.invalidate();
+  }
+
+  async _changeSequence(number) {
+    this.panel.say("Loading ...", "busy");
+    try {
+      this._setImage(await this.api.image(number));
+      this.panel.say("", "");
+    } catch (error) {
+      this.panel.say(error instanceof Refused ? error.message : "The image did not arrive.", "bad");
+    }
+  }
+
+  _askWhich() {
+    this.panel.alert(
+      "Another window has changed this mask meanwhile. Nothing was overwritten.",
+      [["Keep mine", () => this._settle("keepMine")], ["Take the other", () => this._settle("takeOther")]],
+    );
+  }
+
+  async _settle(how) {
+    try {
+      await this.saving[how]();
+      this.refresh();
+      this.invalidate();
+    } catch {
+      this._askWhich();
+    }
+  }
+
+  async decide(verdict) {
+    if (this.deciding || this.panel.verdicts[verdict].disabled) return;
+    this.deciding = verdict;
+    this.refresh();
+    try {
+      await this.saving.flush();
+      const { position } = await this.api.tell("decision", {
+        verdict, reason: this.panel.reason.value, comment: this.panel.comment.value,
+        revision: this.saving.revision,
+      });
+      this.panel.say("Recorded", "good");
+      this.trigger("decided", { position, verdict });
+    } catch (error) {
+      this.deciding = null;
+      this.refresh();
+      if (error instanceof Refused && error.status === 401) this.renew();
+      if (error instanceof Refused && error.status === 412) this._askWhich();
+      else this.panel.alert(error instanceof TypeError
+        ? "The server does not answer; nothing was recorded. Try again." : error.message);
+    }
+  }
+}
