@@ -41,7 +41,8 @@ def combined(strategy: str, updates: list[torch.Tensor]) -> torch.Tensor:
         answers.append(Message(content, reply_to=asked))
     before = ArrayRecord({"w": torch.zeros_like(updates[0])})
     arrays = combiner_of(FederationConfig(strategy=strategy)).combine(1, before, answers)
-    assert arrays is not None
+    if arrays is None:
+        raise RuntimeError("nothing was put together")
     return arrays.to_torch_state_dict()["w"]
 
 

@@ -110,7 +110,7 @@ def _from_run(record: Record, arm: Record) -> dict[str, str]:
     if told.get("epsilon"):
         spent = "; ".join(
             f"{hospital}: epsilon {each['epsilon']:.3g} at delta {each['delta']:.2g}, unit "
-            f"{each['unit']}"
+            f"{each['unit']}, trust model {each.get('trust', 'local')}"
             for hospital, each in told["epsilon"].items()
         )
         known["privacy"] = f"Differential privacy: {spent}. {MARK}"

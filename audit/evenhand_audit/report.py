@@ -87,7 +87,7 @@ def write_audit(
         out_dir: made if need be.
         config: attributes, age edges, minimum group, resamples.
         facts: what the run knows beyond the table, all optional: `title`; `arms`, by arm name
-            `epsilon` (by hospital: `epsilon`, `delta`, `unit`, `accountant`), `seconds`,
+            `epsilon` (by hospital: `epsilon`, `delta`, `unit`, `accountant`, `trust`), `seconds`,
             `bytes_moved`, `note`, `train_patients`; `notes`; `left_out` (hospital: reason);
             `weights`; `planted_bias` (of phantoms: `attribute`, `value`,
             `contrast_ratio`).

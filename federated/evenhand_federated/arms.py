@@ -22,6 +22,7 @@ from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder, RunFolder
 from evenhand.experiment.stages import stepper
 from evenhand.model.adapted import AdaptedModel
+from evenhand.privacy.secure_sum import require_trust
 from evenhand_federated.checkpoint import finished_rounds, read_checkpoint
 from evenhand_federated.node import ARM_VARIABLE, RAY_VARIABLE, SIMULATION_VARIABLE, rounds_of
 
@@ -71,7 +72,9 @@ def run_federated(run: RunFolder, arm: str, model: AdaptedModel, bar: Progress) 
     if state is None:
         raise FederationError(f"The arm {arm} left no adapter; read '{folder.log_path}'.")
     model.load_adapter(state)
-    return _record(folder, done, rounds)
+    privacy = run.config().privacy
+    trust = require_trust(privacy.trust, run.together(), privacy.tolerated)
+    return _record(folder, done, rounds, trust)
 
 
 def _simulate(run: RunFolder, arm: str, rounds: int, bar: Progress) -> None:
@@ -155,7 +158,7 @@ def _reason(log: str) -> str:
     return first.group(1).strip() if first else "the simulation stopped."
 
 
-def _record(folder: ArmFolder, done: int, planned: int) -> dict[str, Any]:
+def _record(folder: ArmFolder, done: int, planned: int, trust: str) -> dict[str, Any]:
     # The last record of each round counts: one that failed was run, and written, again.
     by_round = {int(str(record["round"])): record for record in folder.read_rounds()}
     records: list[dict[str, Any]] = [by_round[number] for number in sorted(by_round)]
@@ -170,6 +173,7 @@ def _record(folder: ArmFolder, done: int, planned: int) -> dict[str, Any]:
                     "delta": figures["delta"],
                     "unit": "patient",
                     "accountant": "PRV",
+                    "trust": trust,
                 }
     return {
         "seconds": sum(record["seconds"] for record in records),

@@ -15,6 +15,7 @@ from evenhand.model.weights import find
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.node import fewest_answers
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
@@ -93,7 +94,7 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
         hospitals={
             node: name for name in terms.hospitals if (node := members[name].node_id) is not None
         },
-        minimum_hospitals=terms.federation.minimum_hospitals,
+        minimum_hospitals=fewest_answers(config, terms.arm, len(terms.hospitals)),
     )
     if done < terms.rounds:
         strategy = _strategy(study, plan, arm)

@@ -195,6 +195,7 @@ class HospitalFolder:
             terms.arm,
             hospital=settings.hospital,
             patients=len(split.train[settings.hospital]),
+            carrier=terms.together.carrier if terms.together else None,
         )
         self.site().policy().check(proposal)
         home = self.home(study)

@@ -18,7 +18,13 @@ from evenhand.errors import BudgetError, FederationError
 from evenhand.experiment.layout import HospitalHome
 from evenhand_federated.hospital import HospitalFolder
 from evenhand_federated.message_log import MessageLog, weigh
-from evenhand_federated.node import BUDGET_REFUSED, FAILED, HospitalNode, RoundOrder
+from evenhand_federated.node import (
+    BUDGET_REFUSED,
+    FAILED,
+    HospitalNode,
+    RoundOrder,
+    fewest_answers,
+)
 from evenhand_federated.secure_rounds import SecureRound, context_of
 from evenhand_federated.study import SignedStudy
 
@@ -55,7 +61,8 @@ class _Task:
         if not terms.is_hidden:
             raise FederationError("This study does not hide updates; such a message is not for it.")
         context = context_of(self.study.digest, self.order.round)
-        return SecureRound(home.path, home.name, context, terms.federation.minimum_hospitals)
+        fewest = fewest_answers(terms.config(), terms.arm, len(terms.hospitals))
+        return SecureRound(home.path, home.name, context, fewest)
 
 
 def _guarded(what: str) -> Callable[[Handler], Callable[[Message, Context], Message]]:
@@ -95,7 +102,12 @@ def unmask(task: _Task) -> tuple[str, Message]:
 def train(task: _Task) -> tuple[str, Message]:
     """Train one round of an approved study and answer with the hospital's adapter, or masked."""
     study, message, order = task.study, task.message, task.order
-    node = HospitalNode(task.home, study.terms.config(), task.folder.train_patients(study))
+    node = HospitalNode(
+        task.home,
+        study.terms.config(),
+        task.folder.train_patients(study),
+        study.terms.together,
+    )
     before = message.content["arrays"].to_torch_state_dict()
     after, figures = node.train_round(order, before)
     if not study.terms.is_hidden:

@@ -20,6 +20,7 @@ from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
 from evenhand.privacy.ledger_check import write_receipt
 from evenhand.privacy.policy import Proposal, SitePolicy
+from evenhand.privacy.secure_sum import Together
 from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand.training.moments import read_moments, write_moments
@@ -34,6 +35,7 @@ __all__ = [
     "SIMULATION_VARIABLE",
     "HospitalNode",
     "RoundOrder",
+    "fewest_answers",
     "rounds_of",
 ]
 
@@ -77,13 +79,30 @@ def rounds_of(config: ExperimentConfig, arm: str) -> int:
     raise FederationError(f"'{arm}' is not a federated arm of experiment {config.name}.")
 
 
+def fewest_answers(config: ExperimentConfig, arm: str, hospitals: int) -> int:
+    """With fewer hospitals a round is not looked at: under secure-sum its noise would be short."""
+    fewest = config.federation.minimum_hospitals
+    if arm == PRIVATE_ARM and config.privacy.trust == "secure-sum":
+        return max(fewest, hospitals - config.privacy.tolerated)
+    return fewest
+
+
 @dataclass(frozen=True)
 class HospitalNode:
-    """One federation member and everything it may see."""
+    """One federation member and everything it may see.
+
+    Attributes:
+        home: its own place.
+        config: its own copy of the experiment.
+        train_patients: of its own.
+        together: with whom it shares noise under `secure-sum`, and who adds up; None: nobody
+            adds up unseen, so such a study is refused.
+    """
 
     home: HospitalHome
     config: ExperimentConfig
     train_patients: tuple[str, ...]
+    together: Together | None = None
 
     @classmethod
     def of_partition(cls, partition: int) -> "HospitalNode":
@@ -102,7 +121,7 @@ class HospitalNode:
                 f"SuperNode {partition} has no hospital; the run has {len(split.hospitals)}."
             )
         name = split.hospitals[partition]
-        return cls(run.hospital(name), run.config(), split.train[name])
+        return cls(run.hospital(name), run.config(), split.train[name], run.together())
 
     def train_round(
         self, order: RoundOrder, state: Mapping[str, Tensor]
@@ -171,6 +190,7 @@ class HospitalNode:
             hospital=self.home.name,
             patients=len(self.train_patients),
             tensors=model.choose_trainable(patterns),
+            carrier=self.together.carrier if self.together else None,
         )
         policy.check(proposal)
         return policy
@@ -189,6 +209,7 @@ class HospitalNode:
             cohort=self.home.cohort(self.train_patients, self.config.data.sequences[0]),
             policy=policy,
             keep=lambda receipt: write_receipt(self.home.receipts_path, receipt),
+            together=self.together,
         )
         spending = train_private(
             model,

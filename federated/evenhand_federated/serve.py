@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from evenhand.errors import FederationError, ResourceError
+from evenhand.errors import EvenhandError, FederationError, ResourceError
 from evenhand_federated.bundle import write_app
 from evenhand_federated.checkpoint import finished_rounds
 from evenhand_federated.coordinator import COORDINATOR_VARIABLE, SERVING_VARIABLE, CoordinatorFolder
@@ -111,10 +111,23 @@ class Coordinator:
         self._folder = folder
         self._tell = tell
         self._launched: dict[str, float] = {}
+        self._complaint = ""
         self._flower = folder.path / "flower"
 
     def step(self) -> None:
-        """Register who is new, end what was stopped, start what waits; never two at a time."""
+        """Register who is new, end what was stopped, start what waits; never two at a time.
+
+        What goes wrong is said once, and tried again at the next step: one bad file or one slow
+        answer must not shut the door on those who train.
+        """
+        try:
+            self._step()
+        except EvenhandError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                self._tell(f"Not done: {error}")
+
+    def _step(self) -> None:
         self._register()
         busy = False
         for study in self._folder.studies():
@@ -155,9 +168,10 @@ class Coordinator:
             return False
         app = self._flower / "app"
         write_app(app, digest)
-        self._folder.change_state(digest, attempts=attempts, rounds_at_start=done, reason="")
+        reason = "the link did not take the run; see logs/superlink.log"
+        self._folder.change_state(digest, attempts=attempts, rounds_at_start=done, reason=reason)
         answer = operate(self._flower, "run", str(app))
-        self._folder.change_state(digest, run_id=int(answer["run-id"]))
+        self._folder.change_state(digest, run_id=int(answer["run-id"]), reason="")
         self._launched[digest] = time.monotonic()
         self._tell(f"Started: {name}, from round {done + 1}")
         return True

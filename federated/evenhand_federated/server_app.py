@@ -11,7 +11,7 @@ from evenhand.errors import FederationError
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.model.adapter_files import load_onto
 from evenhand_federated.checkpoint import read_checkpoint
-from evenhand_federated.node import ARM_VARIABLE, SIMULATION_VARIABLE, rounds_of
+from evenhand_federated.node import ARM_VARIABLE, SIMULATION_VARIABLE, fewest_answers, rounds_of
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 
@@ -45,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signa
         rounds=rounds,
         done=done,
         hospitals=_introductions(grid, expected=set(run.split().hospitals)),
-        minimum_hospitals=config.federation.minimum_hospitals,
+        minimum_hospitals=fewest_answers(config, arm, len(run.split().hospitals)),
     )
     RecordedFedAvg(plan, folder, combiner_of(config.federation)).start(
         grid=grid,

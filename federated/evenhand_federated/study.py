@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from evenhand import __version__
 from evenhand.artifacts import write_atomically
 from evenhand.config import (
+    Count,
     DataConfig,
     ExperimentConfig,
     FederationConfig,
@@ -29,6 +30,7 @@ from evenhand.config import (
 )
 from evenhand.errors import ConfigError, FederationError
 from evenhand.privacy.keys import HospitalKey, fingerprint_of, is_signed
+from evenhand.privacy.secure_sum import Together
 
 __all__ = [
     "CoordinatorIdentity",
@@ -73,6 +75,8 @@ class StudyTerms(Section):
     """Images that the backbone sees, by BIDS suffix."""
     test_fraction: Fraction = 1 / 3
     """Part of its patients that each hospital keeps out of training."""
+    patients: Count | None = None
+    """In training, of all hospitals together, as they have agreed; one noise is sized by it."""
     seed: Annotated[int, Field(ge=0)] = 0
     model: ModelConfig
     training: TrainingConfig
@@ -88,7 +92,20 @@ class StudyTerms(Section):
                 f"federation.minimum_hospitals is {self.federation.minimum_hospitals}, "
                 f"but {len(self.hospitals)} hospitals take part"
             )
+        if self._shares_noise and self.patients is None:
+            raise ValueError("privacy.trust = 'secure-sum' wants patients, of all hospitals")
         return self
+
+    @property
+    def _shares_noise(self) -> bool:
+        return self.arm == "federated-private" and self.privacy.trust == "secure-sum"
+
+    @property
+    def together(self) -> Together | None:
+        """Who shares one noise, and that nobody sees a single update; None where none does."""
+        if self.patients is None or not self.is_hidden:
+            return None
+        return Together(self.patients, len(self.hospitals), carrier="secure-aggregation")
 
     @property
     def rounds(self) -> int:
@@ -99,8 +116,7 @@ class StudyTerms(Section):
     @property
     def is_hidden(self) -> bool:
         """Whether the coordinator sees only sums of updates."""
-        trust = getattr(self.privacy, "trust", "local") if self.arm == "federated-private" else ""
-        return self.federation.secure_sum or trust == "secure-sum"
+        return self.federation.secure_sum or self._shares_noise
 
     def config(self) -> ExperimentConfig:
         """The terms as an experiment of one arm; it names no data: each hospital has its own."""
@@ -129,6 +145,7 @@ class StudyTerms(Section):
         coordinator: CoordinatorIdentity,
         weights_sha256: str,
         purpose: str = "",
+        patients: int | None = None,
     ) -> "StudyTerms":
         """The terms under which an experiment's arm becomes a study.
 
@@ -148,6 +165,7 @@ class StudyTerms(Section):
                     "weights_sha256": weights_sha256,
                     "sequence": config.data.sequences[0],
                     "test_fraction": config.data.test_fraction,
+                    "patients": patients,
                     "seed": config.seed,
                     "model": config.model.model_dump(),
                     "training": config.training.model_dump(),

@@ -43,6 +43,14 @@ def _create(
     arm: Annotated[
         str, typer.Option(help="federated, or federated-private with a guarantee for patients.")
     ] = "federated-private",
+    patients: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training patients of all hospitals together; for privacy.trust secure-sum.",
+            show_default=False,
+        ),
+    ] = None,
     purpose: Annotated[str, typer.Option(help="In words, for whoever approves it.")] = "",
     folder: Folder = None,
 ) -> None:
@@ -67,6 +75,7 @@ def _create(
         coordinator=CoordinatorFolder(folder or default_coordinator()).identity(),
         weights_sha256=find(experiment.model.backbone).sha256,
         purpose=purpose,
+        patients=patients,
     )
     write_draft(out, terms)
     typer.echo(f"Draft: {out}")

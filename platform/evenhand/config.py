@@ -182,11 +182,16 @@ class FederationConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """Patient-level differential privacy at each hospital."""
+    """Patient-level differential privacy."""
 
+    trust: Literal["local", "secure-sum"] = "local"
+    """`local`: each hospital noises its own update. `secure-sum`: each adds a share of the noise,
+    and only the sum over all hospitals may be seen."""
+    tolerated: Annotated[int, Field(ge=0)] = 1
+    """secure-sum: hospitals that may drop out of a round or collude without harm to the promise."""
     epsilon: Positive = 8.0
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """None: 1 / (10 x training patients), each hospital its own."""
+    """None: 1 / (10 x training patients); secure-sum: of all hospitals, otherwise of its own."""
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Probability with which each patient takes part in a step."""
     clip_norm: Positive = 1.0
@@ -199,6 +204,15 @@ class PrivacyConfig(Section):
     """Patterns of adapter tensors that the private arm trains; fewer need less noise."""
     warm_start_phantoms: Annotated[int, Field(ge=0)] = 0
     """Synthetic patients on which the adapter is trained first; they cost no privacy."""
+
+    @model_validator(mode="after")
+    def _one_step_a_sum(self) -> "PrivacyConfig":
+        if self.trust == "secure-sum" and self.steps_per_round != 1:
+            raise ValueError(
+                "trust = 'secure-sum' wants steps_per_round = 1, since only the sum of one step "
+                "is hidden by everybody's noise; take more rounds instead"
+            )
+        return self
 
 
 class Threshold(Section):
@@ -302,6 +316,16 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "training.patient_weights draws some patients more often, which the privacy "
                 "accounting does not cover; leave the arm federated-private out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sums_are_plain(self) -> "ExperimentConfig":
+        strategy = getattr(self.federation, "strategy", "fedavg")
+        if self.privacy.trust == "secure-sum" and strategy != "fedavg":
+            raise ValueError(
+                "privacy.trust = 'secure-sum' works with the strategy 'fedavg' only: every other "
+                "one looks at single updates"
             )
         return self
 

@@ -188,7 +188,13 @@ class TestResult:
             "rounds": 3,
             "rounds_planned": 3,
             "epsilon": {
-                "north": {"epsilon": 0.3, "delta": 0.01, "unit": "patient", "accountant": "PRV"}
+                "north": {
+                    "epsilon": 0.3,
+                    "delta": 0.01,
+                    "unit": "patient",
+                    "accountant": "PRV",
+                    "trust": "local",
+                }
             },
         }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
-from evenhand.errors import BudgetError, DataError, FederationError
+from evenhand.errors import BudgetError, DataError, FederationError, PrivacyError
 from evenhand.privacy.ledger import Receipt
 from evenhand.privacy.ledger_check import read_receipts
 from evenhand.privacy.site import Site
@@ -20,6 +20,7 @@ from evenhand_federated.node import (
     SIMULATION_VARIABLE,
     HospitalNode,
     RoundOrder,
+    fewest_answers,
     rounds_of,
 )
 from evenhand_federated.testing import FakeGrid
@@ -275,6 +276,16 @@ class TestPolicy:
         assert untouched == []
         assert "PolicyError: " in run.hospital("north").log_path.read_text()
 
+    def test_it_decides_whom_to_trust(self, tmp_path, tiny_stores, trained, policy, monkeypatch):
+        """A policy that knows `local` alone refuses a sum, simulated or not."""
+        privacy = {"rounds": 2, "steps_per_round": 1, "trust": "secure-sum"}
+        other = make_run(tmp_path / "other", tiny_stores, make_config(privacy=privacy))
+        monkeypatch.setenv(SIMULATION_VARIABLE, str(other.path))
+        policy(('heads = ["none", "small"]', 'heads = ["base"]'))
+        assert ask(0, arm="federated-private").error.reason == "PolicyError"
+        assert "training.trust allows local" in other.hospital("north").log_path.read_text()
+        assert trained == []
+
     def test_what_it_allows(self, run, trained, policy):
         """The private arm, and only the figures that are named."""
         policy(('heads = ["none", "small"]', 'heads = ["base"]'), (', "epsilon", "delta"', ""))
@@ -287,6 +298,47 @@ class TestPolicy:
         policy(("maximum_delta", "maximum_detla"))
         assert ask(0, arm="federated-private").error.reason == "ConfigError"
         assert untouched == []
+
+
+class TestSecureSum:
+    """A share of the noise is no protection where somebody sees single updates."""
+
+    @pytest.fixture
+    def summed(self, tmp_path, tiny_stores, monkeypatch):
+        """A run under `secure-sum`."""
+        privacy = {"rounds": 2, "steps_per_round": 1, "trust": "secure-sum", "tolerated": 1}
+        run = make_run(tmp_path / "sum", tiny_stores, make_config(privacy=privacy))
+        monkeypatch.setenv(SIMULATION_VARIABLE, str(run.path))
+        return run
+
+    def test_a_simulated_hospital_knows_the_union(self, summed, trained):
+        """The simulation stands in for the sum, and the ledger will be told so."""
+        assert ask(0, arm="federated-private").has_content()
+        together = trained[0]["study"].together
+        split = summed.split().train
+        assert together.patients == sum(map(len, split.values()))
+        assert (together.hospitals, together.carrier) == (2, "trusted-sum")
+
+    def test_a_hospital_without_a_sum_trains_nothing(self, summed, monkeypatch):
+        """Any other node sends its update to the coordinator: refused, by the real training."""
+        monkeypatch.setattr(node, "_model", lambda _: FakeModel())
+        monkeypatch.setattr(node, "load_patients", lambda *_: [SimpleNamespace(patient_id="p")])
+        monkeypatch.setattr("evenhand.experiment.layout.HospitalHome.cache", lambda *_: None)
+        home, split = summed.hospital("north"), summed.split().train
+        alone = HospitalNode(home, summed.config(), split["north"])
+        with pytest.raises(PrivacyError, match="nothing adds updates up unseen"):
+            alone.train_round(RoundOrder("federated-private", 1), state_of(1, 2))
+        assert home.ledger().state().charges == ()
+
+    def test_a_sum_of_too_few_is_not_looked_at(self):
+        """More gone than tolerated means less noise than promised, whatever the config admits."""
+        config = make_config(
+            privacy={"trust": "secure-sum", "steps_per_round": 1, "tolerated": 1},
+            federation={"minimum_hospitals": 2},
+        )
+        assert fewest_answers(config, "federated-private", 5) == 4
+        assert fewest_answers(config, "federated", 5) == 2
+        assert fewest_answers(make_config(), "federated-private", 5) == 2
 
 
 class TestOrders:

@@ -367,6 +367,33 @@ class TestServing:
         coordinator.step()
         assert [words[0] for words in centre.commands] == ["run", "stop"]
 
+    def test_a_link_that_does_not_answer(self, centre, study, monkeypatch):
+        """The door stays open, it is said once, and after some tries the study is given up."""
+
+        def refuse(*_):
+            raise FederationError("The SuperLink did not answer.")
+
+        monkeypatch.setattr(serving, "operate", refuse)
+        said = []
+        coordinator = Coordinator(centre, said.append)
+        for _ in range(ATTEMPTS + 3):
+            coordinator.step()
+        assert said[0] == "Not done: The SuperLink did not answer."
+        assert len(said) == 2
+        assert "did not take the run" in said[1]
+        assert centre.state(study.digest).status == "failed"
+
+    def test_a_damaged_study_does_not_shut_the_door(self, centre, study):
+        """It is named; hospitals that train something else go on."""
+        path = centre.study_folder(study.digest) / "study.toml"
+        path.write_bytes(path.read_bytes()[:-10])
+        said = []
+        coordinator = Coordinator(centre, said.append)
+        coordinator.step()
+        coordinator.step()
+        assert len(said) == 1
+        assert study.digest in said[0]
+
     def test_one_at_a_time(self, tmp_path, centre, study):
         """A second study waits: hospitals train one thing at a time."""
         other = make_study(centre, tmp_path / "other.toml", name="other")

@@ -207,6 +207,7 @@ class TestApproval:
 [budget]
 minimum_cohort = 50
 [training]
+trust = ["local"]
 arms = ["federated"]
 backbones = ["*"]
 heads = ["none", "small", "base"]

@@ -22,6 +22,7 @@ FINE = Proposal(
     tensors=("head.leave.weight",),
     epsilon=3.0,
     delta=1e-3,
+    trust="local",
 )
 """What the example allows."""
 
@@ -51,7 +52,8 @@ class TestReading:
             load_policy(path)
 
     @pytest.mark.parametrize(
-        "key", ["maximum_epsilon", "maximum_delta", "minimum_cohort", "arms", "tables", "by"]
+        "key",
+        ["maximum_epsilon", "maximum_delta", "minimum_cohort", "arms", "trust", "tables", "by"],
     )
     def test_a_missing_key_is_refused(self, tmp_path, key):
         """What the officer did not think of is not decided by a default."""
@@ -93,6 +95,7 @@ class TestTraining:
             ({"head": "base"}, r"training\.heads .*'base'"),
             ({"strategy": "fedadam"}, r"training\.strategies .*'fedadam'"),
             ({"tensors": ("head.a", "backbone.x.lora_a")}, r"training\.adapters .*lora_a"),
+            ({"trust": "trusted-sum"}, r"training\.trust allows local; 'trusted-sum'"),
             ({"patients": 19}, r"minimum_cohort asks for 20 patients; the cohort has 19"),
             ({"epsilon": 8.5}, r"maximum_epsilon of the site policy is 8; 8\.5"),
             ({"delta": 0.02}, r"maximum_delta of the site policy is 0\.01; 0\.02"),

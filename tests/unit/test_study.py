@@ -161,6 +161,29 @@ class TestTerms:
         assert config.arms == ("federated",)
         assert terms.rounds == 3
 
+    def test_one_noise_wants_the_number_of_patients(self, key):
+        """Noise that hospitals share is sized by all patients: agreed on, or no study."""
+        raw = {
+            "name": "walk",
+            "data": {"source": "nowhere"},
+            "privacy": {"trust": "secure-sum", "steps_per_round": 1},
+        }
+        config = ExperimentConfig.model_validate(raw)
+        given = {
+            "arm": "federated-private",
+            "hospitals": HOSPITALS,
+            "coordinator": CoordinatorIdentity(name="Centre", public_key=key.public),
+            "weights_sha256": "ab" * 32,
+        }
+        with pytest.raises(ConfigError, match="wants patients"):
+            StudyTerms.of(config, **given)
+        terms = StudyTerms.of(config, **given, patients=48)
+        assert terms.is_hidden
+        assert (terms.together.patients, terms.together.carrier) == (48, "secure-aggregation")
+        clear = StudyTerms.of(config, **(given | {"arm": "federated"}), patients=48)
+        assert not clear.is_hidden
+        assert clear.together is None
+
     def test_another_version_is_refused(self, signed, key, monkeypatch):
         """Two versions may train differently: all sides run the one that was agreed on."""
         study = read_study(signed)

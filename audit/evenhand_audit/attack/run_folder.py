@@ -66,7 +66,8 @@ def promise_of(run: RunFolder) -> Promise:
         )
     promises = []
     for hospital, people in run.split().train.items():
-        plan = PrivacyPlan.make(config.privacy, len(people), delta=_granted_delta(run, hospital))
+        delta = _granted_delta(run, hospital)
+        plan = PrivacyPlan.make(config.privacy, len(people), delta=delta, together=run.together())
         promises.append(
             Promise(
                 hospital,

@@ -297,6 +297,9 @@ def _print_state(copy: "LedgerCopy", state: "LedgerState") -> None:
         table.add_row(*line)
     if state.charges:
         out.print(table)
+    for trust in sorted({one.trust for one in state.charges} - {"local"}):
+        studies = sorted({one.study or one.purpose for one in state.charges if one.trust == trust})
+        out.print(f"[bold]{escape(', '.join(studies))}[/]: {escape(trust)}.", soft_wrap=True)
     console.print(f"Key: {fingerprint_of(copy.public_key)}", soft_wrap=True)
     console.print(f"File: {escape(str(copy.path))}", soft_wrap=True)
 

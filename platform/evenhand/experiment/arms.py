@@ -200,10 +200,14 @@ def _refuse_unaffordable(run: RunFolder, config: ExperimentConfig, arm: Arm, nam
     home = run.hospital(name)
     patients = run.split().train[name]
     policy = home.site().policy()
-    policy.check(Proposal.of(config, arm.name, hospital=name, patients=len(patients)))
+    together = run.together()
+    proposal = Proposal.of(
+        config, arm.name, hospital=name, patients=len(patients), carrier=together.carrier
+    )
+    policy.check(proposal)
     if arm.kind == "federated-private":
         ledger = home.ledger()
-        plan = grant_from_config(ledger, config.privacy, len(patients), policy)
+        plan = grant_from_config(ledger, config.privacy, len(patients), policy, together)
         cohort = home.cohort(patients, config.data.sequences[0])
         ledger.affords(plan.mechanism_of_round, cohort)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from evenhand.model.embeddings import EmbeddingCache
     from evenhand.privacy.cohort import Cohort
     from evenhand.privacy.ledger import Ledger
+    from evenhand.privacy.secure_sum import Together
     from evenhand.privacy.site import Site
 
 __all__ = ["ArmFolder", "CasesDigest", "HospitalHome", "RunFolder", "build_model"]
@@ -176,6 +177,13 @@ class RunFolder:
     def split(self) -> Split:
         """Read who trains and who tests."""
         return Split.from_json(self.split_path.read_text("utf-8"))
+
+    def together(self) -> "Together":
+        """Who shares noise in this run; one process simulates all, and adds up in the clear."""
+        from evenhand.privacy.secure_sum import Together
+
+        train = self.split().train
+        return Together(sum(map(len, train.values())), len(train), carrier="trusted-sum")
 
     def digest(self) -> "CasesDigest":
         """What the arms' results depend on, of the cases and the split."""

@@ -137,6 +137,7 @@ class Ledger:
         study: str = "",
         cohort: Cohort | None = None,
         release: str = "training",
+        trust: str = "local",
     ) -> Receipt:
         """Write a charge to disk, or refuse it.
 
@@ -146,6 +147,7 @@ class Ledger:
             study: what it belongs to; see `spent`.
             cohort: whose data go in; None counts for every patient.
             release: kind of what will leave.
+            trust: who is trusted with what, in words; the mechanism is what others see.
 
         Raises:
             BudgetError: the grant would be exceeded; nothing is written.
@@ -155,7 +157,8 @@ class Ledger:
         with self._writing() as writer:
             state = LedgerState.of(writer.entries)
             digest = None if cohort is None else cohort.digest
-            self._refuse_beyond(state, Charge(study, purpose, release, digest, mechanism), cohort)
+            wanted = Charge(study, purpose, release, digest, mechanism, trust)
+            self._refuse_beyond(state, wanted, cohort)
             if cohort is not None and digest not in state.cohorts:
                 self._append(writer, "cohort", {"digest": digest, "members": cohort.members})
             body = {
@@ -166,6 +169,7 @@ class Ledger:
                 "sampling_rate": mechanism.sampling_rate,
                 "noise_multiplier": mechanism.noise_multiplier,
                 "steps": mechanism.steps,
+                "trust": trust,
             }
             entry = self._append(writer, "charge", body)
         return Receipt(entry.position, entry.at, entry.hash)

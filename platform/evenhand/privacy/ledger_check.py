@@ -31,6 +31,7 @@ _CSV_COLUMNS = (
     "sampling_rate",
     "noise_multiplier",
     "steps",
+    "trust",
     "epsilon",
     "delta",
     "by",

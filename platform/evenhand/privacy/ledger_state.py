@@ -24,13 +24,17 @@ class Grant:
 
 @dataclass(frozen=True)
 class Charge:
-    """What was run on whom; `cohort` is a digest, or None where it counts for everybody."""
+    """What was run on whom; `cohort` is a digest, or None where it counts for everybody.
+
+    `trust` says in words who must be trusted that the noise is there.
+    """
 
     study: str
     purpose: str
     release: str
     cohort: str | None
     mechanism: Mechanism
+    trust: str = "local"
     at: str = ""
     position: int = 0
 
@@ -114,6 +118,7 @@ def _charge(entry: Entry, body: Mapping[str, Any]) -> Charge:
         body["release"],
         body["cohort"],
         mechanism,
+        body.get("trust", "local"),  # entries of before there was a choice
         entry.at,
         entry.position,
     )

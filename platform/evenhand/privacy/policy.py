@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from evenhand.config import Count, ExperimentConfig, Positive, Section, load_section
 from evenhand.errors import PolicyError
+from evenhand.privacy.secure_sum import Carrier
 
 __all__ = [
     "BudgetPolicy",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 N = TypeVar("N", int, float)
+
+TrustName = Literal["local", "secure-sum", "trusted-sum"]
+"""Who is trusted with what; see `evenhand.privacy.secure_sum`."""
 
 Figure = Literal["patients", "seconds", "first_loss", "last_loss", "epsilon", "delta"]
 """What a hospital may tell beside an adapter."""
@@ -55,6 +59,9 @@ class TrainingPolicy(Section):
     """Tensors that may be trained, and so leave."""
     strategies: tuple[str, ...]
     """How the coordinator may put updates together."""
+    trust: tuple[TrustName, ...]
+    """`local`; `secure-sum`, where nobody sees this hospital's own update; `trusted-sum`, the same
+    noise with somebody who does, as in a simulation."""
 
 
 class LeavesPolicy(Section):
@@ -109,6 +116,8 @@ class SitePolicy(Section):
         self._check_named("training.heads", training.heads, [proposal.head])
         self._check_named("training.strategies", training.strategies, [proposal.strategy])
         self._check_named("training.adapters", training.adapters, proposal.tensors)
+        if proposal.trust is not None:
+            self._check_named("training.trust", training.trust, [proposal.trust])
         if proposal.patients < self.budget.minimum_cohort:
             raise PolicyError(
                 f"Hospital {proposal.hospital}: budget.minimum_cohort asks for "
@@ -197,6 +206,7 @@ class Proposal:
         tensors: names of what would be trained.
         epsilon: of the whole arm; None without privacy.
         delta: None without privacy, or where it is not known yet.
+        trust: under which the noise is made; None without privacy.
     """
 
     hospital: str
@@ -208,6 +218,7 @@ class Proposal:
     tensors: tuple[str, ...] = ()
     epsilon: float | None = None
     delta: float | None = None
+    trust: TrustName | None = None
 
     @classmethod
     def of(
@@ -218,9 +229,13 @@ class Proposal:
         hospital: str,
         patients: int,
         tensors: Iterable[str] = (),
+        carrier: Carrier | None = None,
     ) -> "Proposal":
-        """What an experiment's federated arm would do at a hospital."""
+        """What an experiment's federated arm would do at a hospital, and who would add up."""
         private = arm == "federated-private"
+        trust: TrustName = "local"
+        if config.privacy.trust == "secure-sum":
+            trust = "trusted-sum" if carrier == "trusted-sum" else "secure-sum"
         return cls(
             hospital=hospital,
             arm=arm,
@@ -231,6 +246,7 @@ class Proposal:
             tensors=tuple(tensors),
             epsilon=config.privacy.epsilon if private else None,
             delta=config.privacy.delta if private else None,
+            trust=trust if private else None,
         )
 
 
@@ -253,6 +269,7 @@ def open_policy() -> SitePolicy:
             heads=("none", "small", "base"),
             adapters=("*",),
             strategies=("*",),
+            trust=("local", "secure-sum", "trusted-sum"),
         ),
         leaves=LeavesPolicy(
             figures=("patients", "seconds", "first_loss", "last_loss", "epsilon", "delta"),

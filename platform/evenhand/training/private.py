@@ -13,6 +13,7 @@ from evenhand.privacy.accounting import Mechanism, default_delta, noise_for
 from evenhand.privacy.cohort import Cohort
 from evenhand.privacy.ledger import Ledger, Receipt, Spending
 from evenhand.privacy.policy import SitePolicy, open_policy
+from evenhand.privacy.secure_sum import NoiseShare, Together, noise_share, require_trust
 from evenhand.privacy.step import PrivateStep
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loop import loss_of
@@ -22,14 +23,31 @@ __all__ = ["PrivacyPlan", "Study", "grant_from_config", "train_private"]
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """The noise with which one hospital reaches its epsilon over the whole run."""
+    """The noise with which one hospital reaches its epsilon over the whole run.
+
+    Attributes:
+        delta: of the promise.
+        mechanism_of_round: what is charged: the noise that whoever sees results has before them.
+        shared: how the noise comes about under `secure-sum`; None under `local`.
+    """
 
     delta: float
     mechanism_of_round: Mechanism
+    shared: NoiseShare | None = None
+
+    @property
+    def added_noise(self) -> float:
+        """Noise multiplier that this hospital adds."""
+        return self.shared.share if self.shared else self.mechanism_of_round.noise_multiplier
 
     @classmethod
     def make(
-        cls, config: PrivacyConfig, patients: int, *, delta: float | None = None
+        cls,
+        config: PrivacyConfig,
+        patients: int,
+        *,
+        delta: float | None = None,
+        together: Together | None = None,
     ) -> "PrivacyPlan":
         """Plan for `patients` training patients; their number is public, agreed in the study.
 
@@ -37,10 +55,19 @@ class PrivacyPlan:
             config: epsilon, sampling and rounds.
             patients: of the cohort.
             delta: what the hospital has granted; None where nothing was granted yet.
+            together: with whom noise is shared; needed under `secure-sum`, else without effect.
 
         Raises:
-            PrivacyError: delta is no promise for so few patients, or not the granted one.
+            PrivacyError: delta is no promise for so few patients, or not the granted one; or
+                noise was to be shared with nobody.
         """
+        if config.trust == "secure-sum":
+            if together is None or together.patients < patients:
+                raise PrivacyError(
+                    "privacy.trust = 'secure-sum' shares noise among hospitals, but it is not "
+                    "known with how many, or with how many patients. Take trust = 'local'."
+                )
+            patients = together.patients
         wanted = config.delta
         if wanted is not None and delta is not None and wanted != delta:
             raise PrivacyError(
@@ -57,7 +84,12 @@ class PrivacyPlan:
             )
         steps = config.rounds * config.steps_per_round
         noise = noise_for(config.epsilon, chosen, config.sampling_rate, steps)
-        return cls(chosen, Mechanism(config.sampling_rate, noise, config.steps_per_round))
+        shared = None
+        if config.trust == "secure-sum" and together is not None:
+            hospitals = together.hospitals
+            shared = noise_share(noise, hospitals=hospitals, tolerated=config.tolerated)
+        mechanism = Mechanism(config.sampling_rate, noise, config.steps_per_round)
+        return cls(chosen, mechanism, shared)
 
     def whole(self, config: PrivacyConfig) -> Mechanism:
         """All steps of all rounds."""
@@ -73,16 +105,22 @@ class Study:
         cohort: its patients; None counts for every patient of the ledger.
         policy: of the hospital.
         keep: told the receipt of the charge before any patient is looked at.
+        together: with whom noise is shared, and who adds up.
     """
 
     name: str = ""
     cohort: Cohort | None = None
     policy: SitePolicy | None = None
     keep: Callable[[Receipt], None] = lambda _: None
+    together: Together | None = None
 
 
 def grant_from_config(
-    ledger: Ledger, privacy: PrivacyConfig, patients: int, policy: SitePolicy
+    ledger: Ledger,
+    privacy: PrivacyConfig,
+    patients: int,
+    policy: SitePolicy,
+    together: Together | None = None,
 ) -> PrivacyPlan:
     """Plan under the hospital's grant; the config grants where nobody has and it may.
 
@@ -91,7 +129,8 @@ def grant_from_config(
         PolicyError: delta or epsilon is more than the site policy allows.
     """
     grant = ledger.state().grant
-    plan = PrivacyPlan.make(privacy, patients, delta=grant.delta if grant else None)
+    delta = grant.delta if grant else None
+    plan = PrivacyPlan.make(privacy, patients, delta=delta, together=together)
     policy.check_budget(ledger.hospital, privacy.epsilon, plan.delta)
     # What the hospital has granted before is not ours to change.
     if grant is None and policy.grants.from_config:
@@ -133,21 +172,26 @@ def train_private(
     Raises:
         BudgetError: the ledger refuses; the model is unchanged.
         DataError: there is no patient; nothing is charged.
-        PrivacyError: nothing was granted, or the plan makes no promise; nothing is charged.
+        PrivacyError: nothing was granted, the plan makes no promise, or a share of the noise
+            would be all that stands between a patient and the coordinator; nothing is charged.
     """
     if not patients:
         raise DataError("There is no patient to train on; lower data.test_fraction or add cases.")
     if len({patient.patient_id for patient in patients}) < len(patients):
         raise DataError("A patient stands twice among those to train on, and would count twice.")
     study = study or Study()
-    plan = grant_from_config(ledger, privacy, len(patients), study.policy or open_policy())
+    trust = require_trust(privacy.trust, study.together, privacy.tolerated)
+    policy = study.policy or open_policy()
+    plan = grant_from_config(ledger, privacy, len(patients), policy, study.together)
     mechanism = plan.mechanism_of_round
     parameters = list(model.choose_trainable(privacy.trainable).values())
-    study.keep(ledger.charge(mechanism, purpose, study=study.name, cohort=study.cohort))
+    study.keep(
+        ledger.charge(mechanism, purpose, study=study.name, cohort=study.cohort, trust=trust)
+    )
     step = PrivateStep(
         parameters,
         torch.optim.SGD(parameters, lr=learning_rate, momentum=0.0),
-        noise_multiplier=mechanism.noise_multiplier,
+        noise_multiplier=plan.added_noise,
         clip_norm=privacy.clip_norm,
         expected_patients=privacy.sampling_rate * len(patients),
     )
