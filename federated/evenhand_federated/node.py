@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evenhand.config import ExperimentConfig
+from evenhand.config import ExperimentConfig, TrainingConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
@@ -148,8 +148,7 @@ class HospitalNode:
         policy = self._allowed(order.arm, model)
         model.load_adapter(state)
         home = self.home
-        cache = home.cache(model, self.config.data.sequences[0])
-        patients = load_patients(home.store(), cache, self.train_patients, model)
+        patients = _patients(home, self.train_patients, self.config.model_dump_json())
         figures: dict[str, float | int] = {"patients": len(patients)}
         if order.arm == PRIVATE_ARM:
             figures |= self._train_private(order, model, patients, policy)
@@ -159,7 +158,7 @@ class HospitalNode:
             report = train(
                 model,
                 patients,
-                self.config.training,
+                self._steps_here(),
                 epochs=federation.local_epochs,
                 schedule=Schedule(
                     self.config.training.learning_rate,
@@ -179,6 +178,11 @@ class HospitalNode:
                 "last_loss": report.last_loss,
             }
         return model.adapter_state(), policy.allowed_figures(figures)
+
+    def _steps_here(self) -> TrainingConfig:
+        """How steps are made up at a hospital."""
+        training, patients = self.config.training, self.config.federation.patients_per_step
+        return training.model_copy(update={"patients_per_step": patients}) if patients else training
 
     def _allowed(self, arm: str, model: AdaptedModel) -> SitePolicy:
         """The site policy, once it has been asked."""
@@ -232,6 +236,16 @@ def _seed_of(seed: int, hospital: str, number: int) -> int:
 
     digest = hashlib.sha256(f"{seed}/{hospital}/{number}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
+
+
+@lru_cache(maxsize=4)
+def _patients(
+    home: HospitalHome, names: tuple[str, ...], config_json: str
+) -> list[TrainingPatient]:
+    # A simulation's worker serves many rounds of a few hospitals, whose cases do not change.
+    config, model = ExperimentConfig.model_validate_json(config_json), _model(config_json)
+    cache = home.cache(model, config.data.sequences[0])
+    return load_patients(home.store(), cache, names, model)
 
 
 @lru_cache(maxsize=1)

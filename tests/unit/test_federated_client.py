@@ -144,7 +144,7 @@ def trained(run, monkeypatch):
     model = FakeModel()
 
     def train(model, patients, config, **options):
-        calls.append(options | {"patients": [one.patient_id for one in patients]})
+        calls.append(options | {"config": config, "patients": [one.patient_id for one in patients]})
         model.state = {name: tensor + 1 for name, tensor in model.state.items()}
         moments = {"head/step": torch.tensor(float(len(calls)))}
         return SimpleNamespace(first_loss=2.0, last_loss=1.0, moments=moments)
@@ -389,6 +389,15 @@ class TestOrders:
             "federated-3.safetensors",
         ]
         assert not (run.hospital("south").path / "moments").exists()
+
+    @pytest.mark.parametrize(("wanted", "patients"), [(None, 3), (1, 1)])
+    def test_steps_are_made_up_here(self, run, trained, monkeypatch, wanted, patients):
+        """A hospital with few patients can make smaller steps than pooled training."""
+        steps = {"rounds": 3, "patients_per_step": wanted}
+        config = make_config(training={"patients_per_step": 3}, federation=steps)
+        run.config_path.write_text(config.model_dump_json())
+        ask(0)
+        assert trained[0]["config"].patients_per_step == patients
 
     def test_hospitals_draw_differently(self, run, trained):
         """Seeds depend on the hospital; and are the same on every machine."""
