@@ -8,7 +8,8 @@ Makes a run with one synthetic case a size, starts `evenhand review`, and drives
   step        a slice further: from the key, pressed at any moment, to the end of the frame in which
               all three planes are drawn
   window      window and level changed by one drag movement, likewise
-  open        from the click that opens the case to the moment it can be edited; first and again
+  open        from the click that opens the case to the moment it can be edited; first and again.
+              The click comes half a second after the worklist, which reads the first case ahead
   stroke      one movement of the brush, likewise
   save        from the end of a stroke to the server's confirmation
   st.image    the same volume by Streamlit's own way: a slider and one st.image in a fragment;
@@ -19,6 +20,7 @@ Medians and 95th percentiles in ms, as JSON lines on standard output.
 
 import argparse
 import json
+import os
 import signal
 import socket
 import statistics
@@ -177,7 +179,8 @@ def measure_page(page: Page, url: str, steps: int) -> dict[str, Any]:
     name.fill("Benchmark")
     name.press("Enter")
     ready = page.locator(".evenhand[data-ready]:not([data-left])")
-    opened = []
+    opened: list[float] = []
+    in_viewer: list[int] = []
     for case in (0, 0):
         button = page.locator(".stMain").get_by_role("button", name="Open", exact=True).nth(case)
         button.wait_for(timeout=PATIENCE_MS)
@@ -186,12 +189,14 @@ def measure_page(page: Page, url: str, steps: int) -> dict[str, Any]:
         button.click()
         ready.wait_for(timeout=PATIENCE_MS)
         opened.append((time.perf_counter() - start) * 1000)
+        in_viewer.append(int(ready.get_attribute("data-ready") or 0))
         if len(opened) == 1:
             page.get_by_role("button", name="Worklist").click()
     page.wait_for_timeout(1000)
     found: dict[str, Any] = {
         "open_first_ms": round(opened[0]),
         "open_again_ms": round(opened[1]),
+        "of_it_in_the_viewer_ms": in_viewer,
         "step": summary(page.evaluate(TIMED, [steps, "step"])),
         "window": summary(page.evaluate(TIMED, [steps, "window"])),
     }
@@ -266,7 +271,7 @@ def measure(shape: tuple[int, int, int], steps: int) -> dict[str, Any]:
         with served(plain, port) as url:
             found["st.image"] = measure_st_image(page, url, min(steps, 20))
         browser.close()
-    return {"shape": shape, **found}
+    return {"shape": shape, "load_average": round(os.getloadavg()[0], 1), **found}
 
 
 def main() -> None:

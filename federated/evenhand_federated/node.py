@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evenhand.config import ExperimentConfig
+from evenhand.config import ExperimentConfig, TrainingConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
@@ -23,6 +23,7 @@ from evenhand.privacy.policy import Proposal, SitePolicy
 from evenhand.privacy.secure_sum import Together
 from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
+from evenhand.training.moments import read_moments, write_moments
 from evenhand.training.private import Study, train_private
 
 __all__ = [
@@ -147,17 +148,17 @@ class HospitalNode:
         policy = self._allowed(order.arm, model)
         model.load_adapter(state)
         home = self.home
-        cache = home.cache(model, self.config.data.sequences[0])
-        patients = load_patients(home.store(), cache, self.train_patients, model)
+        patients = _patients(home, self.train_patients, self.config.model_dump_json())
         figures: dict[str, float | int] = {"patients": len(patients)}
         if order.arm == PRIVATE_ARM:
             figures |= self._train_private(order, model, patients, policy)
         else:
             federation = self.config.federation
+            before, after = (home.moments_path(order.arm, order.round - k) for k in (1, 0))
             report = train(
                 model,
                 patients,
-                self.config.training,
+                self._steps_here(),
                 epochs=federation.local_epochs,
                 schedule=Schedule(
                     self.config.training.learning_rate,
@@ -166,13 +167,22 @@ class HospitalNode:
                 ),
                 seed=_seed_of(self.config.seed, self.home.name, order.round),
                 proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
+                moments=read_moments(before),
             )
+            write_moments(after, report.moments)
+            # The one before is kept: this round may have to be run again.
+            home.moments_path(order.arm, order.round - 2).unlink(missing_ok=True)
             figures |= {
                 "seconds": time.monotonic() - started,
                 "first_loss": report.first_loss,
                 "last_loss": report.last_loss,
             }
         return model.adapter_state(), policy.allowed_figures(figures)
+
+    def _steps_here(self) -> TrainingConfig:
+        """How steps are made up at a hospital."""
+        training, patients = self.config.training, self.config.federation.patients_per_step
+        return training.model_copy(update={"patients_per_step": patients}) if patients else training
 
     def _allowed(self, arm: str, model: AdaptedModel) -> SitePolicy:
         """The site policy, once it has been asked."""
@@ -226,6 +236,16 @@ def _seed_of(seed: int, hospital: str, number: int) -> int:
 
     digest = hashlib.sha256(f"{seed}/{hospital}/{number}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
+
+
+@lru_cache(maxsize=4)
+def _patients(
+    home: HospitalHome, names: tuple[str, ...], config_json: str
+) -> list[TrainingPatient]:
+    # A simulation's worker serves many rounds of a few hospitals, whose cases do not change.
+    config, model = ExperimentConfig.model_validate_json(config_json), _model(config_json)
+    cache = home.cache(model, config.data.sequences[0])
+    return load_patients(home.store(), cache, names, model)
 
 
 @lru_cache(maxsize=1)

@@ -152,6 +152,9 @@ class FederationConfig(Section):
     rounds: Count = 6
     local_epochs: Count = 1
     """Passes over its own patients that a hospital makes in a round."""
+    patients_per_step: Count | None = None
+    """Patients whose slices make a step at a hospital; none: as in training. Fewer make as many
+    steps of a hospital's few patients as pooled training makes of all."""
     minimum_hospitals: Count = 2
     round_timeout_s: Positive = 1800
     client_cpus: Count = 1

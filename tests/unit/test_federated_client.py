@@ -144,9 +144,10 @@ def trained(run, monkeypatch):
     model = FakeModel()
 
     def train(model, patients, config, **options):
-        calls.append(options | {"patients": [one.patient_id for one in patients]})
+        calls.append(options | {"config": config, "patients": [one.patient_id for one in patients]})
         model.state = {name: tensor + 1 for name, tensor in model.state.items()}
-        return SimpleNamespace(first_loss=2.0, last_loss=1.0)
+        moments = {"head/step": torch.tensor(float(len(calls)))}
+        return SimpleNamespace(first_loss=2.0, last_loss=1.0, moments=moments)
 
     def train_private(model, patients, *sections, **options):
         calls.append(options | {"patients": [one.patient_id for one in patients]})
@@ -370,6 +371,33 @@ class TestOrders:
         pieces = [(call["schedule"].start, call["schedule"].end) for call in trained]
         assert pieces == [(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1)]
         assert len({call["seed"] for call in trained}) == 3
+
+    def test_the_optimiser_remembers_the_round_before(self, run, trained):
+        """Each round starts from what the one before left, also when it is run again."""
+        for number in (1, 2, 3, 3):
+            ask(0, number=number)
+        remembered = [call["moments"] and call["moments"]["head/step"].item() for call in trained]
+        assert remembered == [None, 1, 2, 2]
+
+    def test_memories_do_not_pile_up(self, run, trained):
+        """A hospital keeps those of two rounds, and nobody else's."""
+        for number in (1, 2, 3):
+            ask(0, number=number)
+        kept = (run.hospital("north").path / "moments").iterdir()
+        assert sorted(path.name for path in kept) == [
+            "federated-2.safetensors",
+            "federated-3.safetensors",
+        ]
+        assert not (run.hospital("south").path / "moments").exists()
+
+    @pytest.mark.parametrize(("wanted", "patients"), [(None, 3), (1, 1)])
+    def test_steps_are_made_up_here(self, run, trained, monkeypatch, wanted, patients):
+        """A hospital with few patients can make smaller steps than pooled training."""
+        steps = {"rounds": 3, "patients_per_step": wanted}
+        config = make_config(training={"patients_per_step": 3}, federation=steps)
+        run.config_path.write_text(config.model_dump_json())
+        ask(0)
+        assert trained[0]["config"].patients_per_step == patients
 
     def test_hospitals_draw_differently(self, run, trained):
         """Seeds depend on the hospital; and are the same on every machine."""

@@ -54,6 +54,21 @@ class TestPlan:
         assert 1.6 < together.signal_to_noise / local.signal_to_noise < 2.0
         assert together.patients_needed < local.patients_needed
 
+    def test_whoever_may_drop_out_costs_noise(self, plan):
+        """Three shares that make the whole noise are a third more variance when all four come."""
+        request = PlanRequest((7, 20, 6, 15), epsilon=8.0, parameters=964, steps=32, tolerated=1)
+        careful = make_plan(request)
+        assert careful.secure_sum.noise_multipliers == plan.secure_sum.noise_multipliers
+        ratio = plan.secure_sum.expectation.signal_to_noise
+        ratio /= careful.secure_sum.expectation.signal_to_noise
+        assert ratio == pytest.approx(math.sqrt(4 / 3))
+        assert careful.local == plan.local
+
+    def test_somebody_has_to_be_left(self):
+        """Nobody would make the noise."""
+        with pytest.raises(PrivacyError, match="somebody has to be left"):
+            make_plan(PlanRequest((7, 20), epsilon=8.0, parameters=964, steps=2, tolerated=2))
+
     def test_the_measured_experiments_come_out_as_they_did(self, plan):
         """Glioma, four hospitals alone: nothing was gained; 257 numbers, 73 patients: half."""
         assert plan.local.expectation.verdict == "no useful model"

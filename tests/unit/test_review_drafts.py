@@ -7,10 +7,12 @@ import os
 import numpy as np
 import pytest
 
+from evenhand.cases.erase import erase_from_run
 from evenhand.errors import DataError, ResourceError
 from evenhand_ui import drafts as module
 from evenhand_ui.drafts import Box, Draft, DraftConflictError, Drafts
 from evenhand_ui.volumes import pack
+from review_run import make_review_run
 
 SHAPE = (6, 5, 4)
 BOX = Box((1, 1, 1), (3, 4, 2))
@@ -25,7 +27,7 @@ def drafts(tmp_path):
 @pytest.fixture
 def place(drafts):
     """One reader's draft of one case."""
-    return drafts.place("0123456789abcdef0123", "Dr. Lee", "a" * 64)
+    return drafts.place("n001", "0123456789abcdef0123", "Dr. Lee", "a" * 64)
 
 
 def content(value=1):
@@ -99,7 +101,7 @@ class TestOthers:
     def test_readers_and_masks_have_their_own(self, drafts):
         """Another reader, or another proposal, is another draft."""
         places = {
-            drafts.place(case, reader, sha)
+            drafts.place("n001", case, reader, sha)
             for case in ("1" * 20, "2" * 20)
             for reader in ("A", "B")
             for sha in ("a" * 64, "b" * 64)
@@ -129,6 +131,24 @@ class TestOthers:
         (place / "state.json").write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match="start anew"):
             drafts.read(place)
+
+
+def test_forgotten_with_the_patient(tmp_path):
+    """When a patient is taken out of a run, drafts and corrected masks of their cases go too."""
+    run = make_review_run(tmp_path / "run")
+    (run / "splits.json").write_text('{"train": [], "test": []}', encoding="utf-8")
+    drafts = Drafts(run / "review" / "drafts")
+    kept = {}
+    for case_id in ("n001", "n002"):
+        place = drafts.place(case_id, "0" * 20, "Dr. Lee", "a" * 64)
+        drafts.save(place, content(), BOX, base=0, strokes=1)
+        corrected = run / "review" / "corrected" / case_id / "m.nii.gz"
+        corrected.parent.mkdir(parents=True)
+        corrected.write_bytes(b"mask")
+        kept[case_id] = (place / "1.gz", corrected)
+    erase_from_run(run, "p-n001")
+    assert [path.exists() for path in kept["n001"]] == [False, False]
+    assert [path.exists() for path in kept["n002"]] == [True, True]
 
 
 class TestBox:

@@ -73,11 +73,12 @@ def _header(
             )
     if claim.reader != reader:
         since = time.strftime("%H:%M", time.gmtime(claim.since_s))
-        st.warning(
-            f"{claim.reader} has had this case open since {since} UTC. You can look; "
-            "to work on it, take it over. Their draft is kept."
-        )
-        st.button("Take the case over", on_click=_take_over, args=(office, item, reader))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("Take the case over", on_click=_take_over, args=(office, item, reader))
+            st.warning(
+                f"{claim.reader} has had this case open since {since} UTC. You can look; "
+                "to work on it, take it over. Their draft is kept."
+            )
 
 
 @st.fragment

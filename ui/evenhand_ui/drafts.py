@@ -1,7 +1,9 @@
 """Drafts: what a reader has painted and seen of a case before the decision. Kept on disk.
 
-    DRAFTS/CASE-READER-MASK/state.json     revision, strokes, slices seen, seconds
-    DRAFTS/CASE-READER-MASK/REVISION.gz    the mask within its box, gzip, as the viewer sent it
+    DRAFTS/CASE/NAME/state.json     revision, strokes, slices seen, seconds
+    DRAFTS/CASE/NAME/REVISION.gz    the mask within its box, gzip, as the viewer sent it
+
+NAME is made of hashes of case, reader and proposed mask: browsers know a draft by it.
 
 A revision's mask is written and synced before the state that names it is put in
 place, so a server that dies in the middle leaves the revision before. A save
@@ -108,10 +110,10 @@ class Drafts:
 
     folder: Path
 
-    def place(self, opaque: str, reader: str, proposed_sha256: str) -> Path:
+    def place(self, case_id: str, opaque: str, reader: str, proposed_sha256: str) -> Path:
         """Folder of one reader's draft about one proposed mask of a case."""
         name = hashlib.sha256(reader.encode()).hexdigest()[:12]
-        return self.folder / f"{opaque}-{name}-{proposed_sha256[:12]}"
+        return self.folder / case_id / f"{opaque}-{name}-{proposed_sha256[:12]}"
 
     def read(self, place: Path) -> Draft:
         """Return the latest draft; an empty one where there is none.

@@ -88,7 +88,8 @@ class Office:
         canonical = Canonical(case.shape, case.affine)
         affine = case.affine.ras_from_voxel.tobytes()
         proposed = _proposed(self, case_id, proposal.sha256, affine)
-        place = self.drafts.place(self.tickets.opaque(case_id), reader, proposal.sha256)
+        opaque = self.tickets.opaque(case_id)
+        place = self.drafts.place(case_id, opaque, reader, proposal.sha256)
         with self.lock:
             sitting = self._sittings.get(place)
             if sitting is None:

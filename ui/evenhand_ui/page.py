@@ -146,6 +146,8 @@ def _show_worklist(office: Office, items: Sequence[WorkItem], wanted: Sequence[W
     reader = st.session_state["reader_name"]
     first = next_open(wanted)
     if first is not None:
+        if reader:
+            office.prepare(first, reader)
         st.button(
             "Open the next open case",
             type="primary",

@@ -1,7 +1,8 @@
 """Take one patient out of everything that one hospital keeps, and prove it.
 
 What a store holds of a patient are cases; what is made from cases are
-embeddings, proposed masks, rows of the prediction table, and places in a split.
+embeddings, proposed masks, masks that readers drew, rows of the prediction
+table, and places in a split.
 An embedding's file name does not tell whose it is, so the whole cache goes: it
 is computed anew from the cases that stay.
 
@@ -96,6 +97,8 @@ def erase_from_run(run: Path, patient_id: str) -> list[Erasure]:
             if mask.name.removesuffix(".nii.gz") in cases:
                 done.append(Erasure(mask.parent, (), 1, mask.stat().st_size, 0))
                 mask.unlink()
+        for kind in ("corrected", "drafts"):
+            done += [_clear(run / "review" / kind / case_id) for case_id in sorted(cases)]
         done.append(_from_table(run / "predictions.csv", cases, patient_id))
         done.append(_from_split(run / "splits.json", {*cases, patient_id}))
     except OSError as error:

@@ -54,6 +54,12 @@ def _plan(
     steps: Annotated[
         int | None, typer.Option(help="Private steps over all rounds. Default: 40.")
     ] = None,
+    tolerated: Annotated[
+        int | None,
+        typer.Option(
+            help="Hospitals that may drop out or collude under secure-sum. Default: 1 of several."
+        ),
+    ] = None,
     minimum_cohort: Annotated[
         int, typer.Option(min=1, help="Refuse hospitals with fewer training patients.")
     ] = 2,
@@ -78,6 +84,7 @@ def _plan(
         "parameters": parameters,
         "sampling_rate": rate,
         "steps": steps,
+        "tolerated": tolerated,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
     if config is not None:
@@ -88,7 +95,9 @@ def _plan(
                 f"A plan needs --{key}, or a config that says it (--config). "
                 "Example: evenhand plan-privacy --patients 12 --epsilon 8 --parameters 964"
             )
-    request = PlanRequest(**{"epsilon": 8.0, **asked}, minimum_cohort=minimum_cohort)
+    several = min(1, len(asked["patients"]) - 1)
+    defaults = {"epsilon": 8.0, "tolerated": several}
+    request = PlanRequest(**(defaults | asked), minimum_cohort=minimum_cohort)
     plan = make_plan(request)
     if plot is not None:
         from evenhand.cli.plan_plot import draw_plan
@@ -122,6 +131,7 @@ def _of_config(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
         "sampling_rate": privacy.sampling_rate,
         "steps": privacy.rounds * privacy.steps_per_round,
         "clip_norm": privacy.clip_norm,
+        "tolerated": privacy.tolerated,
     }
     if privacy.delta is not None:
         found["delta"] = privacy.delta
@@ -226,6 +236,10 @@ def _lines(request: "PlanRequest") -> list[tuple[str, Any]]:
     return [
         ("delta", lambda trust: span(trust.deltas)),
         ("noise multiplier (sigma)", lambda trust: span(trust.noise_multipliers)),
+        (
+            "hospitals that may drop out or collude",
+            lambda trust: "any" if trust.trust == "local" else str(request.tolerated),
+        ),
         (
             f"noise on a step, in clipping norms (C = {request.clip_norm:g})",
             lambda trust: f"{trust.expectation.noise_per_step / request.clip_norm:.1f}",

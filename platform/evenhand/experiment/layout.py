@@ -5,6 +5,7 @@ OUT/run.json                        machine, versions, seconds by stage
 OUT/source/                         phantoms, when the experiment makes its own hospitals
 OUT/hospitals/HOSPITAL/store/       the hospital's case store
 OUT/hospitals/HOSPITAL/embeddings/  its cache of frozen activations
+OUT/hospitals/HOSPITAL/moments/     of its optimiser, from round to round
 OUT/hospitals/HOSPITAL/receipts.jsonl  of charges to its privacy ledger, which lies elsewhere
 OUT/hospitals/HOSPITAL/site/        key and ledger of a phantom hospital
 OUT/splits.json
@@ -97,6 +98,10 @@ class HospitalHome:
             if case.patient.patient_id in wanted:
                 images.setdefault(case.patient.patient_id, []).append(case.sequences[sequence])
         return Cohort.of(self.site().key(), images)
+
+    def moments_path(self, arm: str, number: int) -> Path:
+        """What the optimiser of a federated arm remembered here after round `number`."""
+        return self.path / "moments" / f"{arm}-{number}.safetensors"
 
     @property
     def receipts_path(self) -> Path:

@@ -24,8 +24,8 @@ from evenhand.model.adapted import AdaptedModel
 
 __all__ = ["AdapterFile", "load_onto", "read_adapter", "save_adapter", "state_sha256"]
 
-FORMAT = "evenhand-adapter-1"
-"""Raised when the metadata changes its meaning."""
+FORMAT = "evenhand-adapter-2"
+"""Raised when the metadata or the tensors change their meaning."""
 
 _FREE = {"precision", "smallest_component"}
 """Keys of [model] that an adapter is not bound to: how masks are made of it, not what it is."""

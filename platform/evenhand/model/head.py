@@ -23,9 +23,11 @@ FOLD = 4
 _EMBEDDING_CHANNELS = 256
 
 
-def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+def _block(
+    channels_in: int, channels_out: int, *, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+        nn.Conv2d(channels_in, channels_out, 3, stride, dilation, dilation, bias=False),
         nn.GroupNorm(8, channels_out),
         nn.SiLU(),
     )
@@ -38,14 +40,18 @@ class PromptHead(nn.Module):
         super().__init__()
         quarter, eighth, sixteenth = HEAD_WIDTHS[size]
         self.enter = nn.Sequential(_block(3 * FOLD**2, quarter), _block(quarter, quarter))
-        self.down_eighth = nn.Sequential(_block(quarter, eighth, 2), _block(eighth, eighth))
+        self.down_eighth = nn.Sequential(_block(quarter, eighth, stride=2), _block(eighth, eighth))
         self.down_sixteenth = nn.Sequential(
-            _block(eighth, sixteenth, 2), _block(sixteenth, sixteenth)
+            _block(eighth, sixteenth, stride=2), _block(sixteenth, sixteenth)
         )
         # With few patients the head would learn them by heart from the embedding alone.
         self.forget = nn.Dropout2d(0.2)
         self.project = nn.Conv2d(_EMBEDDING_CHANNELS, sixteenth, 1)
-        self.join = nn.Sequential(_block(sixteenth, sixteenth), _block(sixteenth, sixteenth))
+        # Spread wide, at no cost: a large tumour of low contrast is told from its surroundings
+        # only by who sees both.
+        self.join = nn.Sequential(
+            _block(sixteenth, sixteenth, dilation=2), _block(sixteenth, sixteenth, dilation=4)
+        )
         self.to_eighth = nn.Conv2d(sixteenth, eighth, 1)
         self.up_eighth = _block(eighth, eighth)
         self.to_quarter = nn.Conv2d(eighth, quarter, 1)

@@ -38,6 +38,7 @@ import numpy as np
 
 from evenhand.errors import PrivacyError
 from evenhand.privacy.accounting import Mechanism, default_delta, noise_for, rdp_epsilon_of
+from evenhand.privacy.secure_sum import noise_share
 
 __all__ = [
     "UNCERTAINTY",
@@ -84,6 +85,8 @@ class PlanRequest:
         parameters: numbers that are trained.
         clip_norm: longest gradient of a patient; only scales what is shown.
         minimum_cohort: fewer patients over whom noise is shared are refused.
+        tolerated: hospitals that may drop out or collude under secure-sum; what the others add
+            to make up for them is too much noise while all are there.
     """
 
     patients: tuple[int, ...]
@@ -94,6 +97,7 @@ class PlanRequest:
     delta: float | None = None
     clip_norm: float = 1.0
     minimum_cohort: int = 2
+    tolerated: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no plan can be made for."""
@@ -221,6 +225,7 @@ def make_plan(request: PlanRequest) -> Plan:
     exact = {n: _exact(request, n) for n in {*request.patients, total}}
     quick = _Quick(request, right=exact[total] / _quick_noise(request, request.epsilon, total))
     local = tuple(exact[n] for n in request.patients)
+    _surplus(request, "secure-sum")  # refuses what cannot be tolerated
     return Plan(
         request=request,
         local=_trust_plan("local", request, request.patients, local, quick),
@@ -247,7 +252,8 @@ def _trust_plan(
     quick: "_Quick",
 ) -> TrustPlan:
     total = sum(request.patients)
-    together = math.hypot(*noises)  # independent noises of one average add up so
+    # Independent noises of one average add up so.
+    together = math.hypot(*noises) * _surplus(request, trust)
     length = together * request.clip_norm * request.parameters**0.5
     signal = _signal_to_noise(request, total, together)
     expectation = Expectation(
@@ -258,6 +264,15 @@ def _trust_plan(
         patients_needed=_needed(request, quick, trust),
     )
     return TrustPlan(trust, tuple(_delta(request, n) for n in cohorts), noises, expectation)
+
+
+def _surplus(request: PlanRequest, trust: Trust) -> float:
+    """How much larger the noise is than needed while nobody has dropped out."""
+    if trust == "local":
+        return 1.0
+    hospitals = len(request.patients)
+    shared = noise_share(1.0, hospitals=hospitals, tolerated=request.tolerated)
+    return shared.share * math.sqrt(hospitals)
 
 
 def _signal_to_noise(request: PlanRequest, patients: float, noise: float) -> float:
@@ -298,7 +313,7 @@ class _Quick:
         return [self.noise(epsilon, round(total * n / own)) for n in self.request.patients]
 
     def signal(self, epsilon: float, total: int, trust: Trust) -> float:
-        noise = math.hypot(*self.noises(epsilon, total, trust))
+        noise = math.hypot(*self.noises(epsilon, total, trust)) * _surplus(self.request, trust)
         return _signal_to_noise(self.request, total, noise)
 
 

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import frozen_precision
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loss import adapter_loss
+from evenhand.training.moments import moments_of, remember
 from evenhand.training.patient_weights import epoch_order, read_patient_weights
 
 __all__ = ["Schedule", "TrainingReport", "loss_of", "train"]
@@ -44,13 +45,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a piece of training did: mean losses of its first and last quarter, seconds."""
+    """What a piece of training did: mean losses of its first and last quarter, seconds.
+
+    `moments` is what the optimiser remembers at its end, see `evenhand.training.moments`.
+    """
 
     steps: int
     patients: int
     first_loss: float
     last_loss: float
     seconds: float
+    moments: dict[str, Tensor] = field(repr=False)
 
 
 def loss_of(model: AdaptedModel, batch: Batch) -> Tensor:
@@ -69,6 +74,7 @@ def train(
     schedule: Schedule,
     seed: int,
     proximal: float = 0.0,
+    moments: Mapping[str, Tensor] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> TrainingReport:
     """Train all of the adapter with AdamW; without weights every epoch sees every patient once.
@@ -82,19 +88,23 @@ def train(
         seed: of the order, the slices and the jitter.
         proximal: weight of half the squared distance from where this piece starts, which is
             added to the loss (FedProx); 0: none.
+        moments: what the optimiser remembered at the end of the piece before; None: nothing.
         advance: told 1 after each step.
 
     Raises:
-        DataError: there is no patient.
+        DataError: there is no patient, or `moments` are of another model.
     """
     if not patients:
         raise DataError("There is no patient to train on; lower data.test_fraction or add cases.")
     started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
-    parameters = list(model.choose_trainable().values())
+    named = model.choose_trainable()
+    parameters = list(named.values())
     optimiser = torch.optim.AdamW(
         parameters, lr=schedule.learning_rate, weight_decay=config.weight_decay
     )
+    if moments is not None:
+        remember(optimiser, named, moments)
     weights = read_patient_weights(config.patient_weights, [each.patient_id for each in patients])
     per_epoch = math.ceil(len(patients) / config.patients_per_step)
     losses: list[float] = []
@@ -128,6 +138,7 @@ def train(
         first_loss=sum(losses[:quarter]) / quarter,
         last_loss=sum(losses[-quarter:]) / quarter,
         seconds=time.monotonic() - started,
+        moments=moments_of(optimiser, named),
     )
 
 

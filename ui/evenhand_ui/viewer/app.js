@@ -216,11 +216,12 @@ export class App {
     if (this.look.hidden) return [];
     const opacity = this.look.opacity / 100, edited = this.volume.differing > 0;
     const layers = [];
-    if (edited) layers.push({ bit: MINE, style: this.look.style, opacity });
-    if (!edited) layers.push({ bit: PROPOSED, style: this.look.style, opacity });
+    if (!edited) layers.push({ bit: PROPOSED, style: this.look.style, opacity, width: 2 });
+    // Thin and below, so that one's own line covers it where the two agree.
     else if (this.look.proposal) {
-      layers.push({ bit: PROPOSED, style: "outline", opacity: 0.9, dashed: true });
+      layers.push({ bit: PROPOSED, style: "outline", opacity: 1, width: 1.25 });
     }
+    if (edited) layers.push({ bit: MINE, style: this.look.style, opacity, width: 2 });
     return layers;
   }
 

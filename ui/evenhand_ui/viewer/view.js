@@ -103,7 +103,7 @@ export class View {
     this.pan = [0, 0];
   }
 
-  // `look`: grey (table), greyVersion, layers [{bit, style, opacity, dashed}], cross, pen.
+  // `look`: grey (table), greyVersion, layers [{bit, style, opacity, width}], cross, pen.
   draw(look) {
     const context = this.canvas.getContext("2d");
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
@@ -135,7 +135,7 @@ export class View {
     this.sheet.context.putImageData(this.sheet.pixels, 0, 0);
   }
 
-  _drawLayer(context, { bit, style, opacity, dashed }, frame, spread) {
+  _drawLayer(context, { bit, style, opacity, width }, frame, spread) {
     const painted = this._paint(bit);
     const [red, green, blue] = COLOURS[bit];
     if (style === "fill") {
@@ -145,8 +145,7 @@ export class View {
       return;
     }
     context.strokeStyle = `rgba(${red},${green},${blue},${opacity})`;
-    context.lineWidth = 2;
-    context.setLineDash(dashed ? [5, 4] : []);
+    context.lineWidth = width;
     context.beginPath();
     const { left, top, sx, sy } = frame, { edges } = painted;
     for (let n = 0; n < edges.length; n += 4) {
@@ -154,7 +153,6 @@ export class View {
       context.lineTo(left + edges[n + 2] * sx, top + edges[n + 3] * sy);
     }
     context.stroke();
-    context.setLineDash([]);
   }
 
   // The mask of this slice, as a coloured sheet and as the edges around it.
