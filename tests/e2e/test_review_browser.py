@@ -13,6 +13,7 @@ from review_browser import (
     on_plane,
     open_first,
     served,
+    served_with_short_tickets,
     wait_ready,
 )
 
@@ -274,6 +275,18 @@ def test_lost_server_and_closed_tab(context, phantom):
         wait_ready(page)
         expect(page.locator(VOLUMES)).to_have_text(painted)
         expect(page.locator(STATUS)).to_have_text("Saved")
+
+
+def test_old_tickets_are_renewed(page, phantom, tmp_path):
+    """A reader who thinks for longer than a ticket lasts loses nothing and is asked nothing."""
+    with served_with_short_tickets(phantom, tmp_path, seconds=8) as port:
+        open_first(page, port)
+        page.wait_for_timeout(9_000)
+        refused = []
+        page.on("response", lambda answer: answer.status == 401 and refused.append(answer.url))
+        brush_stroke(page)
+        sync_api.expect(page.locator(STATUS)).to_have_text("Saved")
+        assert refused, "the ticket was old"
 
 
 def test_two_tabs_on_one_case(context, phantom):
