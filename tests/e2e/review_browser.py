@@ -1,11 +1,15 @@
 """What the browser tests of the review page share: the real command, a real Chromium."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
+
+from evenhand_ui.options import RUN_VARIABLE, STREAMLIT_OPTIONS
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_ARGS = [
@@ -51,6 +55,36 @@ def served(folder, port=None):
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+SHORT_LIVED = """
+from pathlib import Path
+import streamlit as st
+import evenhand_ui
+from evenhand_ui import tickets
+from evenhand_ui.serving import routes
+tickets.LIFETIME_S = {seconds}
+app = st.App(Path(evenhand_ui.__file__).with_name("script.py"), routes=routes())
+"""
+
+
+@contextmanager
+def served_with_short_tickets(folder, scratch, seconds):
+    """The page with tickets that last some seconds only; yields the port."""
+    script, port = scratch / "short_lived_app.py", free_port()
+    script.write_text(SHORT_LIVED.format(seconds=seconds), encoding="utf-8")
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
+    command += [f"--{name}={str(value).lower()}" for name, value in STREAMLIT_OPTIONS.items()]
+    environment = {**os.environ, RUN_VARIABLE: str(folder)}
+    with subprocess.Popen([*command, f"--server.port={port}"], env=environment) as process:
+        try:
+            until = time.monotonic() + START_LIMIT_MS / 1000
+            while not is_listening(port) and time.monotonic() < until:
+                time.sleep(0.2)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def open_first(page, port, reader="Dr. Lee"):

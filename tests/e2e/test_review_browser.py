@@ -13,6 +13,7 @@ from review_browser import (
     on_plane,
     open_first,
     served,
+    served_with_short_tickets,
     wait_ready,
 )
 
@@ -276,6 +277,18 @@ def test_lost_server_and_closed_tab(context, phantom):
         expect(page.locator(STATUS)).to_have_text("Saved")
 
 
+def test_old_tickets_are_renewed(page, phantom, tmp_path):
+    """A reader who thinks for longer than a ticket lasts loses nothing and is asked nothing."""
+    with served_with_short_tickets(phantom, tmp_path, seconds=8) as port:
+        open_first(page, port)
+        page.wait_for_timeout(9_000)
+        refused = []
+        page.on("response", lambda answer: answer.status == 401 and refused.append(answer.url))
+        brush_stroke(page)
+        sync_api.expect(page.locator(STATUS)).to_have_text("Saved")
+        assert refused, "the ticket was old"
+
+
 def test_two_tabs_on_one_case(context, phantom):
     """The tab that is behind overwrites nothing: it asks, and either answer is kept."""
     expect = sync_api.expect
@@ -293,10 +306,34 @@ def test_two_tabs_on_one_case(context, phantom):
         expect(two.locator(VOLUMES)).to_have_text(first)
         brush_stroke(two, down=30.0)
         expect(two.locator(STATUS)).to_have_text("Saved")
+        brush_stroke(one, down=34.0)  # now this one is behind
+        own = one.locator(VOLUMES).text_content()
+        one.get_by_role("button", name="Keep mine").click()
+        expect(one.locator(STATUS)).to_have_text("Saved")
+        two.reload()
+        wait_ready(two)
+        expect(two.locator(VOLUMES)).to_have_text(own)
+
+
+def click_all(page, *places):
+    """Click places of the axial plane, one after the other."""
+    for place in places:
+        page.mouse.click(*on_plane(page, "axial", place, SHAPE[:2]))
+
+
+def measured_mm(page, start, end):
+    """What the ruler says between two places of the coronal plane."""
+    size, spacing = (SHAPE[0], SHAPE[2]), (SPACING_MM[0], SPACING_MM[2])
+    page.keyboard.press("m")
+    page.mouse.move(*on_plane(page, "coronal", start, size, spacing))
+    page.mouse.down()
+    page.mouse.move(*on_plane(page, "coronal", end, size, spacing), steps=3)
+    page.mouse.up()
+    return float(page.locator(STATUS).text_content().removesuffix(" mm"))
 
 
 def test_tools(page, phantom):
-    """Eraser, polygon, fill, threshold and the slices between: each does what it says."""
+    """Ruler, eraser, polygon, fill and "Like this": each does what it says."""
     expect = sync_api.expect
 
     def mine():
@@ -304,9 +341,11 @@ def test_tools(page, phantom):
 
     with served(phantom) as (_, port):
         open_first(page, port)
+        # 10 mm across and 12 mm up: 8 slices of 1.5 mm.
+        assert measured_mm(page, (10, 14), (20, 6)) == pytest.approx(np.hypot(10, 12), abs=0.3)
+
         page.keyboard.press("p")
-        for across, down in ((4, 14), (16, 14), (16, 28), (4, 28)):
-            page.mouse.click(*on_plane(page, "axial", (across, down), SHAPE[:2]))
+        click_all(page, (4, 14), (16, 14), (16, 28), (4, 28))
         page.keyboard.press("Enter")
         polygon = 12 * 14 * 1.5 / 1000
         tumour = 4 * 5 * 4 * 1.5 / 1000
@@ -315,23 +354,25 @@ def test_tools(page, phantom):
         # The same shape three slices on, then the two between.
         for _ in range(3):
             page.keyboard.press("ArrowUp")
-        for across, down in ((4, 14), (16, 14), (16, 28), (4, 28)):
-            page.mouse.click(*on_plane(page, "axial", (across, down), SHAPE[:2]))
+        click_all(page, (4, 14), (16, 14), (16, 28), (4, 28))
         page.keyboard.press("Enter")
         before = mine()
         assert before == pytest.approx(tumour + 2 * polygon, abs=0.02)
+        page.keyboard.press("i")
+        assert 0.9 * 2 * polygon < mine() - before < 2 * polygon + tumour
+        page.keyboard.press("Control+z")
+        assert mine() == pytest.approx(before, abs=0.001)
 
         # A hole, made by erasing inside, is closed by Fill.
-        for across, down in ((7, 18), (12, 18), (12, 24), (7, 24)):
-            page.mouse.click(*on_plane(page, "axial", (across, down), SHAPE[:2]))
+        click_all(page, (7, 18), (12, 18), (12, 24), (7, 24))
         page.keyboard.press("Shift+Enter")
         assert mine() == pytest.approx(before - 5 * 6 * 1.5 / 1000, abs=0.011)
         page.keyboard.press("f")
-        page.mouse.click(*on_plane(page, "axial", (9.5, 21.5), SHAPE[:2]))
+        click_all(page, (9.5, 21.5))
         assert mine() == pytest.approx(before, abs=0.001)
 
         page.keyboard.press("e")
-        page.mouse.click(*on_plane(page, "axial", (10, 20), SHAPE[:2]))
+        click_all(page, (10, 20))
         assert mine() < before
         page.keyboard.press("Control+z")
         assert mine() == pytest.approx(before, abs=0.001)
@@ -343,7 +384,7 @@ def test_tools(page, phantom):
         page.keyboard.press("t")
         for _ in range(12):
             page.keyboard.press("]")
-        page.mouse.click(*on_plane(page, "axial", (SHAPE[0] - 2.5, 2.5), SHAPE[:2]))
+        click_all(page, (SHAPE[0] - 2.5, 2.5))
         assert mine() > before
         assert mine() - before <= 8 * 10 * 1.5 / 1000 + 0.011
         expect(page.locator(STATUS)).to_have_text("Saved")
@@ -354,6 +395,28 @@ def test_tools(page, phantom):
         assert "mine" not in page.locator(VOLUMES).text_content()
         page.keyboard.press("Control+z")
         assert mine() == pytest.approx(after, abs=0.001)
+
+
+BETWEEN = """
+async () => {
+  const entry = performance.getEntriesByType("resource").find((e) => e.name.endsWith("shapes.js"));
+  const { between } = await import(entry.name);
+  const [width, height, spacing] = [40, 30, [1, 2]];
+  const disc = (radius) => Uint8Array.from({ length: width * height }, (_, n) =>
+    Math.hypot((n % width) - 20, (Math.trunc(n / width) - 15) * 2) <= radius ? 1 : 0);
+  const at = between(disc(6), disc(14), width, height, spacing);
+  return [0.25, 0.5, 0.75].map((share) => at(share).reduce((sum, m) => sum + m, 0));
+}
+"""
+
+
+def test_slices_between_two_discs_are_discs(page, phantom):
+    """Halfway between discs of 6 and 14 mm lies one of 10 mm, whatever the voxels' shape."""
+    with served(phantom) as (_, port):
+        open_first(page, port)
+        areas = page.evaluate(BETWEEN)
+    expected = [np.pi * radius**2 / 2 for radius in (8, 10, 12)]
+    assert areas == pytest.approx(expected, rel=0.08)
 
 
 def test_reject_by_keyboard_and_form(page, phantom):

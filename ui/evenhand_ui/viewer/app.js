@@ -197,7 +197,8 @@ export class App {
     if (!this.grey) return;
     const layers = this._layers();
     for (const view of this.views) {
-      const pen = this.pen?.view === view ? this.pen : null;
+      const here = this.pen?.view === view && (this.pen.slice ?? view.slice) === view.slice;
+      const pen = here ? this.pen : null;
       view.draw({
         grey: this.grey, greyVersion: this.greyVersion, smooth: true, layers, pen,
         cross: this.tool === "look" ? this.position : null,
@@ -307,7 +308,7 @@ export class App {
   resizeBrush(by) {
     const step = Math.min(...this.volume.spacing);
     this.brushMm = Math.max(step, Math.round(this.brushMm / step + by) * step);
-    if (this.pen && !this.pen.points) this.pen.radius = this.brushMm / 2;
+    if (this.pen?.at) this.pen.radius = this.brushMm / 2;
     this.refresh();
     this.invalidate();
   }

@@ -3,6 +3,7 @@
 export const TOOLS = [
   { id: "look", text: "Look", key: "V", title: "Move the crosshair" },
   { id: "window", text: "Window", key: "W", title: "Drag: window and level" },
+  { id: "ruler", text: "Ruler", key: "M", title: "Drag: measure a length" },
   { id: "brush", text: "Brush", key: "B", title: "Paint" },
   { id: "eraser", text: "Eraser", key: "E", title: "Erase" },
   { id: "threshold", text: "Like this", key: "T",
@@ -61,7 +62,7 @@ export class Panel {
       id,
       button(text, `${title} (${key})`, () => this.on.tool(id), {
         "aria-pressed": "false", "data-tool": id,
-        disabled: locked && !["look", "window"].includes(id),
+        disabled: locked && !["look", "window", "ruler"].includes(id),
       }),
     ]));
     this.undo = button("Undo", "Undo (Ctrl+Z)", this.on.undo, { disabled: true });

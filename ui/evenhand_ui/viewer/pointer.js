@@ -53,7 +53,7 @@ export function attachPointer(app, view) {
   canvas.addEventListener("pointerup", finish);
   canvas.addEventListener("pointercancel", finish);
   canvas.addEventListener("pointerleave", () => {
-    if (app.pen && !app.pen.points) { app.pen = null; app.invalidate(); }
+    if (app.pen?.at) { app.pen = null; app.invalidate(); }
   });
   canvas.addEventListener("dblclick", () => closePolygon(app, true));
 }
@@ -70,6 +70,7 @@ function begin(app, view, event) {
   if (event.button !== 0) return null;
   if (app.tool === "window") return windowDrag(app, event);
   if (app.tool === "look") return crossDrag(app, view, event);
+  if (app.tool === "ruler") return rulerDrag(app, view, event);
   if (app.data.readonly) return null;
   if (app.tool in PAINTS) return paintDrag(app, view, event);
   if (app.tool === "polygon") addCorner(app, view, event);
@@ -107,6 +108,20 @@ function crossDrag(app, view, event) {
   };
   move(event);
   return { move };
+}
+
+// The line stays on its slice until the next one is drawn or another tool is taken.
+function rulerDrag(app, view, event) {
+  const start = view.locate(event), [mx, my] = view.pixelMm;
+  return {
+    move: (e) => {
+      const end = view.locate(e);
+      const length = Math.hypot((end[0] - start[0]) * mx, (end[1] - start[1]) * my);
+      const text = `${length.toFixed(1)} ${app.data.lengthUnit}`;
+      app.pen = { view, slice: view.slice, line: [start, end], text };
+      app.panel.say(text);
+    },
+  };
 }
 
 function paintDrag(app, view, event) {

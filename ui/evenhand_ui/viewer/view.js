@@ -212,16 +212,25 @@ function sheetOf(width, height) {
   return { canvas, context, pixels, words: new Uint32Array(pixels.data.buffer), edges: [] };
 }
 
-// The brush under the pointer, or the corners of a polygon so far.
+// The brush under the pointer, the corners of a polygon so far, or a measured length.
 function drawPen(context, pen, { left, top, sx, sy }, [mx]) {
   context.strokeStyle = "#fff";
   context.lineWidth = 1.5;
   context.beginPath();
-  if (pen.points) {
-    pen.points.forEach(([c, r], n) => {
-      context[n ? "lineTo" : "moveTo"](left + c * sx, top + r * sy);
-    });
-    for (const [c, r] of pen.points) context.rect(left + c * sx - 2, top + r * sy - 2, 4, 4);
+  const corners = pen.points ?? pen.line;
+  if (corners) {
+    const places = corners.map(([c, r]) => [left + c * sx, top + r * sy]);
+    places.forEach(([x, y], n) => context[n ? "lineTo" : "moveTo"](x, y));
+    for (const [x, y] of places) context.rect(x - 2, y - 2, 4, 4);
+    if (pen.text) {
+      const [x, y] = places[1];
+      context.font = "600 14px system-ui, sans-serif";
+      context.lineJoin = "round";
+      context.stroke();
+      context.beginPath();
+      context.fillStyle = "#ffe9a8";
+      context.fillText(pen.text, x + 8, y - 6);
+    }
   } else {
     const [c, r] = pen.at;
     context.arc(left + c * sx, top + r * sy, Math.max(1.5, (pen.radius / mx) * sx), 0, 7);
