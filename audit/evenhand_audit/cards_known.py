@@ -113,7 +113,8 @@ def _from_run(record: Record, arm: Record) -> dict[str, str]:
             f"{each['unit']}, trust model {each.get('trust', 'local')}"
             for hospital, each in told["epsilon"].items()
         )
-        known["privacy"] = f"Differential privacy: {spent}. {MARK}"
+        tried = told.get("attack") or "No attack has been made on this promise."
+        known["privacy"] = f"Differential privacy: {spent}. {tried} {MARK}"
     if meta.get("weights_sha256"):
         known["backbone"] = (
             f"Backbone {meta.get('backbone', '')}, weights sha256 {meta['weights_sha256']}. {MARK}"

@@ -47,6 +47,7 @@ REPORT_SCHEMA_VERSION = 2
 
 NO_FACTS: dict[str, Any] = {
     "epsilon": None,
+    "attack": None,
     "seconds": None,
     "bytes_moved": None,
     "note": "",
@@ -88,7 +89,8 @@ def write_audit(
         config: attributes, age edges, minimum group, resamples.
         facts: what the run knows beyond the table, all optional: `title`; `arms`, by arm name
             `epsilon` (by hospital: `epsilon`, `delta`, `unit`, `accountant`, `trust`), `seconds`,
-            `bytes_moved`, `note`, `train_patients`; `notes`; `left_out` (hospital: reason);
+            `bytes_moved`, `note`, `train_patients`, `attack` (a sentence); `notes`;
+            `left_out` (hospital: reason);
             `weights`; `planted_bias` (of phantoms: `attribute`, `value`,
             `contrast_ratio`).
 

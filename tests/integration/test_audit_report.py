@@ -29,6 +29,7 @@ FACTS = {
             "seconds": 60.0,
             "bytes_moved": 0,
             "note": "noise hides much",
+            "attack": "The attack proves epsilon of at least 1.23.",
         },
     },
     "notes": ["Volumes are synthetic."],
@@ -110,6 +111,7 @@ def test_page_one_tells_a_clinician_what_was_found(report):
     assert "Phantoms <script>alert(1)</script>" in text
     for figure in ("7.98", "13.4", "5 min", "noise hides much", "Volumes are synthetic.", "PRV"):
         assert figure in text
+    assert "federated-private, attacked: The attack proves epsilon of at least 1.23." in text
     assert text.index("Who is served worst?") < text.index("How good is each arm?")
 
 

@@ -360,6 +360,31 @@ class TestFederatedArms:
         facts = json.loads((outcome.run.report_folder / "facts.json").read_text())
         assert facts["arms"]["federated-private"]["note"] == note
 
+    def test_what_an_attack_has_proven_stands_beside_the_promise(
+        self, calls, tmp_path, monkeypatch
+    ):
+        """Once `evenhand attack` was asked, the next report tells it of the arm with a promise."""
+
+        def private(run, arm, model, bar):
+            return {"seconds": 1.0, "epsilon": {"north": {"epsilon": 2.0, "delta": 0.01}}}
+
+        write = plugins.load("evenhand.reports", "audit")
+        monkeypatch.setattr(
+            plugins, "load", lambda group, _: private if group.endswith("arms") else write
+        )
+        config = config_of(arms=["pooled", "federated-private"])
+        outcome = run(config, tmp_path / "out")
+
+        def told():
+            text = (outcome.run.report_folder / "facts.json").read_text()
+            return {name: arm["attack"] for name, arm in json.loads(text)["arms"].items()}
+
+        assert told() == {"pooled": None, "federated-private": None}
+        outcome.run.attack_path.parent.mkdir()
+        outcome.run.attack_path.write_text(json.dumps({"sentence": "At least 0.5 is lost."}))
+        run(config, tmp_path / "out")
+        assert told() == {"pooled": None, "federated-private": "At least 0.5 is lost."}
+
 
 class TestRefused:
     """A folder that is not this experiment's is left as it is."""

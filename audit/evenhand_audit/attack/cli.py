@@ -67,6 +67,7 @@ def _attack(
             raise UsageError("--self-test checks the code and takes no run; leave one out.")
         _self_test()
         return
+    from evenhand.experiment.layout import RunFolder
     from evenhand_audit.attack.report import write_attack
 
     with _working() as tell:
@@ -78,7 +79,7 @@ def _attack(
                 _Effort(canaries, models, confidence),
                 tell,
             )
-        folder = out or (run / "attack" if run is not None else Path("attack"))
+        folder = out or (RunFolder(run).attack_path.parent if run else Path("attack"))
         index = write_attack(report, folder)
     _show(report)
     typer.echo(f"Report: {index}\nData:   {folder / 'attack.json'}")

@@ -12,6 +12,7 @@ OUT/splits.json
 OUT/arms/ARM/                       adapter, round records, masks
 OUT/predictions.csv
 OUT/report/index.html
+OUT/attack/attack.json              what `evenhand attack` found, if it was asked
 OUT/review/review.sqlite
 
 torch is imported only by what needs it: the review page reads a run without it.
@@ -149,6 +150,11 @@ class RunFolder:
     def report_folder(self) -> Path:
         """The audit's report."""
         return self.path / "report"
+
+    @property
+    def attack_path(self) -> Path:
+        """What attacks on the privacy promise have found."""
+        return self.path / "attack" / "attack.json"
 
     @property
     def record_path(self) -> Path:

@@ -143,7 +143,11 @@ def _facts(
     keys = ("epsilon", "seconds", "bytes_moved", "note", "train_patients")
     return {
         "title": f"Subgroup audit: {config.name}",
-        "arms": {name: {key: record[key] for key in keys} for name, record in records.items()},
+        "arms": {
+            name: {key: record[key] for key in keys}
+            | {"attack": _attack(run) if record["epsilon"] else None}
+            for name, record in records.items()
+        },
         "notes": [
             f"One split by patient, stratified by hospital: {train} train, {test} test.",
             (
@@ -156,6 +160,13 @@ def _facts(
         "weights": f"{config.model.backbone} ({find(config.model.backbone).sha256[:12]})",
         "planted_bias": json.loads(truth_path.read_text("utf-8")) if truth_path.exists() else None,
     }
+
+
+def _attack(run: RunFolder) -> str | None:
+    """What an attack on this run has proven beside what was promised; None where none was made."""
+    if not run.attack_path.exists():
+        return None
+    return str(json.loads(run.attack_path.read_text("utf-8"))["sentence"])
 
 
 def _write_record(run: RunFolder, config: ExperimentConfig, seconds: dict[str, float]) -> None:

@@ -154,7 +154,7 @@ def _close_price(
     Opacus adds its numerical error, by default 0.01, to what it found: little at epsilon 8, half
     of it at 0.02. So it is asked again with a smaller error where the first one weighs.
     """
-    error = min(_ERROR, max(0.8 * _SHARE * expected, _SMALLEST_ERROR))  # RDP is a bit too high
+    error = min(_ERROR, max(_SHARE * expected, _SMALLEST_ERROR))
     while True:
         epsilon = _price(ACCOUNTANT, history, delta, eps_error=error)
         wanted = max(_SHARE * (epsilon - error), _SMALLEST_ERROR)
