@@ -51,7 +51,7 @@ def array_sha256(array: NDArray[Any]) -> str:
     """Hash of an array's dtype, shape and values, independent of its memory layout."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     for at in range(0, len(array), _HASHED_AT_ONCE):  # a copy of a part stays in the cache
-        digest.update(np.ascontiguousarray(array[at : at + _HASHED_AT_ONCE]))
+        digest.update(np.ascontiguousarray(array[at : at + _HASHED_AT_ONCE]).data)
     return digest.hexdigest()
 
 
