@@ -89,6 +89,13 @@ def one_lot(lot: list[Planted], folder: Path, key: Path, totals: Counter[str]) -
         totals["records that hold one"] += bool(list(everybody.in_file(path, into)))
     totals["texts in what was printed"] += len(everybody.in_bytes(printed.getvalue().encode()))
     into_a_store(source, folder / "stores", key, everybody, totals)
+    for made in lot:
+        name = names.pseudonym(made.identifiers[-4])
+        for path in sorted((folder / "stores" / "north" / "cases").glob(f"{name}-*/*")):
+            own = Scanner([*made.identifiers, *iso_dates(made.identifiers)])
+            totals["files of the store searched for their patient's dates and digits"] += 1
+            totals["those that hold one"] += bool(list(own.in_file(path, folder / "stores")))
+    shutil.rmtree(folder / "stores")
     shutil.rmtree(source)
     shutil.rmtree(into)
     return seconds
@@ -111,7 +118,11 @@ def into_a_store(
                 list(everybody.in_file(path, stores))
             )
     totals["texts that ingest printed"] += len(everybody.in_bytes(printed.getvalue().encode()))
-    shutil.rmtree(stores)
+
+
+def iso_dates(texts: tuple[str, ...]) -> list[str]:
+    """Planted dates as a store would write them."""
+    return [f"{t[:4]}-{t[4:6]}-{t[6:]}" for t in texts if len(t) == 8 and t.startswith("20")]
 
 
 def summary(objects: int, totals: Counter[str], seconds: float) -> str:
