@@ -87,13 +87,25 @@ def served_with_short_tickets(folder, scratch, seconds):
             process.wait(30)
 
 
-def open_first(page, port, reader="Dr. Lee"):
-    """Write a name, open the next open case, wait until it can be edited."""
+def sign_in(page, port, reader):
+    """Open the page and write a name."""
     page.goto(f"http://127.0.0.1:{port}")
     name = page.get_by_role("textbox", name="Reader")
     name.fill(reader)
     name.press("Enter")
+
+
+def open_first(page, port, reader="Dr. Lee"):
+    """Open the next open case, and wait until it can be edited."""
+    sign_in(page, port, reader)
     page.get_by_role("button", name="Open the next open case").click()
+    wait_ready(page)
+
+
+def open_case(page, port, row, reader="Dr. Lee"):
+    """Open the case in a row of the worklist, from 0, and wait until it can be edited."""
+    sign_in(page, port, reader)
+    page.locator(".stMain").get_by_role("button", name="Open", exact=True).nth(row).click()
     wait_ready(page)
 
 

@@ -11,6 +11,7 @@ from review_browser import (
     free_port,
     is_listening,
     on_plane,
+    open_case,
     open_first,
     served,
     served_with_short_tickets,
@@ -130,43 +131,60 @@ AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 OBLIQUE = {"R": "RA", "L": "LP", "A": "AL", "P": "PR", "S": "S", "I": "I"}
 
 
-@pytest.mark.parametrize("kind", ["RAS", "LPS", "flipped", "turned", "oblique"])
-def test_right_is_right(page, tmp_path, kind):
+CODES = {"flipped": "LAI", "lps": "LPS", "oblique": "LPS", "ras": "RAS", "turned": "SPL"}
+"""How the phantom is stored, by case id; in the order of the worklist."""
+
+
+def stored_phantom(kind):
+    """The asymmetric phantom as one of the cases: image, proposal and affine."""
+    degrees = 30 if kind == "oblique" else 0
+    image, mask = asymmetric(SHAPE)
+    stored, affine = stored_as(image, CODES[kind], degrees=degrees)
+    proposal, _ = stored_as(mask, CODES[kind], degrees=degrees)
+    return stored, proposal, affine
+
+
+@pytest.fixture(scope="module")
+def all_ways(tmp_path_factory):
+    """A run with the phantom stored in five ways, and the port at which it is reviewed."""
+    cases = {kind: stored_phantom(kind) for kind in CODES}
+    folder = make_run_of(tmp_path_factory.mktemp("ways") / "run", cases)
+    with served(folder) as (_, port):
+        yield folder, port
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_right_is_right(page, all_ways, kind):
     """Pixels, masks and letters are right in all planes, and paint lands where it was put.
 
     The asymmetric phantom is stored in five ways; each must look the same, and one stroke on the
     patient's left anterior superior block must come back there in the stored file.
     """
-    codes = {"RAS": "RAS", "LPS": "LPS", "flipped": "LAI", "turned": "SPL", "oblique": "LPS"}[kind]
-    degrees = 30 if kind == "oblique" else 0
-    image, mask = asymmetric(SHAPE)
-    stored, affine = stored_as(image, codes, degrees=degrees)
-    proposal, _ = stored_as(mask, codes, degrees=degrees)
-    folder = make_run_of(tmp_path / "run", {"n001": (stored, proposal, affine)})
-    with served(folder) as (_, port):
-        open_first(page, port)
-        # The tumour is what the page opens on, and lies in the brightest block.
-        main = {"RAS": "axial", "LPS": "axial", "flipped": "axial", "turned": "sagittal"}
-        assert page.locator(".plane").first.get_attribute("data-plane") == main.get(kind, "axial")
-        for plane, (values, letters) in RULE.items():
-            look_at_corners(page, plane, values)
-            shown = [
-                page.locator(f"[data-plane={plane}] .letter.{place}").text_content()
-                for place in ("left", "right", "top", "bottom")
-            ]
-            wanted = [OBLIQUE[letter] if degrees else letter for letter in letters]
-            assert shown == wanted, plane
-        # A stroke on the block of 150: left, anterior, superior.
-        page.keyboard.press("b")
-        x, y = on_plane(page, "axial", (SHAPE[0] - 4.5, 4.5), SHAPE[:2])
-        page.mouse.click(x, y)
-        sync_api.expect(page.locator(STATUS)).to_have_text("Saved")
-        page.get_by_role("combobox", name="Reason").select_option("missed-tumour")
-        page.get_by_role("button", name="Record correction").click()
-        sync_api.expect(page.get_by_text("All cases are decided.")).to_be_visible()
-    (entry,) = entries(folder)
+    folder, port = all_ways
+    stored, proposal, _ = stored_phantom(kind)
+    open_case(page, port, list(CODES).index(kind))
+    # The tumour is what the page opens on, and lies in the brightest block.
+    main = "sagittal" if kind == "turned" else "axial"
+    assert page.locator(".plane").first.get_attribute("data-plane") == main
+    for plane, (values, letters) in RULE.items():
+        look_at_corners(page, plane, values)
+        shown = [
+            page.locator(f"[data-plane={plane}] .letter.{place}").text_content()
+            for place in ("left", "right", "top", "bottom")
+        ]
+        wanted = [OBLIQUE[letter] if kind == "oblique" else letter for letter in letters]
+        assert shown == wanted, plane
+    # A stroke on the block of 150: left, anterior, superior.
+    page.keyboard.press("b")
+    x, y = on_plane(page, "axial", (SHAPE[0] - 4.5, 4.5), SHAPE[:2])
+    page.mouse.click(x, y)
+    sync_api.expect(page.locator(STATUS)).to_have_text("Saved")
+    page.get_by_role("combobox", name="Reason").select_option("missed-tumour")
+    page.get_by_role("button", name="Record correction").click()
+    sync_api.expect(page.get_by_text(f": {kind}")).to_be_visible()
+    (entry,) = [one for one in entries(folder) if one.decision.case_id == kind]
     run = ReviewRun.open(folder)
-    kept = read_mask(folder / "review" / entry.decision.corrected_path, run.case("n001"))
+    kept = read_mask(folder / "review" / entry.decision.corrected_path, run.case(kind))
     painted = np.argwhere((kept != proposal).astype(bool))
     assert len(painted) > 4
     assert {float(value) for value in stored[tuple(painted.T)]} == {150.0}
