@@ -207,6 +207,8 @@ def test_what_does_not_fit_together_is_refused(table, tmp_path):
         pool([north])
     with pytest.raises(UsageError, match="4 hospitals"):
         sums_of(table, CONFIG)
+    with pytest.raises(UsageError, match="give their values away"):
+        sums_of(table, CONFIG.model_copy(update={"minimum_group": 2}), "north")
     with pytest.raises(UsageError, match="no hospital 'nowhere'"):
         sums_of(table, CONFIG, "nowhere")
     write_sums(east, tmp_path / "e.json")

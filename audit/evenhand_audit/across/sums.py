@@ -35,6 +35,10 @@ SUMS_SCHEMA = "evenhand audit sums"
 """What the file says it is."""
 
 SUMS_SCHEMA_VERSION = 1
+"""Raised when the layout of the file changes."""
+
+LEAST_GROUP = 3
+"""Two values follow from their sum and the sum of their squares."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,13 @@ def sums_of(
 
     Raises:
         DataError: too few patients, or an earlier report is too near.
-        UsageError: no such hospital or attribute.
+        UsageError: no such hospital or attribute, or a minimum that hides nothing.
     """
+    if config.minimum_group < LEAST_GROUP:
+        raise UsageError(
+            f"Sums and sums of squares of {config.minimum_group} patients give their values away; "
+            f"--minimum-group must be {LEAST_GROUP} or more."
+        )
     attributes = tuple(name for name in config.attributes if name != "hospital")
     table, meta = read_prediction_table(path, attributes=attributes)
     check_attributes(attributes, attributes_of(table))
