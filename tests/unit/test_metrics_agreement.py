@@ -95,7 +95,9 @@ class TestMedPy:
         assert hd95 <= score.hd95 * (1 + 1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:.*scipy.ndimage.(filters|morphology). namespace:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*scipy.ndimage.(filters|morphology). namespace:DeprecationWarning"
+)
 class TestSurfaceDistance:
     """DeepMind's surface-distance weighs surface elements by area, on a grid of half voxels."""
 
