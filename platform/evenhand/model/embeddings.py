@@ -132,7 +132,7 @@ class EmbeddingCache:
         # Channels last: its convolutions and its linear layers then see memory in one order.
         encoder = cast(
             Encoder,
-            deepcopy(self.backbone.image_encoder).to(
+            deepcopy(self.backbone.image_encoder).to(  # type: ignore[call-overload] # not in its stub
                 self.precision, memory_format=torch.channels_last
             ),
         )
