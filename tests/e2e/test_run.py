@@ -263,7 +263,7 @@ class TestFinished:
         run = RunFolder(walked.out)
         for arm in ARMS:
             assert len(run.arm(arm).mask_case_ids()) == TESTS
-        status, output = finish(command(walked, "review", walked.out, "--verify"))
+        status, output = finish(command(walked, "review", "verify", walked.out))
         assert status == 0, output
 
     def test_nothing_leaves_a_hospital_by_the_records(self, walked):
