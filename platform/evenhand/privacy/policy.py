@@ -118,13 +118,21 @@ class SitePolicy(Section):
         self._check_named("training.adapters", training.adapters, proposal.tensors)
         if proposal.trust is not None:
             self._check_named("training.trust", training.trust, [proposal.trust])
-        if proposal.patients < self.budget.minimum_cohort:
+        self.check_cohort(proposal.hospital, proposal.patients)
+        self.check_budget(proposal.hospital, proposal.epsilon, proposal.delta)
+
+    def check_cohort(self, hospital: str, patients: int) -> None:
+        """Refuse to train on too few patients.
+
+        Raises:
+            PolicyError: says how many it takes.
+        """
+        if patients < self.budget.minimum_cohort:
             raise PolicyError(
-                f"Hospital {proposal.hospital}: budget.minimum_cohort asks for "
-                f"{self.budget.minimum_cohort} patients; the cohort has {proposal.patients}. "
+                f"Hospital {hospital}: budget.minimum_cohort asks for "
+                f"{self.budget.minimum_cohort} patients; the cohort has {patients}. "
                 "Nothing is trained. Take more patients, or leave this hospital out."
             )
-        self.check_budget(proposal.hospital, proposal.epsilon, proposal.delta)
 
     def check_budget(self, hospital: str, epsilon: float | None, delta: float | None) -> None:
         """Refuse a grant or a plan beyond the most that the policy allows.
