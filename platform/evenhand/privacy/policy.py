@@ -156,13 +156,21 @@ class SitePolicy(Section):
         Raises:
             PolicyError: says who may.
         """
+        self.check_granter(hospital, by)
+        self.check_budget(hospital, epsilon, delta)
+
+    def check_granter(self, hospital: str, by: str) -> None:
+        """Refuse what only those may do who grant.
+
+        Raises:
+            PolicyError: says who may.
+        """
         self._check_hospital(hospital)
         if by not in self.grants.by and "*" not in self.grants.by:
             raise PolicyError(
                 f"Hospital {hospital}: the site policy lets {_listed(self.grants.by)} grant, "
                 f"not '{by}'. Give the name with --by."
             )
-        self.check_budget(hospital, epsilon, delta)
 
     def check_table(self, hospital: str, noise_multiplier: float) -> None:
         """Refuse a table of counts or metrics.
