@@ -194,7 +194,8 @@ class PrivacyConfig(Section):
     """secure-sum: hospitals that may drop out of a round or collude without harm to the promise."""
     epsilon: Positive = 8.0
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """None: 1 / (10 x training patients); secure-sum: of all hospitals, otherwise of its own."""
+    """None: 1 / (10 x its own training patients). secure-sum wants one for all hospitals: shares
+    of one noise must be sized by one delta."""
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Probability with which each patient takes part in a step."""
     clip_norm: Positive = 1.0
@@ -209,11 +210,16 @@ class PrivacyConfig(Section):
     """Synthetic patients on which the adapter is trained first; they cost no privacy."""
 
     @model_validator(mode="after")
-    def _one_step_a_sum(self) -> "PrivacyConfig":
+    def _one_sum(self) -> "PrivacyConfig":
         if self.trust == "secure-sum" and self.steps_per_round != 1:
             raise ValueError(
                 "trust = 'secure-sum' wants steps_per_round = 1, since only the sum of one step "
                 "is hidden by everybody's noise; take more rounds instead"
+            )
+        if self.trust == "secure-sum" and self.delta is None:
+            raise ValueError(
+                "trust = 'secure-sum' wants privacy.delta, well below 1 / all patients: "
+                "by different deltas hospitals would size the noise that they share differently"
             )
         return self
 

@@ -206,6 +206,8 @@ class TestForget:
             folder = run / "hospitals" / hospital / "embeddings"
             folder.mkdir()
             (folder / "0123.npy").write_bytes(b"x" * 10)
+            (folder.parent / "moments").mkdir()
+            (folder.parent / "moments" / "federated-1.safetensors").write_bytes(b"learned")
         masks = run / "arms" / "pooled" / "masks"
         masks.mkdir(parents=True)
         for case_id in ids:
@@ -229,7 +231,9 @@ class TestForget:
         assert [case.case_id for case in store] == [case.case_id for case in others]
         assert all(store.volumes(case).images for case in others)
         assert not (run / "hospitals" / "north" / "embeddings").exists()
+        assert not (run / "hospitals" / "north" / "moments").exists()
         assert (run / "hospitals" / "south" / "embeddings" / "0123.npy").exists()
+        assert (run / "hospitals" / "south" / "moments").exists()
         assert len(list((run / "arms" / "pooled" / "masks").iterdir())) == len(others)
         assert one.case_id not in (run / "predictions.csv").read_text()
         assert one.case_id not in (run / "splits.json").read_text()
@@ -238,6 +242,28 @@ class TestForget:
         assert sum(place["cases"] for place in record["places"]) == 1
         assert record["still_mentioned_in"] == []
         assert name not in proof.read_text()
+
+    def test_a_federations_node_forgets_too(self, run, tmp_path):
+        """Split, embeddings and moments of the studies that name the patient, and of no other."""
+        store = CaseStore(run / "hospitals" / "north" / "store")
+        one, other = (case.patient.patient_id for case in list(store)[:2])
+        for digest, names in (("aa", [one, other]), ("bb", [other])):
+            study = tmp_path / "node" / "studies" / digest
+            for folder in ("embeddings", "moments"):
+                (study / "north" / folder).mkdir(parents=True)
+                (study / "north" / folder / "file").write_bytes(b"x")
+            (study / "splits.json").write_text(json.dumps({"train": {"north": names}}))
+        proof, node = tmp_path / "proof.json", tmp_path / "node"
+        words = ("forget", one, "--store", store.path, "--node", node, "--proof", proof)
+        code, printed = call(*words)
+        assert code == 0, printed
+        split = json.loads((node / "studies" / "aa" / "splits.json").read_text())
+        assert split == {"train": {"north": [other]}}
+        left = {str(path.relative_to(node / "studies")) for path in node.rglob("file")}
+        assert left == {"bb/north/embeddings/file", "bb/north/moments/file"}
+        record = json.loads(proof.read_text())
+        assert any(place["place"].endswith("aa/splits.json") for place in record["places"])
+        assert call("forget", one, "--node", tmp_path, "--proof", proof)[0] == UsageError.exit_code
 
     def test_a_file_that_still_mentions_the_patient_is_reported(self, run, tmp_path):
         """A deletion that is not whole does not look like one."""

@@ -278,7 +278,7 @@ class TestPolicy:
 
     def test_it_decides_whom_to_trust(self, tmp_path, tiny_stores, trained, policy, monkeypatch):
         """A policy that knows `local` alone refuses a sum, simulated or not."""
-        privacy = {"rounds": 2, "steps_per_round": 1, "trust": "secure-sum"}
+        privacy = {"rounds": 2, "steps_per_round": 1, "trust": "secure-sum", "delta": 1e-3}
         other = make_run(tmp_path / "other", tiny_stores, make_config(privacy=privacy))
         monkeypatch.setenv(SIMULATION_VARIABLE, str(other.path))
         policy(('heads = ["none", "small"]', 'heads = ["base"]'))
@@ -306,7 +306,7 @@ class TestSecureSum:
     @pytest.fixture
     def summed(self, tmp_path, tiny_stores, monkeypatch):
         """A run under `secure-sum`."""
-        privacy = {"rounds": 2, "steps_per_round": 1, "trust": "secure-sum", "tolerated": 1}
+        privacy = {"rounds": 2, "steps_per_round": 1, "trust": "secure-sum", "delta": 1e-3}
         run = make_run(tmp_path / "sum", tiny_stores, make_config(privacy=privacy))
         monkeypatch.setenv(SIMULATION_VARIABLE, str(run.path))
         return run
@@ -333,7 +333,7 @@ class TestSecureSum:
     def test_a_sum_of_too_few_is_not_looked_at(self):
         """More gone than tolerated means less noise than promised, whatever the config admits."""
         config = make_config(
-            privacy={"trust": "secure-sum", "steps_per_round": 1, "tolerated": 1},
+            privacy={"trust": "secure-sum", "steps_per_round": 1, "delta": 1e-3, "tolerated": 1},
             federation={"minimum_hospitals": 2},
         )
         assert fewest_answers(config, "federated-private", 5) == 4

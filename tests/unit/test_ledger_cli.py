@@ -59,6 +59,35 @@ def refused(*words):
     return str(result.exception)
 
 
+def test_a_name_means_the_hospital_and_not_a_folder_here(home, tmp_path, monkeypatch):
+    """A folder north where the officer stands must not pass for the hospital's ledger."""
+    other = Site(tmp_path / "here" / "north", "other").ledger()
+    other.grant(1.0, 1e-3)
+    monkeypatch.chdir(tmp_path / "here")
+    assert "Hospital north" in run("show", "north")
+    assert "Hospital other" in run("show", "./north")
+
+
+def test_a_ledger_of_another_key_is_not_shown(home, tmp_path):
+    """Signed anew with another key it hangs together; the key beside it tells."""
+    other = Site(tmp_path / "other", "north").ledger()
+    other.grant(4.0, 1e-3)
+    place = home / "hospitals" / "north"
+    for name in (LEDGER_FILE, "ledger.head"):
+        (place / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    assert "is damaged" in refused("show", "north")
+    assert "damaged" in run("show")
+
+
+def test_only_who_may_grant_accepts_a_clock(home):
+    """A clock set back is for those whom the policy names."""
+    text = EXAMPLE.read_text("utf-8")
+    (home / "site-policy.toml").write_text(text)
+    whole = run("verify", "north")
+    assert "the site policy lets" in refused("grant", "north", "--accept-clock", "--by", "Nobody")
+    assert run("verify", "north") == whole
+
+
 class TestShow:
     """What was spent, of what, for what."""
 

@@ -77,6 +77,50 @@ def test_every_column_counts(place, column):
     assert {position for position, _ in faults(place)} & {5}
 
 
+@pytest.mark.parametrize("signature", ["NULL", "X'00'", "7", "'no hex'"])
+def test_a_signature_that_is_none_is_tampering(place, signature):
+    """Whatever a database browser put there is reported with its position, not a traceback."""
+    tamper(
+        place,
+        "ALTER TABLE entries RENAME TO old",
+        "CREATE TABLE entries AS SELECT * FROM old",
+        f"UPDATE entries SET signature = {signature} WHERE position = 5",  # noqa: S608
+    )
+    assert (5, "the hospital's key has not signed it.") in faults(place)
+
+
+@pytest.mark.parametrize("column", ["at", "kind", "content", "previous", "hash"])
+@pytest.mark.parametrize("value", ["NULL", "X'00'"])
+def test_a_column_that_is_no_text_is_tampering(place, column, value):
+    """Nor does any other column break the search for faults."""
+    tamper(
+        place,
+        "ALTER TABLE entries RENAME TO old",
+        "CREATE TABLE entries AS SELECT * FROM old",
+        f"UPDATE entries SET {column} = {value} WHERE position = 5",  # noqa: S608
+    )
+    assert (5, "its content is not what was written.") in faults(place)
+
+
+def test_a_head_without_a_signature_is_tampering(place):
+    """The same for the file beside the ledger."""
+    path = place / "ledger.head"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"signature": None}))
+    assert (0, "The hospital's key has not signed the head.") in faults(place)
+
+
+def test_a_key_that_is_no_hex_is_tampering(place):
+    """Reported beside the key that had to be there."""
+    public = HospitalKey.open(place).public
+    change = f"replace(content, '{public}', '{'zz' * 32}')"
+    tamper(place, f"UPDATE entries SET content = {change} WHERE position = 1")  # noqa: S608
+    found = faults(place, public=public)
+    assert found[0][0] == 1
+    assert found[0][1].startswith("the ledger names the key none that can be read, not ")
+    assert (1, "its content is not what was written.") in found
+    assert faults(place)
+
+
 def test_a_flipped_byte_on_disk_is_found(place):
     """Not only through SQLite: a byte of the file itself."""
     path = place / LEDGER_FILE

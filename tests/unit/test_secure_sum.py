@@ -20,7 +20,13 @@ from evenhand.privacy.step import NoisedSum, PrivateStep
 from evenhand.training.private import PrivacyPlan, Study, train_private
 
 PRIVACY = PrivacyConfig(
-    epsilon=8, trust="secure-sum", tolerated=1, sampling_rate=0.5, rounds=6, steps_per_round=1
+    epsilon=8,
+    delta=1 / 480,
+    trust="secure-sum",
+    tolerated=1,
+    sampling_rate=0.5,
+    rounds=6,
+    steps_per_round=1,
 )
 FOUR = Together(patients=48, hospitals=4, carrier="trusted-sum")
 
@@ -71,7 +77,7 @@ class TestPlan:
     """One noise over the union of patients."""
 
     def test_the_sum_is_priced_over_the_union(self):
-        """Delta is that of all patients, and the noise before everybody's eyes is sigma."""
+        """Delta is the agreed one, and the noise before everybody's eyes is sigma."""
         plan = PrivacyPlan.make(PRIVACY, 7, together=FOUR)
         assert plan.delta == pytest.approx(1 / 480)
         whole = plan.whole(PRIVACY)
@@ -182,7 +188,7 @@ class TestTraining:
         self.train(ledger, FOUR, PRIVACY.model_copy(update={"trust": "local"}))
         (charge,) = ledger.state().charges
         assert charge.trust == "local"
-        assert ledger.state().grant.delta == pytest.approx(1 / 30)
+        assert ledger.state().grant.delta == pytest.approx(1 / 480)
 
 
 class TestRefusals:
@@ -206,9 +212,23 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="steps_per_round = 1"):
             load_config(path)
 
+    def test_a_delta_of_each_hospital_its_own(self, tmp_path):
+        """Shares sized by different deltas do not add up to the noise that is charged."""
+        from evenhand.config import load_config
+
+        path = tmp_path / "x.toml"
+        path.write_text(
+            'name = "x"\n[data]\nsource = "x"\n[privacy]\ntrust = "secure-sum"\n'
+            "steps_per_round = 1\n"
+        )
+        with pytest.raises(ConfigError, match=r"wants privacy\.delta"):
+            load_config(path)
+        with pytest.raises(PrivacyError, match="ledger keeps 1e-05"):
+            PrivacyPlan.make(PRIVACY, 7, delta=1e-5, together=FOUR)
+
     def test_the_policy_decides_whom_to_trust(self):
         """A policy that names `local` alone, or no simulated sum, refuses by name."""
-        config = self.config(trust="secure-sum", steps_per_round=1)
+        config = self.config(trust="secure-sum", steps_per_round=1, delta=1e-3)
 
         def check(allowed, carrier):
             training = open_policy().training.model_copy(update={"trust": allowed})
@@ -228,7 +248,7 @@ class TestRefusals:
 
     def test_the_plain_arm_has_no_trust_to_check(self):
         """What has no privacy has no noise to share."""
-        config = self.config(trust="secure-sum", steps_per_round=1)
+        config = self.config(trust="secure-sum", steps_per_round=1, delta=1e-3)
         assert Proposal.of(config, "federated", hospital="north", patients=9).trust is None
 
     def test_words(self):

@@ -166,7 +166,7 @@ class TestTerms:
         raw = {
             "name": "walk",
             "data": {"source": "nowhere"},
-            "privacy": {"trust": "secure-sum", "steps_per_round": 1},
+            "privacy": {"trust": "secure-sum", "steps_per_round": 1, "delta": 1e-3},
         }
         config = ExperimentConfig.model_validate(raw)
         given = {

@@ -57,6 +57,16 @@ def copy_of(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+def test_too_few_who_are_left_are_refused(ledger, patients):
+    """A policy's smallest cohort is that of the patients trained on, not of names in a split."""
+    budget = open_policy().budget.model_copy(update={"minimum_cohort": 3})
+    policy = open_policy().model_copy(update={"budget": budget})
+    with pytest.raises(PolicyError, match="asks for 3 patients; the cohort has 2"):
+        run(small_model(), patients, ledger, study=Study("study", policy=policy))
+    assert ledger.state().charges == ()
+    assert ledger.state().grant is None
+
+
 class TestPlan:
     """The noise of a round follows from the whole run."""
 

@@ -6,6 +6,9 @@ table, and places in a split.
 An embedding's file name does not tell whose it is, so the whole cache goes: it
 is computed anew from the cases that stay.
 
+A node of a federation keeps places in splits and embeddings of every study that it took part
+in. What an optimiser remembers of a hospital's patients (`moments`) goes as a whole, too.
+
 What this cannot reach is named in the proof: adapters that learned from the
 patient, backups, reports that were handed on, and the trail of review
 decisions, which is append-only and holds a case's pseudonym and no image.
@@ -26,7 +29,14 @@ from evenhand.cases.quarantine import quarantined_of
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, ResourceError
 
-__all__ = ["Erasure", "erase_from_run", "erase_from_store", "mentions", "write_proof"]
+__all__ = [
+    "Erasure",
+    "erase_from_node",
+    "erase_from_run",
+    "erase_from_store",
+    "mentions",
+    "write_proof",
+]
 
 _UNREACHED = (
     "adapters that were trained with the patient",
@@ -34,6 +44,7 @@ _UNREACHED = (
     "reports and adapters that were handed on",
     "the trail of review decisions (append-only; a case's pseudonym, no image)",
     "privacy ledgers (numbers only)",
+    "what a federation's coordinator and other hospitals keep (adapters, sums)",
 )
 _TRAILS = frozenset({"review.sqlite", "review.sqlite-wal", "review.sqlite-shm"})
 
@@ -78,7 +89,7 @@ def erase_from_store(store: CaseStore, patient_id: str) -> Erasure:
 def erase_from_run(run: Path, patient_id: str) -> list[Erasure]:
     """Delete a patient from the folder of a run: stores, embeddings, masks, tables.
 
-    The embeddings of a hospital go as a whole if one of its cases goes.
+    The embeddings and moments of a hospital go as a whole if one of its cases goes.
 
     Raises:
         DataError: a table of the run is damaged; nothing of it is changed.
@@ -91,7 +102,7 @@ def erase_from_run(run: Path, patient_id: str) -> list[Erasure]:
                 continue
             erased = erase_from_store(CaseStore(home / "store"), patient_id)
             if erased.case_ids:
-                done += [erased, _clear(home / "embeddings")]
+                done += [erased, *_clear_learned(home)]
         cases = {case_id for erased in done for case_id in erased.case_ids}
         for mask in sorted((run / "arms").glob("*/masks/*.nii.gz")):
             if mask.name.removesuffix(".nii.gz") in cases:
@@ -107,6 +118,43 @@ def erase_from_run(run: Path, patient_id: str) -> list[Erasure]:
             "same command again."
         ) from None
     return [erased for erased in done if erased.case_ids or erased.files or erased.rows]
+
+
+def erase_from_node(node: Path, patient_id: str, case_ids: set[str]) -> list[Erasure]:
+    """Delete a patient from the studies of a federation's node: splits, embeddings, moments.
+
+    The embeddings do not tell whose they are, so those of a study that names the patient go as
+    a whole. They go before its split, so that a deletion that was cut off can be given again.
+
+    Args:
+        node: the hospital's folder of the federation.
+        patient_id: the pseudonym.
+        case_ids: of the patient, where known.
+
+    Raises:
+        DataError: a split is damaged.
+        ResourceError: a file cannot be deleted or written.
+    """
+    done = []
+    try:
+        for study in sorted((node / "studies").glob("*/")):
+            named, split = {*case_ids, patient_id}, study / "splits.json"
+            if not split.is_file() or not mentions(study, named):
+                continue
+            for home in sorted(study.glob("*/")):
+                done += _clear_learned(home)
+            done.append(_from_split(split, named))
+    except OSError as error:
+        raise ResourceError(
+            f"Could not delete everything under '{node}': {error.strerror}. Mend that and give the "
+            "same command again."
+        ) from None
+    return [erased for erased in done if erased.files or erased.rows]
+
+
+def _clear_learned(home: Path) -> list[Erasure]:
+    """Take away what is made from a hospital's cases and does not tell from whose."""
+    return [_clear(home / name) for name in ("embeddings", "moments")]
 
 
 def mentions(root: Path, words: set[str]) -> list[Path]:

@@ -24,31 +24,52 @@ def _forget(
         list[Path] | None, typer.Option(help="A hospital's store; may be repeated.")
     ] = None,
     run: Annotated[list[Path] | None, typer.Option(help="A run's folder; may be repeated.")] = None,
+    node: Annotated[
+        list[Path] | None,
+        typer.Option(help="A hospital's folder of a federation; may be repeated."),
+    ] = None,
     proof: Annotated[Path, typer.Option(help="File for the record of the deletion.")],
     key: Annotated[
         Path | None,
         typer.Option(help="The hospital's key: asks for the identifier, and finds the pseudonym."),
     ] = None,
 ) -> None:
-    """Delete one patient from stores and runs, embeddings and masks too, with a proof.
+    """Delete one patient from stores, runs and a federation's node, with a proof.
+
+    Embeddings, masks and places in splits go too. A node's embeddings go as a whole; its studies
+    compute them anew from the cases that stay.
+
+    Example: evenhand forget psg6x24p3fz2v4sld --store stores/north --node north --proof gone.json
 
     Example: evenhand forget psg6x24p3fz2v4sld --store stores/north --proof forgotten.json
     """
-    from evenhand.cases.erase import erase_from_run, erase_from_store, mentions, write_proof
+    from evenhand.cases.erase import (
+        erase_from_node,
+        erase_from_run,
+        erase_from_store,
+        mentions,
+        write_proof,
+    )
     from evenhand.cases.store import CaseStore
 
-    if not store and not run:
-        raise UsageError("Where is the patient to be deleted? Give --store or --run, or several.")
+    if not store and not run and not node:
+        raise UsageError("Where is the patient to be deleted? Give --store, --run or --node.")
     missing = next((each for each in run or () if not (each / "config.json").is_file()), None)
     if missing is not None:
         raise UsageError(f"'{missing}' is not a run (no config.json).")
+    missing = next((each for each in node or () if not (each / "studies").is_dir()), None)
+    if missing is not None:
+        raise UsageError(f"'{missing}' is no folder of a federation's node (no studies in it).")
     stores = [CaseStore(each) for each in store or ()]
     name = _pseudonym(patient, key)
     erased = [erase_from_store(each, name) for each in stores]
     for each in run or ():
         erased += erase_from_run(each, name)
-    words = {name, *(case_id for each in erased for case_id in each.case_ids)}
-    left = [path for root in (*(store or ()), *(run or ())) for path in mentions(root, words)]
+    case_ids = {case_id for each in erased for case_id in each.case_ids}
+    for each in node or ():
+        erased += erase_from_node(each, name, case_ids)
+    roots = (*(store or ()), *(run or ()), *(each / "studies" for each in node or ()))
+    left = [path for root in roots for path in mentions(root, {name, *case_ids})]
     cases = sum(len(each.case_ids) for each in erased)
     if not any(each.files or each.rows for each in erased) and not left:
         raise DataError("Nobody of that name was found in these places; nothing was deleted.")

@@ -75,7 +75,7 @@ def _show(
         _print_all(home)
         return
     copy = _copy(where, home)
-    state = copy.state()
+    state = copy.state(_own_key(copy.path.parent))
     _print_state(copy, state)
     if plot is not None:
         from evenhand.privacy.ledger_plot import draw_ledger
@@ -106,12 +106,11 @@ def _verify(
 
     Example: evenhand ledger verify north --receipts runs/demo/hospitals/north/receipts.jsonl
     """
-    from evenhand.privacy.keys import KEY_FILE, HospitalKey, fingerprint_of
+    from evenhand.privacy.keys import fingerprint_of
     from evenhand.privacy.ledger_check import read_receipts
 
     copy = _copy(where, home)
-    folder = copy.path.parent
-    own = HospitalKey.open(folder, make=False).public if (folder / KEY_FILE).exists() else None
+    own = _own_key(copy.path.parent)
     kept = [one for path in receipts or [] for one in read_receipts(path)]
     faults = copy.faults(own, kept, head or [])
     if faults:
@@ -170,6 +169,7 @@ def _grant(
     site = Site.of(hospital, home)
     who = by or getpass.getuser()
     if accept_clock:
+        site.policy().check_granter(hospital, who)
         _known(site).ledger().accept_clock(who)
     elif epsilon is None:
         raise UsageError("Say how much: --epsilon E, and --delta D the first time.")
@@ -195,8 +195,9 @@ def _export(
 ) -> None:
     """Write a ledger for others: .json with hashes and signatures, .csv for a spreadsheet.
 
-    Patients stand in it as keyed tags, which tell nothing without the hospital's key; how
-    many there are can be seen.
+    Patients stand in the .json as keyed tags, which nobody can name without the hospital's key.
+    How many there are, how many images each has, and who is in several cohorts can be seen. The
+    .csv has no tags.
 
     Example: evenhand ledger export north --out north.json
 
@@ -215,12 +216,18 @@ def _export(
 
 
 def _copy(where: str, home: Path | None) -> "LedgerCopy":
-    """The ledger in a folder, or else of a hospital in the home."""
+    """The ledger of a hospital in the home, or of a folder.
+
+    A name means the hospital, whatever lies in the current directory: ./NAME means the folder.
+    """
     from evenhand.privacy.ledger_check import LedgerCopy
     from evenhand.privacy.ledger_file import LEDGER_FILE
     from evenhand.privacy.site import Site
 
     folder = Path(where)
+    own = Site.of(where, home).ledger_path
+    if where == folder.name and where != ".." and own.exists():
+        return LedgerCopy.read(own)
     for place in (folder, folder / "site"):
         if (place / LEDGER_FILE).exists():
             return LedgerCopy.read(place / LEDGER_FILE)
@@ -229,7 +236,14 @@ def _copy(where: str, home: Path | None) -> "LedgerCopy":
             f"There is no ledger in '{where}'. Ledgers of real hospitals lie in their own place, "
             "outside runs; give the hospital's name: evenhand ledger show NAME"
         )
-    return LedgerCopy.read(Site.of(where, home).ledger_path)
+    return LedgerCopy.read(own)
+
+
+def _own_key(folder: Path) -> str | None:
+    """The public key (hex) beside a ledger; None beside a copy."""
+    from evenhand.privacy.keys import KEY_FILE, HospitalKey
+
+    return HospitalKey.open(folder, make=False).public if (folder / KEY_FILE).exists() else None
 
 
 def _known(site: "Site") -> "Site":
@@ -254,7 +268,7 @@ def _print_all(home: Path | None) -> None:
     table = Table("hospital", "epsilon spent", "granted", "delta", "charges", box=None)
     for path in paths:
         copy = LedgerCopy.read(path)
-        if copy.faults():
+        if copy.faults(_own_key(path.parent)):
             name = escape(path.parent.name)
             table.add_row(name, "[red]damaged[/]", "", "", "see evenhand ledger verify")
             continue

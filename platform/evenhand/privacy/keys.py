@@ -28,17 +28,27 @@ _TAG_BYTES = 16
 
 
 def fingerprint_of(public: str) -> str:
-    """A short name of a public key (hex), to be read out over the telephone: 8 groups of 4."""
-    digest = hashlib.sha256(bytes.fromhex(public)).hexdigest()[:32]
+    """A short name of a public key (hex), to be read out over the telephone: 8 groups of 4.
+
+    What is no hex names no key, and says so.
+    """
+    try:
+        raw = bytes.fromhex(public)
+    except (ValueError, TypeError):
+        return "none that can be read"
+    digest = hashlib.sha256(raw).hexdigest()[:32]
     return " ".join(digest[start : start + 4] for start in range(0, len(digest), 4))
 
 
 def is_signed(public: str, message: bytes, signature: str) -> bool:
-    """Whether a signature (hex) of a message is that of a public key (hex)."""
+    """Whether a signature (hex) of a message is that of a public key (hex).
+
+    A file that was tampered with may hold anything in their places: that is no signature.
+    """
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
         key.verify(bytes.fromhex(signature), message)
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, ValueError, TypeError):
         return False
     return True
 

@@ -65,13 +65,16 @@ class LedgerCopy:
             )
         return cls(path, entries, head)
 
-    def state(self) -> LedgerState:
+    def state(self, public: str | None = None) -> LedgerState:
         """What the entries say.
+
+        Args:
+            public: key (hex) that must have signed; None: the one that the ledger names.
 
         Raises:
             LedgerError: they cannot be trusted.
         """
-        faults = self.faults()
+        faults = self.faults(public)
         if faults:
             raise LedgerError(
                 f"'{self.path}' is damaged ({faults[0]}) Nothing in it can be trusted. See all "

@@ -118,13 +118,21 @@ class SitePolicy(Section):
         self._check_named("training.adapters", training.adapters, proposal.tensors)
         if proposal.trust is not None:
             self._check_named("training.trust", training.trust, [proposal.trust])
-        if proposal.patients < self.budget.minimum_cohort:
+        self.check_cohort(proposal.hospital, proposal.patients)
+        self.check_budget(proposal.hospital, proposal.epsilon, proposal.delta)
+
+    def check_cohort(self, hospital: str, patients: int) -> None:
+        """Refuse to train on too few patients.
+
+        Raises:
+            PolicyError: says how many it takes.
+        """
+        if patients < self.budget.minimum_cohort:
             raise PolicyError(
-                f"Hospital {proposal.hospital}: budget.minimum_cohort asks for "
-                f"{self.budget.minimum_cohort} patients; the cohort has {proposal.patients}. "
+                f"Hospital {hospital}: budget.minimum_cohort asks for "
+                f"{self.budget.minimum_cohort} patients; the cohort has {patients}. "
                 "Nothing is trained. Take more patients, or leave this hospital out."
             )
-        self.check_budget(proposal.hospital, proposal.epsilon, proposal.delta)
 
     def check_budget(self, hospital: str, epsilon: float | None, delta: float | None) -> None:
         """Refuse a grant or a plan beyond the most that the policy allows.
@@ -148,13 +156,21 @@ class SitePolicy(Section):
         Raises:
             PolicyError: says who may.
         """
+        self.check_granter(hospital, by)
+        self.check_budget(hospital, epsilon, delta)
+
+    def check_granter(self, hospital: str, by: str) -> None:
+        """Refuse what only those may do who grant.
+
+        Raises:
+            PolicyError: says who may.
+        """
         self._check_hospital(hospital)
         if by not in self.grants.by and "*" not in self.grants.by:
             raise PolicyError(
                 f"Hospital {hospital}: the site policy lets {_listed(self.grants.by)} grant, "
                 f"not '{by}'. Give the name with --by."
             )
-        self.check_budget(hospital, epsilon, delta)
 
     def check_table(self, hospital: str, noise_multiplier: float) -> None:
         """Refuse a table of counts or metrics.

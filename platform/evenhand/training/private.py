@@ -172,6 +172,7 @@ def train_private(
     Raises:
         BudgetError: the ledger refuses; the model is unchanged.
         DataError: there is no patient; nothing is charged.
+        PolicyError: fewer patients are left than the site policy wants; nothing is charged.
         PrivacyError: nothing was granted, the plan makes no promise, or a share of the noise
             would be all that stands between a patient and the coordinator; nothing is charged.
     """
@@ -182,6 +183,8 @@ def train_private(
     study = study or Study()
     trust = require_trust(privacy.trust, study.together, privacy.tolerated)
     policy = study.policy or open_policy()
+    # The split may name some who have no case left: those who are trained on count.
+    policy.check_cohort(ledger.hospital, len(patients))
     plan = grant_from_config(ledger, privacy, len(patients), policy, study.together)
     mechanism = plan.mechanism_of_round
     parameters = list(model.choose_trainable(privacy.trainable).values())
