@@ -5,8 +5,10 @@ Neither is told in clear. What is made of the mean goes on as ever, so the strat
 no more than the mean can be had (fedavg, fedprox, fedadam, fedyogi).
 """
 
+import fcntl
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from torch import Tensor
 from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
 from evenhand_federated.deployed import DeployedFedAvg
-from evenhand_federated.masked_sum import Contributor, Unmasking, open_sum
+from evenhand_federated.masked_sum import Contributor, Unmasking, open_sum, threshold_of
 from evenhand_federated.node import FAILED
 
 __all__ = ["KEYS", "UNMASK", "SecureFedAvg", "SecureRound", "context_of"]
@@ -63,7 +65,8 @@ class SecureRound:
     def answer_keys(self, message: Message) -> Message:
         """Begin the round anew with fresh keys."""
         own = Contributor(self._hospital, self._context, self._minimum)
-        self._keep(own)
+        with self._held():
+            self._keep(own)
         content = RecordDict({"key": ConfigRecord({self._hospital: own.public()})})
         return Message(content, reply_to=message)
 
@@ -82,12 +85,13 @@ class SecureRound:
             after: the one that was trained.
             patients: whom it was trained on.
         """
-        own = self._load()
         parts = [(after[name] - before[name]).double().numpy().ravel() for name in sorted(before)]
         values = np.concatenate([*parts, [1.0]]) * patients
         keys = {name: bytes(key) for name, key in content["keys"].items()}
-        masked = own.mask(keys, values)
-        self._keep(own)
+        with self._held():
+            own = self._load()
+            masked = own.mask(keys, values)
+            self._keep(own)
         return RecordDict(
             {
                 "arrays": ArrayRecord({_MASKED: Array(masked.values)}),
@@ -101,10 +105,11 @@ class SecureRound:
         Raises:
             FederationError: too few came, or the round is another or was opened already.
         """
-        own = self._load()
-        came = {name: bytes(part) for name, part in message.content["shares"].items()}
-        opened = own.unmask(came)
-        self._path.unlink()
+        with self._held():
+            own = self._load()
+            came = {name: bytes(part) for name, part in message.content["shares"].items()}
+            opened = own.unmask(came)
+            self._path.unlink()
         content = RecordDict(
             {
                 "shares": ConfigRecord(dict(opened.shares)),
@@ -112,6 +117,13 @@ class SecureRound:
             }
         )
         return Message(content, reply_to=message)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Alone with the file: two messages at once are two processes, and each is asked once."""
+        with self._path.with_name(".secure-sum.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _load(self) -> Contributor:
         if not self._path.exists():
@@ -194,7 +206,17 @@ class SecureFedAvg(DeployedFedAvg):
         return answered, failed, codes
 
     def _opened(self, number: int, answered: Mapping[str, Message]) -> list[Message]:
-        """The mean of what came, as the answer of one hospital with all patients."""
+        """The mean of what came, as the answer of one hospital with all patients.
+
+        Raises:
+            FederationError: too few sent or opened it.
+        """
+        needed = threshold_of(len(self._keys), self._plan.minimum_hospitals)
+        if len(answered) < needed:
+            raise FederationError(
+                f"Round {number} of {self._plan.arm}: {len(self._keys)} hospitals began a hidden "
+                f"sum and {len(answered)} sent their part; {needed} are needed to open it."
+            )
         nodes = {name: node for node, name in self._plan.hospitals.items()}
         asked = {}
         for name in answered:
@@ -215,6 +237,7 @@ class SecureFedAvg(DeployedFedAvg):
             opened,
             began=self._keys,
             context=context_of(self._study, number),
+            minimum=self._plan.minimum_hospitals,
         )
         return [self._as_answer(total)]
 
