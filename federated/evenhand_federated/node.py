@@ -80,10 +80,14 @@ def rounds_of(config: ExperimentConfig, arm: str) -> int:
 
 
 def fewest_answers(config: ExperimentConfig, arm: str, hospitals: int) -> int:
-    """With fewer hospitals a round is not looked at: under secure-sum its noise would be short."""
+    """With fewer hospitals a round is not looked at: under secure-sum its noise would be short.
+
+    A hospital knows its own share of the noise, so one more than made the noise has to answer:
+    then the others' shares protect against it too.
+    """
     fewest = config.federation.minimum_hospitals
     if arm == PRIVATE_ARM and config.privacy.trust == "secure-sum":
-        return max(fewest, hospitals - config.privacy.tolerated)
+        return max(fewest, min(hospitals, hospitals - config.privacy.tolerated + 1))
     return fewest
 
 
