@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from evenhand.errors import BudgetError, FederationError
 from evenhand.experiment.layout import HospitalHome
 from evenhand_federated.hospital import HospitalFolder
-from evenhand_federated.message_log import MessageLog, weigh
+from evenhand_federated.message_log import weigh
 from evenhand_federated.node import (
     BUDGET_REFUSED,
     FAILED,
@@ -128,22 +128,21 @@ def _answer(
     try:
         study = folder.approved(digest)
         order = _order(message, study)
-        _refuse_replay(log, message)
+        facts = {"study": study.terms.name, "digest": digest, "round": order.round}
+        came = weigh(message.content)
+        log.add(
+            "received",
+            what=what,
+            message=message.metadata.message_id,
+            bytes=came.bytes,
+            sha256=came.sha256,
+            **facts,
+        )
     except Exception as error:
         why = str(error) if isinstance(error, FederationError) else type(error).__name__
         log.add("refused", what=what, study=digest[:64], why=why[:200])
         raise
     task = _Task(message, folder, study, order)
-    facts = {"study": study.terms.name, "digest": digest, "round": order.round}
-    came = weigh(message.content)
-    log.add(
-        "received",
-        what=what,
-        message=message.metadata.message_id,
-        bytes=came.bytes,
-        sha256=came.sha256,
-        **facts,
-    )
     try:
         leaving, answer = handler(task)
     except Exception as error:
@@ -163,11 +162,6 @@ def _answer(
         **facts,
     )
     return answer
-
-
-def _refuse_replay(log: MessageLog, message: Message) -> None:
-    if log.knows(message.metadata.message_id):
-        raise FederationError("This message was here before: somebody replays it.")
 
 
 def _order(message: Message, study: SignedStudy) -> RoundOrder:

@@ -73,6 +73,8 @@ class MessageLog:
             facts: what a person wants to know of it; none names a patient.
 
         Raises:
+            FederationError: a message of that id was received before. It is looked for and
+                written down in one go: of two at once one is refused.
             ResourceError: it cannot be written. Nothing may leave then.
         """
         body = {name: value for name, value in facts.items() if value is not None}
@@ -81,7 +83,10 @@ class MessageLog:
             with self.path.open("ab+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
-                before = _last(file.read())
+                content = file.read()
+                if kind == "received" and _knows(content, facts.get("message")):
+                    raise FederationError("This message was here before: somebody replays it.")
+                before = _last(content)
                 at = datetime.now(UTC).isoformat(timespec="milliseconds")
                 at = max(at, before.at) if before else at  # a clock that was set back a little
                 line = json.dumps(asdict(seal(before, at, kind, body, self._key)))
@@ -103,13 +108,6 @@ class MessageLog:
             return []
         return _entries(self.path.read_bytes())
 
-    def knows(self, message_id: str) -> bool:
-        """Whether a message of that id was received before."""
-        return any(
-            entry.kind == "received" and entry.body().get("message") == message_id
-            for entry in self.entries()
-        )
-
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the log."""
         return list(chain_faults(self.entries(), self._key.public))
@@ -117,6 +115,13 @@ class MessageLog:
 
 def _entries(content: bytes) -> list[Entry]:
     return [_entry(line, number) for number, line in enumerate(content.splitlines(), start=1)]
+
+
+def _knows(content: bytes, message_id: object) -> bool:
+    return message_id is not None and any(
+        entry.kind == "received" and entry.body().get("message") == message_id
+        for entry in _entries(content)
+    )
 
 
 def _last(content: bytes) -> Entry | None:
