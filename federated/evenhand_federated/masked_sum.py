@@ -53,6 +53,7 @@ __all__ = [
     "Contributor",
     "Masked",
     "Unmasking",
+    "UnopenedSumError",
     "decode",
     "encode",
     "open_sum",
@@ -67,6 +68,10 @@ LARGEST = 2.0**26
 
 Ring = NDArray[np.uint64]
 """Whole numbers modulo 2^64, in which masks cancel exactly."""
+
+
+class UnopenedSumError(FederationError):
+    """What hospitals have trained, and perhaps paid for, came to no sum."""
 
 
 def encode(values: NDArray[np.float64]) -> Ring:
@@ -259,26 +264,41 @@ def open_sum(
         minimum: as the contributors have it.
 
     Raises:
-        FederationError: too few have opened it, or nobody knows a mask that is left.
+        UnopenedSumError: too few have opened it, nobody knows a mask that is left, or what a
+            hospital sent is no share or no seed.
     """
-    began = set(began)
+    try:
+        return _open_sum(masked, opened, set(began), context, minimum)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        raise UnopenedSumError(
+            "The sum cannot be opened: a hospital sent something that is no share of a mask."
+        ) from None
+
+
+def _open_sum(
+    masked: Mapping[str, Ring],
+    opened: Mapping[str, Unmasking],
+    began: set[str],
+    context: str,
+    minimum: int,
+) -> NDArray[np.float64]:
     threshold = threshold_of(len(began), minimum)
     total = np.zeros_like(next(iter(masked.values())))
     for name, values in masked.items():
         parts = [one.shares[name] for one in opened.values() if name in one.shares]
         if len(parts) < threshold:
-            raise FederationError(
+            raise UnopenedSumError(
                 f"The sum cannot be opened: {len(parts)} hospitals gave a share, {threshold} are "
-                "needed. The round is repeated."
+                "needed."
             )
         seed = _derived(combine_shares(parts[:threshold]), f"own {context}")
         total = total + values - _stream(seed, values.size)
     for gone in began - set(masked):
         for name in masked:
             if name not in opened or gone not in opened[name].pairs:
-                raise FederationError(
+                raise UnopenedSumError(
                     "The sum cannot be opened: one hospital dropped out before it sent its numbers "
-                    "and another before it opened them. The round is repeated."
+                    "and another before it opened them."
                 )
             total = _with_pair(total, name, gone, opened[name].pairs[gone], -1)
     return decode(total)

@@ -27,7 +27,13 @@ from torch import Tensor
 from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
 from evenhand_federated.deployed import DeployedFedAvg
-from evenhand_federated.masked_sum import Contributor, Unmasking, open_sum, threshold_of
+from evenhand_federated.masked_sum import (
+    Contributor,
+    Unmasking,
+    UnopenedSumError,
+    open_sum,
+    threshold_of,
+)
 from evenhand_federated.node import FAILED
 
 __all__ = ["KEYS", "UNMASK", "SecureFedAvg", "SecureRound", "context_of"]
@@ -189,6 +195,19 @@ class SecureFedAvg(DeployedFedAvg):
             message.content["keys"] = ConfigRecord(dict(self._keys))
         return self._sent
 
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Open the sum of what came.
+
+        Raises:
+            UnopenedSumError: it cannot be; hospitals have trained in vain.
+        """
+        try:
+            return super().aggregate_train(server_round, replies)
+        except FederationError as error:
+            raise UnopenedSumError(str(error)) from None
+
     def _sorted(
         self, replies: Iterable[Message]
     ) -> tuple[dict[str, Message], dict[str, str], set[int]]:
@@ -209,11 +228,11 @@ class SecureFedAvg(DeployedFedAvg):
         """The mean of what came, as the answer of one hospital with all patients.
 
         Raises:
-            FederationError: too few sent or opened it.
+            UnopenedSumError: too few sent or opened it.
         """
         needed = threshold_of(len(self._keys), self._plan.minimum_hospitals)
         if len(answered) < needed:
-            raise FederationError(
+            raise UnopenedSumError(
                 f"Round {number} of {self._plan.arm}: {len(self._keys)} hospitals began a hidden "
                 f"sum and {len(answered)} sent their part; {needed} are needed to open it."
             )
@@ -244,7 +263,7 @@ class SecureFedAvg(DeployedFedAvg):
     def _as_answer(self, total: np.ndarray[Any, np.dtype[np.float64]]) -> Message:
         patients, at, state = round(float(total[-1])), 0, {}
         if patients < 1 or abs(total[-1] - patients) > 1e-3:
-            raise FederationError("The sum makes no sense; a hospital sent something else.")
+            raise UnopenedSumError("The sum makes no sense; a hospital sent something else.")
         for name in sorted(self._arrays):
             one = self._arrays[name].numpy()
             mean = total[at : at + one.size].reshape(one.shape) / patients

@@ -10,15 +10,17 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
+from evenhand_federated import coordinator_app
 from evenhand_federated import serve as serving
 from evenhand_federated.checkpoint import read_checkpoint
-from evenhand_federated.coordinator import Member
+from evenhand_federated.coordinator import CoordinatorFolder, Member
 from evenhand_federated.deployed import DeployedFedAvg, wait_for_hospitals
+from evenhand_federated.masked_sum import UnopenedSumError
 from evenhand_federated.node import BUDGET_REFUSED, FAILED
 from evenhand_federated.serve import ATTEMPTS, Coordinator
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.testing import FakeGrid
-from federation_fakes import answering, failing, silent, state_of
+from federation_fakes import answering, context_of, failing, silent, state_of
 from federation_places import admit_by_name, make_coordinator, make_study
 
 NORTH, EAST, SOUTH = 11, 12, 13
@@ -393,6 +395,31 @@ class TestServing:
         coordinator.step()
         assert len(said) == 1
         assert study.digest in said[0]
+
+    @pytest.mark.parametrize(
+        ("arm", "status"), [("federated-private", "failed"), ("federated", "submitted")]
+    )
+    def test_an_unopened_sum_is_not_paid_for_again(self, tmp_path, monkeypatch, arm, status):
+        """Of a private study no round is tried again by itself: each try is charged."""
+        own = make_coordinator(tmp_path / "other")
+        admit_by_name(own)
+        study = make_study(own, tmp_path / "hidden.toml", arm=arm)
+        own.submit(study)
+
+        def fails(*_):
+            raise UnopenedSumError("no sum")
+
+        monkeypatch.setattr(CoordinatorFolder, "of_environment", lambda: own)
+        monkeypatch.setattr(coordinator_app, "_end_with_server", lambda _: None)
+        monkeypatch.setattr(coordinator_app, "_run", fails)
+        context = context_of(0)
+        context.run_config["study"] = study.digest
+        with pytest.raises(UnopenedSumError):
+            coordinator_app.main(FakeGrid({}), context)
+        assert (own.state(study.digest).status, own.state(study.digest).reason) == (
+            status,
+            "no sum",
+        )
 
     def test_one_at_a_time(self, tmp_path, centre, study):
         """A second study waits: hospitals train one thing at a time."""

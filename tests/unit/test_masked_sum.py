@@ -11,6 +11,8 @@ from evenhand_federated.masked_sum import (
     LARGEST,
     STEP,
     Contributor,
+    Unmasking,
+    UnopenedSumError,
     decode,
     encode,
     open_sum,
@@ -195,8 +197,26 @@ class TestMinimum:
 
     def test_both_kinds_of_dropout(self):
         """One before sending and one before opening: said, and no wrong sum comes out."""
-        with pytest.raises(FederationError, match="The round is repeated"):
+        with pytest.raises(FederationError, match="cannot be opened"):
             run(VALUES, sends={"a", "b", "c"}, opens={"a", "b"})
+
+    def test_no_share_of_a_mask(self):
+        """Rubbish in place of a share is a sentence, and no traceback ends the coordinator."""
+        hospitals, keys = begin("abc")
+        masked = {name: hospitals[name].mask(keys, np.ones(2)) for name in "abc"}
+        opened = {
+            name: hospitals[name].unmask({one: masked[one].shares[name] for one in "abc"})
+            for name in "abc"
+        }
+        opened["b"] = Unmasking(dict.fromkeys("abc", b"rubbish"), {})
+        with pytest.raises(UnopenedSumError, match="no share of a mask"):
+            open_sum(
+                {name: one.values for name, one in masked.items()},
+                opened,
+                began="abc",
+                context=CONTEXT,
+                minimum=2,
+            )
 
 
 class TestFixedPoint:
