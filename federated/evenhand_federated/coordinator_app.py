@@ -101,6 +101,7 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
             node: name for name in terms.hospitals if (node := members[name].node_id) is not None
         },
         minimum_hospitals=fewest_answers(config, terms.arm, len(terms.hospitals)),
+        timeout_s=terms.federation.round_timeout_s,
     )
     if done < terms.rounds:
         strategy = _strategy(study, plan, arm)

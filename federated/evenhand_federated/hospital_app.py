@@ -5,6 +5,7 @@ hospital's own log of messages first.
 """
 
 import functools
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from flwr.clientapp import ClientApp
 from evenhand.errors import BudgetError, FederationError
 from evenhand.experiment.layout import HospitalHome
 from evenhand_federated.hospital import HospitalFolder
-from evenhand_federated.message_log import weigh
+from evenhand_federated.message_log import MessageLog, weigh
 from evenhand_federated.node import (
     BUDGET_REFUSED,
     FAILED,
@@ -128,6 +129,7 @@ def _answer(
     try:
         study = folder.approved(digest)
         order = _order(message, study)
+        _refuse_dead(log, message, digest, order)
         facts = {"study": study.terms.name, "digest": digest, "round": order.round}
         came = weigh(message.content)
         log.add(
@@ -162,6 +164,17 @@ def _answer(
         **facts,
     )
     return answer
+
+
+def _refuse_dead(log: MessageLog, message: Message, digest: str, order: RoundOrder) -> None:
+    """Do nothing, and charge nothing, for a round that nobody waits for."""
+    metadata = message.metadata
+    if time.time() > metadata.created_at + metadata.ttl:
+        raise FederationError("The time of this message is up: its round has gone on without it.")
+    bodies = (entry.body() for entry in log.entries() if entry.kind == "received")
+    latest = max((int(b["round"]) for b in bodies if b.get("digest") == digest), default=0)
+    if order.round < latest:
+        raise FederationError(f"Round {order.round} is over: round {latest} was begun here.")
 
 
 def _order(message: Message, study: SignedStudy) -> RoundOrder:

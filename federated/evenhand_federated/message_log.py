@@ -9,9 +9,11 @@ then. No line names a patient.
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from io import RawIOBase
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -80,7 +82,7 @@ class MessageLog:
         body = {name: value for name, value in facts.items() if value is not None}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as file:
+            with self.path.open("ab+", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
                 content = file.read()
@@ -90,8 +92,7 @@ class MessageLog:
                 at = datetime.now(UTC).isoformat(timespec="milliseconds")
                 at = max(at, before.at) if before else at  # a clock that was set back a little
                 line = json.dumps(asdict(seal(before, at, kind, body, self._key)))
-                file.write(line.encode() + b"\n")
-                file.flush()
+                _append(file, line.encode() + b"\n", len(content))
         except OSError as error:
             raise ResourceError(
                 f"The message log '{self.path}' cannot be written: {error.strerror}. Nothing "
@@ -115,6 +116,18 @@ class MessageLog:
 
 def _entries(content: bytes) -> list[Entry]:
     return [_entry(line, number) for number, line in enumerate(content.splitlines(), start=1)]
+
+
+def _append(file: RawIOBase, line: bytes, size: int) -> None:
+    """Bring a line to the disk whole, or leave the file as it was: of `size` bytes."""
+    try:
+        rest = line
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
+        os.fsync(file.fileno())
+    except OSError:
+        os.ftruncate(file.fileno(), size)
+        raise
 
 
 def _knows(content: bytes, message_id: object) -> bool:

@@ -276,7 +276,9 @@ class SecureFedAvg(DeployedFedAvg):
         """Answers to a question of each node, by hospital; errors and silence are left out."""
         if self._grid is None:
             raise FederationError("No round was begun.")
-        messages = [Message(content, node, kind) for node, content in contents.items()]
+        messages = [
+            Message(content, node, kind, ttl=self._timeout_s) for node, content in contents.items()
+        ]
         replies = list(self._grid.send_and_receive(messages, timeout=self._timeout_s))
         asked = {
             one.metadata.message_id: self._plan.hospitals[one.metadata.dst_node_id]

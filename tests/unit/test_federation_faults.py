@@ -206,6 +206,15 @@ class TestComingAndGoing:
         assert first["silent"] == third["silent"] == []
         assert len(grid.sent) == 8
 
+    def test_a_message_lives_as_long_as_its_round(self, folder):
+        """Who comes back later must not train, and pay for, a round that is over."""
+        grid = Network(nodes_of())
+        plan = FederationPlan("federated", 1, 0, NAMES, 2, timeout_s=7)
+        DeployedFedAvg(plan, folder, patience_s=0.01, grace_s=0).start(
+            grid=grid, initial_arrays=ArrayRecord(START), num_rounds=1, timeout=7
+        )
+        assert {message.metadata.ttl for message in grid.sent} == {7}
+
     def test_quorum(self, folder):
         """With too few the round is not begun; the sentence names who is missing."""
         with pytest.raises(
