@@ -108,6 +108,7 @@ def train(task: _Task) -> tuple[str, Message]:
         study.terms.config(),
         task.folder.train_patients(study),
         study.terms.together,
+        study.digest,
     )
     before = message.content["arrays"].to_torch_state_dict()
     after, figures = node.train_round(order, before)

@@ -101,12 +101,15 @@ class HospitalNode:
         train_patients: of its own.
         together: with whom it shares noise under `secure-sum`, and who adds up; None: nobody
             adds up unseen, so such a study is refused.
+        digest: of the signed study, under which its charges are counted together: its name may
+            be another study's too. Empty in a simulation, which signs none.
     """
 
     home: HospitalHome
     config: ExperimentConfig
     train_patients: tuple[str, ...]
     together: Together | None = None
+    digest: str = ""
 
     @classmethod
     def of_partition(cls, partition: int) -> "HospitalNode":
@@ -213,7 +216,7 @@ class HospitalNode:
         """Charge and train; what it cost this study, which depends on no patient's data."""
         site = self.home.site()
         study = Study(
-            name=f"{self.config.name} {order.arm}",
+            name=f"{self.config.name} {order.arm} {self.digest}".rstrip(),
             cohort=self.home.cohort(self.train_patients, self.config.data.sequences[0]),
             policy=policy,
             keep=lambda receipt: write_receipt(self.home.receipts_path, receipt),

@@ -405,6 +405,17 @@ class TestServing:
         assert len(said) == 1
         assert study.digest in said[0]
 
+    def test_a_damaged_study_does_not_hold_up_another(self, tmp_path, centre, study):
+        """Whichever comes first: the one that can be read is started."""
+        damaged = centre.path / "studies" / ("0" * 64) / "study.toml"
+        damaged.parent.mkdir()
+        damaged.write_text("rubbish")
+        said = []
+        Coordinator(centre, said.append).step()
+        assert [words[0] for words in centre.commands] == ["run"]
+        assert any("0" * 64 in line for line in said)
+        assert centre.find("tiny") == study.digest
+
     @pytest.mark.parametrize(
         ("arm", "status"), [("federated-private", "failed"), ("federated", "submitted")]
     )

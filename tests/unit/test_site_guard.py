@@ -14,7 +14,7 @@ from flwr.cli.build import build_fab_from_files
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
 from flwr.supernode.runtime import run_clientapp
 
-from evenhand.errors import BudgetError, DataError, ResourceError
+from evenhand.errors import BudgetError, DataError, FederationError, ResourceError
 from evenhand_federated import hospital_app, site_guard
 from evenhand_federated.bundle import bundle_fault, write_app
 from evenhand_federated.hospital import NODE_VARIABLE
@@ -156,6 +156,14 @@ class TestPrograms:
         """Another Flower is refused rather than trusted."""
         monkeypatch.delattr(run_clientapp, "install_from_fab")
         with pytest.raises(Exception, match="cannot be guarded"):
+            site_guard.main([site_guard.CLIENT_PROGRAM])
+
+    def test_another_flower_is_refused(self, north, monkeypatch):
+        """The seam may still be there and mean something else."""
+        monkeypatch.setattr(site_guard, "version", lambda _: "1.42.0")
+        monkeypatch.setattr("flwr.supernode.cli.flwr_clientapp", lambda: None)
+        monkeypatch.setattr(site_guard.sys, "argv", ["x"])
+        with pytest.raises(FederationError, match="cannot be guarded"):
             site_guard.main([site_guard.CLIENT_PROGRAM])
 
     def test_an_agent_is_refused_and_written_down(self, north):
