@@ -244,6 +244,20 @@ class TestComingAndGoing:
         assert here == NAMES
         assert grid.looks == 4
 
+    def test_all_there_is_may_be_too_few(self):
+        """Where fewer nodes are registered than needed, a round does not begin with them."""
+        clock = iter(range(100))
+        with pytest.raises(FederationError, match="1 hospitals are connected, 2 are needed"):
+            wait_for_hospitals(
+                FakeGrid({NORTH: silent}),
+                {NORTH: "north"},
+                minimum=2,
+                grace_s=0,
+                patience_s=3,
+                sleep=lambda _: None,
+                clock=lambda: next(clock),
+            )
+
     def test_no_wait_is_endless(self):
         """Neither for enough hospitals nor for the rest."""
         for minimum, outcome in ((2, {NORTH: "north", EAST: "east"}), (3, None)):

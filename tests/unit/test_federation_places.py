@@ -229,6 +229,16 @@ from_config = false
             north.approve(study, study.digest)
         assert north.approved_digests() == []
 
+    def test_a_store_that_was_moved(self, tmp_path, centre, north, tiny_stores):
+        """A link that points nowhere since does not stop a second approval."""
+        study = make_study(centre, tmp_path / "study.toml")
+        north.approve(study, study.digest)
+        link = north.home(study).path / "store"
+        link.unlink()
+        link.symlink_to(tmp_path / "gone")
+        north.approve(study, study.digest)
+        assert link.resolve() == tiny_stores["north"].path.resolve()
+
     def test_what_was_altered_after_approval_is_refused(self, tmp_path, centre, north):
         """The approved copy is checked each time it is used."""
         study = make_study(centre, tmp_path / "study.toml")
