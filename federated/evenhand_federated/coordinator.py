@@ -27,7 +27,7 @@ from pydantic import Field
 
 from evenhand.artifacts import write_atomically
 from evenhand.config import Section, load_section
-from evenhand.errors import ConfigError, FederationError
+from evenhand.errors import ConfigError, EvenhandError, FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand.privacy.keys import HospitalKey, fingerprint_of, is_signed
 from evenhand.privacy.site import evenhand_home
@@ -287,9 +287,21 @@ class CoordinatorFolder:
         return ArmFolder(self.study_folder(digest) / "arm")
 
     def studies(self) -> list[SignedStudy]:
-        """All submitted studies, by digest."""
-        found = sorted((self.path / "studies").glob("*/study.toml"))
-        return [read_study(path) for path in found]
+        """All submitted studies that can be read, by digest; `damaged` names the others."""
+        return self._read_studies()[0]
+
+    def damaged(self) -> list[str]:
+        """What is wrong with submitted studies that cannot be read, a sentence each."""
+        return self._read_studies()[1]
+
+    def _read_studies(self) -> tuple[list[SignedStudy], list[str]]:
+        studies, faults = [], []
+        for path in sorted((self.path / "studies").glob("*/study.toml")):
+            try:
+                studies.append(read_study(path))
+            except (EvenhandError, OSError) as error:
+                faults.append(str(error))
+        return studies, faults
 
     def study(self, digest: str) -> SignedStudy:
         """A submitted study, checked.

@@ -15,7 +15,8 @@ from evenhand.model.weights import find
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
-from evenhand_federated.node import fewest_answers
+from evenhand_federated.masked_sum import UnopenedSumError
+from evenhand_federated.node import PRIVATE_ARM, fewest_answers
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
@@ -44,6 +45,11 @@ def main(grid: Grid, context: Context) -> None:
             raise FederationError(f"The study {study.terms.name} is running already.")
         try:
             _run(folder, study, grid)
+        except UnopenedSumError as error:
+            # Started again by itself it would charge every patient again for the same round.
+            given_up = {"status": "failed"} if study.terms.arm == PRIVATE_ARM else {}
+            folder.change_state(digest, reason=str(error), **given_up)
+            raise
         except EvenhandError as error:
             folder.change_state(digest, reason=str(error))
             raise
@@ -95,6 +101,7 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
             node: name for name in terms.hospitals if (node := members[name].node_id) is not None
         },
         minimum_hospitals=fewest_answers(config, terms.arm, len(terms.hospitals)),
+        timeout_s=terms.federation.round_timeout_s,
     )
     if done < terms.rounds:
         strategy = _strategy(study, plan, arm)

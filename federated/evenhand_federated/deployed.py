@@ -45,7 +45,7 @@ def wait_for_hospitals(
         online = set(grid.get_node_ids())
         here = {node: name for node, name in hospitals.items() if node in online}
         waited = clock() - started
-        if len(here) == len(hospitals) or (len(here) >= minimum and waited >= grace_s):
+        if len(here) >= minimum and (len(here) == len(hospitals) or waited >= grace_s):
             return here
         if waited >= patience_s:
             missing = ", ".join(sorted(set(hospitals.values()) - set(here.values())))

@@ -30,6 +30,10 @@ LARGEST_BYTES = 64 * 1024 * 1024
 _OPEN = "/v1/fleet/"
 _HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer", b"host"}
 _TIMEOUT_S = 120.0
+_AT_ONCE = 512
+"""Connections; a hospital has a few. Beyond, the answer is 503 and a node tries again."""
+_LARGEST_LOG = 8 * 1024 * 1024
+"""Bytes; then the log is put aside as `.1`, and what was there before is gone."""
 
 
 class _TooLargeError(Exception):
@@ -79,12 +83,16 @@ class Door:
             return
         headers = [(key, value) for key, value in scope["headers"] if key not in _HOP]
         query = bytes(scope.get("query_string", b""))
-        request = self._client.build_request(
-            scope["method"],
-            raw.partition("?")[0] + (f"?{query.decode('ascii')}" if query else ""),
-            headers=headers,
-            content=self._body(receive),
-        )
+        try:
+            request = self._client.build_request(
+                scope["method"],
+                raw.partition("?")[0] + (f"?{query.decode('ascii')}" if query else ""),
+                headers=headers,
+                content=self._body(receive),
+            )
+        except (UnicodeDecodeError, httpx.InvalidURL):
+            await self._refuse(scope, send, 400, "no such address")
+            return
         try:
             answer = await self._client.send(request, stream=True)
         except _TooLargeError:
@@ -107,6 +115,7 @@ class Door:
             lifespan="off",
             ws="none",
             server_header=False,
+            limit_concurrency=_AT_ONCE,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -160,6 +169,8 @@ class Door:
             "path": str(scope["path"])[:200],
             "why": why,
         }
+        if self._log_path.exists() and self._log_path.stat().st_size > _LARGEST_LOG:
+            self._log_path.replace(self._log_path.with_name(f"{self._log_path.name}.1"))
         with self._log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         await _answer(send, status, why.encode())

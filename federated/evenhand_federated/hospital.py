@@ -201,6 +201,8 @@ class HospitalFolder:
         home = self.home(study)
         home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         link = home.path / "store"
+        if link.is_symlink() and link.readlink() != settings.store:
+            link.unlink()  # to a store that was moved since
         if not link.exists():
             link.symlink_to(settings.store, target_is_directory=True)
         write_atomically(self._split_path(study.digest), split.to_json().encode())

@@ -5,6 +5,7 @@ hospital's own log of messages first.
 """
 
 import functools
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -107,6 +108,7 @@ def train(task: _Task) -> tuple[str, Message]:
         study.terms.config(),
         task.folder.train_patients(study),
         study.terms.together,
+        study.digest,
     )
     before = message.content["arrays"].to_torch_state_dict()
     after, figures = node.train_round(order, before)
@@ -128,22 +130,22 @@ def _answer(
     try:
         study = folder.approved(digest)
         order = _order(message, study)
-        _refuse_replay(log, message)
+        _refuse_dead(log, message, digest, order)
+        facts = {"study": study.terms.name, "digest": digest, "round": order.round}
+        came = weigh(message.content)
+        log.add(
+            "received",
+            what=what,
+            message=message.metadata.message_id,
+            bytes=came.bytes,
+            sha256=came.sha256,
+            **facts,
+        )
     except Exception as error:
         why = str(error) if isinstance(error, FederationError) else type(error).__name__
         log.add("refused", what=what, study=digest[:64], why=why[:200])
         raise
     task = _Task(message, folder, study, order)
-    facts = {"study": study.terms.name, "digest": digest, "round": order.round}
-    came = weigh(message.content)
-    log.add(
-        "received",
-        what=what,
-        message=message.metadata.message_id,
-        bytes=came.bytes,
-        sha256=came.sha256,
-        **facts,
-    )
     try:
         leaving, answer = handler(task)
     except Exception as error:
@@ -165,9 +167,15 @@ def _answer(
     return answer
 
 
-def _refuse_replay(log: MessageLog, message: Message) -> None:
-    if log.knows(message.metadata.message_id):
-        raise FederationError("This message was here before: somebody replays it.")
+def _refuse_dead(log: MessageLog, message: Message, digest: str, order: RoundOrder) -> None:
+    """Do nothing, and charge nothing, for a round that nobody waits for."""
+    metadata = message.metadata
+    if time.time() > metadata.created_at + metadata.ttl:
+        raise FederationError("The time of this message is up: its round has gone on without it.")
+    bodies = (entry.body() for entry in log.entries() if entry.kind == "received")
+    latest = max((int(b["round"]) for b in bodies if b.get("digest") == digest), default=0)
+    if order.round < latest:
+        raise FederationError(f"Round {order.round} is over: round {latest} was begun here.")
 
 
 def _order(message: Message, study: SignedStudy) -> RoundOrder:

@@ -11,11 +11,14 @@ others hold. Three exchanges a round:
    the mask that it shares with them. It answers this once, and only when enough came.
 
 Whoever drops out before 2 is left out; before 3, the others' shares do. If one drops out before 2
-and another before 3, the round cannot be opened and is repeated. No hospital gives both a share of
-somebody's own seed and a pair seed with him, so with a threshold above half the coordinator cannot
-get at anybody's numbers, not even by telling hospitals different things. It could by answering for
-hospitals in 1 (keys are not certified): this protects against a curious coordinator, not against
-one that cheats there. With two contributors, each can work out the other's numbers from the sum.
+and another before 3, the round cannot be opened. No hospital gives both a share of somebody's own
+seed and a pair seed with him. So a coordinator that tells hospitals different things in 3 can open
+the sum of k of n hospitals only where `threshold` + the fewest that a hospital opens for is at
+most n + k; `threshold_of` makes both so large that k is never below the minimum.
+
+That holds against a coordinator that lies in 3 and has no hospital on its side. It does not hold
+against one that answers for hospitals in 1 (keys are not certified) or has hospitals that work
+with it. With two contributors, each can work out the other's numbers from the sum.
 
 From Flower 1.41 come the shares (Shamir), the key agreement and the encryption. Not its masks:
 these have a seed of 32 bits, which can be tried out. Here they are AES-256 in counter mode. Nor
@@ -50,6 +53,7 @@ __all__ = [
     "Contributor",
     "Masked",
     "Unmasking",
+    "UnopenedSumError",
     "decode",
     "encode",
     "open_sum",
@@ -64,6 +68,10 @@ LARGEST = 2.0**26
 
 Ring = NDArray[np.uint64]
 """Whole numbers modulo 2^64, in which masks cancel exactly."""
+
+
+class UnopenedSumError(FederationError):
+    """What hospitals have trained, and perhaps paid for, came to no sum."""
 
 
 def encode(values: NDArray[np.float64]) -> Ring:
@@ -85,9 +93,17 @@ def decode(total: Ring) -> NDArray[np.float64]:
     return total.view(np.int64).astype(np.float64) * STEP
 
 
-def threshold_of(hospitals: int) -> int:
-    """How many shares open an own mask: more than half, so that no two groups both can."""
-    return hospitals // 2 + 1
+def threshold_of(hospitals: int, minimum: int) -> int:
+    """How many shares open an own mask, and how many hospitals a sum is opened for.
+
+    Whoever tells hospitals different lists opens the sum of k hospitals only if twice this is at
+    most `hospitals` + k. Here it is more for every k below `minimum`, and below 2.
+
+    Args:
+        hospitals: who began the sum.
+        minimum: a sum of fewer must not be seen.
+    """
+    return (hospitals + max(minimum, 2) + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ class Contributor:
     Attributes:
         name: of the hospital.
         context: of the study and the round, which all masks depend on.
-        minimum: with fewer contributors it neither sends nor opens anything.
+        minimum: with fewer contributors it neither sends nor opens anything (`threshold_of`).
     """
 
     name: str
@@ -144,10 +160,10 @@ class Contributor:
         """
         if self.keys:
             raise FederationError("Numbers were masked in this round already; they are sent once.")
-        if len(keys) < self.minimum or len(set(keys.values())) < len(keys):
+        if len(keys) < max(self.minimum, 2) or len(set(keys.values())) < len(keys):
             raise FederationError(
                 f"{len(set(keys.values()))} hospitals would take part in this sum; this hospital "
-                f"asks for {self.minimum}. Nothing is sent."
+                f"asks for {max(self.minimum, 2)}. Nothing is sent."
             )
         if keys.get(self.name) != self.public():
             raise FederationError("This hospital's own key is not in the list. Nothing is sent.")
@@ -156,7 +172,8 @@ class Contributor:
         for name in others:
             total = _with_pair(total, self.name, name, self._pair_seed(keys[name], "mask"), 1)
         names = sorted(keys)
-        parts = create_shares(self.seed, threshold_of(len(names)), len(names))
+        threshold = threshold_of(len(names), self.minimum)
+        parts = create_shares(self.seed, threshold, len(names))
         self.keys = dict(keys)
         return Masked(
             values=total,
@@ -177,10 +194,11 @@ class Contributor:
         """
         if not self.keys or self.has_opened:
             raise FederationError("This sum was opened already, or never begun; refused.")
-        if len(came) < self.minimum or not set(came) <= set(self.keys):
+        fewest = threshold_of(len(self.keys), self.minimum)
+        if len(came) < fewest or not set(came) <= set(self.keys):
             raise FederationError(
                 f"A sum of {len(came)} hospitals was to be opened; this hospital asks for "
-                f"{self.minimum} of those that began it. Refused."
+                f"{fewest} of the {len(self.keys)} that began it. Refused."
             )
         self.has_opened = True
         try:
@@ -234,6 +252,7 @@ def open_sum(
     *,
     began: Iterable[str],
     context: str,
+    minimum: int,
 ) -> NDArray[np.float64]:
     """The sum of what came.
 
@@ -242,28 +261,44 @@ def open_sum(
         opened: what came in the third.
         began: who took part in the first.
         context: as the contributors have it.
+        minimum: as the contributors have it.
 
     Raises:
-        FederationError: too few have opened it, or nobody knows a mask that is left.
+        UnopenedSumError: too few have opened it, nobody knows a mask that is left, or what a
+            hospital sent is no share or no seed.
     """
-    began = set(began)
-    threshold = threshold_of(len(began))
+    try:
+        return _open_sum(masked, opened, set(began), context, minimum)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        raise UnopenedSumError(
+            "The sum cannot be opened: a hospital sent something that is no share of a mask."
+        ) from None
+
+
+def _open_sum(
+    masked: Mapping[str, Ring],
+    opened: Mapping[str, Unmasking],
+    began: set[str],
+    context: str,
+    minimum: int,
+) -> NDArray[np.float64]:
+    threshold = threshold_of(len(began), minimum)
     total = np.zeros_like(next(iter(masked.values())))
     for name, values in masked.items():
         parts = [one.shares[name] for one in opened.values() if name in one.shares]
         if len(parts) < threshold:
-            raise FederationError(
+            raise UnopenedSumError(
                 f"The sum cannot be opened: {len(parts)} hospitals gave a share, {threshold} are "
-                "needed. The round is repeated."
+                "needed."
             )
         seed = _derived(combine_shares(parts[:threshold]), f"own {context}")
         total = total + values - _stream(seed, values.size)
     for gone in began - set(masked):
         for name in masked:
             if name not in opened or gone not in opened[name].pairs:
-                raise FederationError(
+                raise UnopenedSumError(
                     "The sum cannot be opened: one hospital dropped out before it sent its numbers "
-                    "and another before it opened them. The round is repeated."
+                    "and another before it opened them."
                 )
             total = _with_pair(total, name, gone, opened[name].pairs[gone], -1)
     return decode(total)

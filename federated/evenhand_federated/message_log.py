@@ -9,9 +9,11 @@ then. No line names a patient.
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from io import RawIOBase
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -73,20 +75,24 @@ class MessageLog:
             facts: what a person wants to know of it; none names a patient.
 
         Raises:
+            FederationError: a message of that id was received before. It is looked for and
+                written down in one go: of two at once one is refused.
             ResourceError: it cannot be written. Nothing may leave then.
         """
         body = {name: value for name, value in facts.items() if value is not None}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as file:
+            with self.path.open("ab+", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
-                before = _last(file.read())
+                content = file.read()
+                if kind == "received" and _knows(content, facts.get("message")):
+                    raise FederationError("This message was here before: somebody replays it.")
+                before = _last(content)
                 at = datetime.now(UTC).isoformat(timespec="milliseconds")
                 at = max(at, before.at) if before else at  # a clock that was set back a little
                 line = json.dumps(asdict(seal(before, at, kind, body, self._key)))
-                file.write(line.encode() + b"\n")
-                file.flush()
+                _append(file, line.encode() + b"\n", len(content))
         except OSError as error:
             raise ResourceError(
                 f"The message log '{self.path}' cannot be written: {error.strerror}. Nothing "
@@ -103,13 +109,6 @@ class MessageLog:
             return []
         return _entries(self.path.read_bytes())
 
-    def knows(self, message_id: str) -> bool:
-        """Whether a message of that id was received before."""
-        return any(
-            entry.kind == "received" and entry.body().get("message") == message_id
-            for entry in self.entries()
-        )
-
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the log."""
         return list(chain_faults(self.entries(), self._key.public))
@@ -117,6 +116,25 @@ class MessageLog:
 
 def _entries(content: bytes) -> list[Entry]:
     return [_entry(line, number) for number, line in enumerate(content.splitlines(), start=1)]
+
+
+def _append(file: RawIOBase, line: bytes, size: int) -> None:
+    """Bring a line to the disk whole, or leave the file as it was: of `size` bytes."""
+    try:
+        rest = line
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
+        os.fsync(file.fileno())
+    except OSError:
+        os.ftruncate(file.fileno(), size)
+        raise
+
+
+def _knows(content: bytes, message_id: object) -> bool:
+    return message_id is not None and any(
+        entry.kind == "received" and entry.body().get("message") == message_id
+        for entry in _entries(content)
+    )
 
 
 def _last(content: bytes) -> Entry | None:

@@ -80,10 +80,14 @@ def rounds_of(config: ExperimentConfig, arm: str) -> int:
 
 
 def fewest_answers(config: ExperimentConfig, arm: str, hospitals: int) -> int:
-    """With fewer hospitals a round is not looked at: under secure-sum its noise would be short."""
+    """With fewer hospitals a round is not looked at: under secure-sum its noise would be short.
+
+    A hospital knows its own share of the noise, so one more than made the noise has to answer:
+    then the others' shares protect against it too.
+    """
     fewest = config.federation.minimum_hospitals
     if arm == PRIVATE_ARM and config.privacy.trust == "secure-sum":
-        return max(fewest, hospitals - config.privacy.tolerated)
+        return max(fewest, min(hospitals, hospitals - config.privacy.tolerated + 1))
     return fewest
 
 
@@ -97,12 +101,15 @@ class HospitalNode:
         train_patients: of its own.
         together: with whom it shares noise under `secure-sum`, and who adds up; None: nobody
             adds up unseen, so such a study is refused.
+        digest: of the signed study, under which its charges are counted together: its name may
+            be another study's too. Empty in a simulation, which signs none.
     """
 
     home: HospitalHome
     config: ExperimentConfig
     train_patients: tuple[str, ...]
     together: Together | None = None
+    digest: str = ""
 
     @classmethod
     def of_partition(cls, partition: int) -> "HospitalNode":
@@ -209,7 +216,7 @@ class HospitalNode:
         """Charge and train; what it cost this study, which depends on no patient's data."""
         site = self.home.site()
         study = Study(
-            name=f"{self.config.name} {order.arm}",
+            name=f"{self.config.name} {order.arm} {self.digest}".rstrip(),
             cohort=self.home.cohort(self.train_patients, self.config.data.sequences[0]),
             policy=policy,
             keep=lambda receipt: write_receipt(self.home.receipts_path, receipt),

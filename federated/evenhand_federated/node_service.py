@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
-from evenhand.privacy.site import HOME_VARIABLE
+from evenhand.privacy.site import HOME_VARIABLE, POLICY_VARIABLE
 from evenhand_federated.certificates import node_key_of
 from evenhand_federated.flower import environment, program
 from evenhand_federated.hospital import NODE_VARIABLE, HospitalFolder
@@ -28,8 +28,8 @@ StartLimitIntervalSec=0
 
 [Service]
 ExecStart={command}
-Environment={home_variable}={home}
-# After a crash the coordinator needs up to a minute until it takes the node back.
+Environment="{home_variable}={home}"
+{policy}# After a crash the coordinator needs up to a minute until it takes the node back.
 Restart=always
 RestartSec=15
 NoNewPrivileges=yes
@@ -62,11 +62,13 @@ def node_command(folder: HospitalFolder, port: int) -> list[str]:
 
 def node_environment(folder: HospitalFolder) -> dict[str, str]:
     """What it is started with: guarded programs first in `PATH`, no telemetry."""
+    named = _named_policy()
     return environment(
         folder.path / "flower",
         {
             NODE_VARIABLE: str(folder.path.resolve()),
             HOME_VARIABLE: str(folder.settings().home),
+            **({POLICY_VARIABLE: str(named)} if named else {}),
         },
         first=write_programs(folder),
     )
@@ -77,10 +79,11 @@ def run_node(folder: HospitalFolder) -> NoReturn:
 
     Raises:
         FederationError: a file of the node is missing or not right.
+        PolicyError: the site policy that the environment names is missing.
     """
     from evenhand_federated.serve import free_port
 
-    folder.settings()
+    folder.site().policy()
     node_key_of(folder.key_path)
     if not folder.authority_path.is_file():
         raise FederationError(
@@ -94,8 +97,13 @@ def run_node(folder: HospitalFolder) -> NoReturn:
 
 
 def write_unit(folder: HospitalFolder) -> Path:
-    """Write a unit for systemd, with retries, and return its path."""
-    settings = folder.settings()
+    """Write a unit for systemd, with retries, and return its path.
+
+    Raises:
+        PolicyError: the site policy that the environment names is missing.
+    """
+    settings, named = folder.settings(), _named_policy()
+    folder.site().policy()
     name = f"evenhand-{settings.hospital}.service"
     path = folder.path / name
     evenhand = Path(sys.executable).parent / "evenhand"
@@ -107,7 +115,15 @@ def write_unit(folder: HospitalFolder) -> Path:
         command=command,
         home_variable=HOME_VARIABLE,
         home=settings.home,
+        # A service has an environment of its own: without this line no policy would hold in it.
+        policy=f'Environment="{POLICY_VARIABLE}={named}"\n' if named else "",
         folder=folder.path.resolve(),
     )
     write_atomically(path, text.encode())
     return path
+
+
+def _named_policy() -> Path | None:
+    """The site policy that the environment names, wherever a node is started from."""
+    named = os.environ.get(POLICY_VARIABLE)
+    return Path(named).resolve() if named else None

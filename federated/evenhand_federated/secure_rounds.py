@@ -5,8 +5,10 @@ Neither is told in clear. What is made of the mean goes on as ever, so the strat
 no more than the mean can be had (fedavg, fedprox, fedadam, fedyogi).
 """
 
+import fcntl
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,13 @@ from torch import Tensor
 from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
 from evenhand_federated.deployed import DeployedFedAvg
-from evenhand_federated.masked_sum import Contributor, Unmasking, open_sum
+from evenhand_federated.masked_sum import (
+    Contributor,
+    Unmasking,
+    UnopenedSumError,
+    open_sum,
+    threshold_of,
+)
 from evenhand_federated.node import FAILED
 
 __all__ = ["KEYS", "UNMASK", "SecureFedAvg", "SecureRound", "context_of"]
@@ -63,7 +71,8 @@ class SecureRound:
     def answer_keys(self, message: Message) -> Message:
         """Begin the round anew with fresh keys."""
         own = Contributor(self._hospital, self._context, self._minimum)
-        self._keep(own)
+        with self._held():
+            self._keep(own)
         content = RecordDict({"key": ConfigRecord({self._hospital: own.public()})})
         return Message(content, reply_to=message)
 
@@ -82,12 +91,13 @@ class SecureRound:
             after: the one that was trained.
             patients: whom it was trained on.
         """
-        own = self._load()
         parts = [(after[name] - before[name]).double().numpy().ravel() for name in sorted(before)]
         values = np.concatenate([*parts, [1.0]]) * patients
         keys = {name: bytes(key) for name, key in content["keys"].items()}
-        masked = own.mask(keys, values)
-        self._keep(own)
+        with self._held():
+            own = self._load()
+            masked = own.mask(keys, values)
+            self._keep(own)
         return RecordDict(
             {
                 "arrays": ArrayRecord({_MASKED: Array(masked.values)}),
@@ -101,10 +111,11 @@ class SecureRound:
         Raises:
             FederationError: too few came, or the round is another or was opened already.
         """
-        own = self._load()
-        came = {name: bytes(part) for name, part in message.content["shares"].items()}
-        opened = own.unmask(came)
-        self._path.unlink()
+        with self._held():
+            own = self._load()
+            came = {name: bytes(part) for name, part in message.content["shares"].items()}
+            opened = own.unmask(came)
+            self._path.unlink()
         content = RecordDict(
             {
                 "shares": ConfigRecord(dict(opened.shares)),
@@ -112,6 +123,13 @@ class SecureRound:
             }
         )
         return Message(content, reply_to=message)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Alone with the file: two messages at once are two processes, and each is asked once."""
+        with self._path.with_name(".secure-sum.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _load(self) -> Contributor:
         if not self._path.exists():
@@ -177,6 +195,19 @@ class SecureFedAvg(DeployedFedAvg):
             message.content["keys"] = ConfigRecord(dict(self._keys))
         return self._sent
 
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Open the sum of what came.
+
+        Raises:
+            UnopenedSumError: it cannot be; hospitals have trained in vain.
+        """
+        try:
+            return super().aggregate_train(server_round, replies)
+        except FederationError as error:
+            raise UnopenedSumError(str(error)) from None
+
     def _sorted(
         self, replies: Iterable[Message]
     ) -> tuple[dict[str, Message], dict[str, str], set[int]]:
@@ -194,7 +225,17 @@ class SecureFedAvg(DeployedFedAvg):
         return answered, failed, codes
 
     def _opened(self, number: int, answered: Mapping[str, Message]) -> list[Message]:
-        """The mean of what came, as the answer of one hospital with all patients."""
+        """The mean of what came, as the answer of one hospital with all patients.
+
+        Raises:
+            UnopenedSumError: too few sent or opened it.
+        """
+        needed = threshold_of(len(self._keys), self._plan.minimum_hospitals)
+        if len(answered) < needed:
+            raise UnopenedSumError(
+                f"Round {number} of {self._plan.arm}: {len(self._keys)} hospitals began a hidden "
+                f"sum and {len(answered)} sent their part; {needed} are needed to open it."
+            )
         nodes = {name: node for node, name in self._plan.hospitals.items()}
         asked = {}
         for name in answered:
@@ -215,13 +256,14 @@ class SecureFedAvg(DeployedFedAvg):
             opened,
             began=self._keys,
             context=context_of(self._study, number),
+            minimum=self._plan.minimum_hospitals,
         )
         return [self._as_answer(total)]
 
     def _as_answer(self, total: np.ndarray[Any, np.dtype[np.float64]]) -> Message:
         patients, at, state = round(float(total[-1])), 0, {}
         if patients < 1 or abs(total[-1] - patients) > 1e-3:
-            raise FederationError("The sum makes no sense; a hospital sent something else.")
+            raise UnopenedSumError("The sum makes no sense; a hospital sent something else.")
         for name in sorted(self._arrays):
             one = self._arrays[name].numpy()
             mean = total[at : at + one.size].reshape(one.shape) / patients
@@ -234,7 +276,9 @@ class SecureFedAvg(DeployedFedAvg):
         """Answers to a question of each node, by hospital; errors and silence are left out."""
         if self._grid is None:
             raise FederationError("No round was begun.")
-        messages = [Message(content, node, kind) for node, content in contents.items()]
+        messages = [
+            Message(content, node, kind, ttl=self._timeout_s) for node, content in contents.items()
+        ]
         replies = list(self._grid.send_and_receive(messages, timeout=self._timeout_s))
         asked = {
             one.metadata.message_id: self._plan.hospitals[one.metadata.dst_node_id]

@@ -23,6 +23,7 @@ from evenhand_federated.checkpoint import finished_rounds
 from evenhand_federated.coordinator import COORDINATOR_VARIABLE, SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.door import Door
 from evenhand_federated.flower import environment, operate, program, write_connection
+from evenhand_federated.study import SignedStudy
 
 __all__ = ["Coordinator", "check_port", "free_port", "serve"]
 
@@ -129,24 +130,32 @@ class Coordinator:
 
     def _step(self) -> None:
         self._register()
-        busy = False
+        busy, faults = False, self._folder.damaged()
         for study in self._folder.studies():
-            digest, state = study.digest, self._folder.state(study.digest)
-            running = self._folder.is_running(digest)
-            if running:
-                self._launched.pop(digest, None)
-                if state.status == "stopped":
-                    self._stop(digest, state.run_id)
-                busy = True
-            elif digest in self._launched:
-                if time.monotonic() - self._launched[digest] < _LAUNCH_LIMIT_S and (
-                    state.status == "submitted" and not state.reason
-                ):
-                    busy = True
-                else:
-                    self._launched.pop(digest)
-            if state.status == "submitted" and not busy:
-                busy = self._start(digest, study.terms.name)
+            try:
+                busy = self._look_after(study, busy=busy) or busy
+            except EvenhandError as error:  # one study's fault must not hold up the others
+                faults.append(str(error))
+        if faults:
+            raise FederationError(" ".join(faults))
+
+    def _look_after(self, study: SignedStudy, *, busy: bool) -> bool:
+        """Stop or start one study; returns whether it keeps the hospitals busy."""
+        digest, state = study.digest, self._folder.state(study.digest)
+        if self._folder.is_running(digest):
+            self._launched.pop(digest, None)
+            if state.status == "stopped":
+                self._stop(digest, state.run_id)
+            return True
+        if digest in self._launched:
+            if time.monotonic() - self._launched[digest] < _LAUNCH_LIMIT_S and (
+                state.status == "submitted" and not state.reason
+            ):
+                return True
+            self._launched.pop(digest)
+        if state.status == "submitted" and not busy:
+            return self._start(digest, study.terms.name)
+        return False
 
     def _register(self) -> None:
         for member in self._folder.members().values():

@@ -13,6 +13,7 @@ A program has 30 s from its start to ask for its task, so what is heavy is impor
 
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +27,9 @@ __all__ = ["CLIENT_PROGRAM", "check_bundle", "main", "write_programs"]
 
 CLIENT_PROGRAM = "flwr-clientapp"
 """The one program that is let through, guarded."""
+
+_FLOWER = "1.41."
+"""Versions that somebody has looked at, as pinned in pyproject.toml."""
 
 _REFUSED_PROGRAMS = (
     "flwr-agentapp",
@@ -70,7 +74,7 @@ def main(arguments: list[str]) -> None:
     from flwr.supernode.runtime import run_clientapp
 
     install = getattr(run_clientapp, "install_from_fab", None)
-    if install is None:
+    if install is None or not version("flwr").startswith(_FLOWER):
         raise FederationError("This version of Flower cannot be guarded; install flwr 1.41.")
 
     def guarded(content: bytes, *args: Any, **options: Any) -> Any:

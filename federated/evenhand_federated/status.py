@@ -42,6 +42,7 @@ def _page(folder: CoordinatorFolder) -> Group:
     parts: list[Any] = [members]
     for study in folder.studies():
         parts += _study(folder, study)
+    parts += [f"Cannot be read: {fault}" for fault in folder.damaged()]
     return Group(*parts)
 
 

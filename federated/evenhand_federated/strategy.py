@@ -42,6 +42,7 @@ class FederationPlan:
         done: rounds that an earlier, stopped run has finished.
         hospitals: names by node id; only these take part.
         minimum_hospitals: a round with fewer answers ends the arm.
+        timeout_s: after it a message of a round is not delivered any more; None: Flower's limit.
     """
 
     arm: str
@@ -49,6 +50,7 @@ class FederationPlan:
     done: int
     hospitals: dict[int, str]
     minimum_hospitals: int
+    timeout_s: float | None = None
 
 
 class RecordedFedAvg(FedAvg):
@@ -101,7 +103,10 @@ class RecordedFedAvg(FedAvg):
             }
         )
         # Kept, because the grid gives them their ids, by which replies are known.
-        self._sent = [Message(content, node, MessageType.TRAIN) for node in self._plan.hospitals]
+        self._sent = [
+            Message(content, node, MessageType.TRAIN, ttl=self._plan.timeout_s)
+            for node in self._plan.hospitals
+        ]
         return self._sent
 
     def aggregate_train(

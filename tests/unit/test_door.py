@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from evenhand_federated import door as doors
 from evenhand_federated.door import Door
 
 
@@ -106,3 +108,41 @@ def test_a_superlink_that_is_away(tmp_path):
     transport = httpx.MockTransport(superlink)
     door = Door("https://127.0.0.1:1", None, tmp_path / "log", transport=transport)
     assert ask(door, "/v1/fleet/pull-messages").status_code == 503
+
+
+def test_a_query_that_cannot_be_is_refused(door, inner):
+    """Bytes that are no address get 400 and a line in the log, not a traceback."""
+    sent = []
+
+    async def send(part):
+        sent.append(part)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/fleet/x",
+        "query_string": b"\xff",
+        "headers": [],
+    }
+    asyncio.run(door(scope, None, send))
+    assert sent[0]["status"] == 400
+    assert inner == []
+
+
+def test_the_log_does_not_fill_the_disk(door, tmp_path, monkeypatch):
+    """Whoever knocks all day long costs two files of a bounded size."""
+    monkeypatch.setattr(doors, "_LARGEST_LOG", 300)
+    for _ in range(20):
+        ask(door, "/health")
+    files = sorted(tmp_path.glob("door.jsonl*"))
+    assert [path.name for path in files] == ["door.jsonl", "door.jsonl.1"]
+    assert all(path.stat().st_size < 500 for path in files)
+
+
+def test_connections_are_bounded(door, tmp_path, monkeypatch):
+    """Strangers cannot open connections without end."""
+    asked = {}
+    monkeypatch.setattr(doors.uvicorn, "Config", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(doors.uvicorn, "Server", lambda _: SimpleNamespace(run=lambda: None))
+    door.start("127.0.0.1", 1, certificate=tmp_path / "c", key=tmp_path / "k")
+    assert 0 < asked["limit_concurrency"] < 1000

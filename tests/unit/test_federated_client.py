@@ -1,5 +1,6 @@
 """What leaves a hospital: an adapter, a few figures, and of an error only its kind."""
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -190,6 +191,15 @@ class TestFigures:
         assert study.name == "tiny federated-private"
         assert len(study.cohort) == len(run.split().train["north"])
 
+    def test_charges_are_counted_by_the_signed_study(self, run, trained):
+        """A second study of the same name learns nothing of what the first one has spent."""
+        own = HospitalNode.of_partition(0)
+        for digest in ("a" * 64, "b" * 64):
+            signed = dataclasses.replace(own, digest=digest)
+            signed.train_round(RoundOrder("federated-private", 1), state_of(1, 2))
+        names = [call["study"].name for call in trained]
+        assert names == [f"tiny federated-private {letter * 64}" for letter in "ab"]
+
     def test_receipts_are_kept_with_the_run(self, run, trained):
         """What proves later that the ledger had a charge lies elsewhere than the ledger."""
         ask(0, arm="federated-private")
@@ -336,7 +346,9 @@ class TestSecureSum:
             privacy={"trust": "secure-sum", "steps_per_round": 1, "delta": 1e-3, "tolerated": 1},
             federation={"minimum_hospitals": 2},
         )
-        assert fewest_answers(config, "federated-private", 5) == 4
+        assert fewest_answers(config, "federated-private", 5) == 5
+        two = make_config(privacy={"trust": "secure-sum", "steps_per_round": 1, "tolerated": 2})
+        assert fewest_answers(two, "federated-private", 5) == 4
         assert fewest_answers(config, "federated", 5) == 2
         assert fewest_answers(make_config(), "federated-private", 5) == 2
 

@@ -10,15 +10,17 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
+from evenhand_federated import coordinator_app
 from evenhand_federated import serve as serving
 from evenhand_federated.checkpoint import read_checkpoint
-from evenhand_federated.coordinator import Member
+from evenhand_federated.coordinator import CoordinatorFolder, Member
 from evenhand_federated.deployed import DeployedFedAvg, wait_for_hospitals
+from evenhand_federated.masked_sum import UnopenedSumError
 from evenhand_federated.node import BUDGET_REFUSED, FAILED
 from evenhand_federated.serve import ATTEMPTS, Coordinator
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.testing import FakeGrid
-from federation_fakes import answering, failing, silent, state_of
+from federation_fakes import answering, context_of, failing, silent, state_of
 from federation_places import admit_by_name, make_coordinator, make_study
 
 NORTH, EAST, SOUTH = 11, 12, 13
@@ -204,6 +206,15 @@ class TestComingAndGoing:
         assert first["silent"] == third["silent"] == []
         assert len(grid.sent) == 8
 
+    def test_a_message_lives_as_long_as_its_round(self, folder):
+        """Who comes back later must not train, and pay for, a round that is over."""
+        grid = Network(nodes_of())
+        plan = FederationPlan("federated", 1, 0, NAMES, 2, timeout_s=7)
+        DeployedFedAvg(plan, folder, patience_s=0.01, grace_s=0).start(
+            grid=grid, initial_arrays=ArrayRecord(START), num_rounds=1, timeout=7
+        )
+        assert {message.metadata.ttl for message in grid.sent} == {7}
+
     def test_quorum(self, folder):
         """With too few the round is not begun; the sentence names who is missing."""
         with pytest.raises(
@@ -232,6 +243,20 @@ class TestComingAndGoing:
         )
         assert here == NAMES
         assert grid.looks == 4
+
+    def test_all_there_is_may_be_too_few(self):
+        """Where fewer nodes are registered than needed, a round does not begin with them."""
+        clock = iter(range(100))
+        with pytest.raises(FederationError, match="1 hospitals are connected, 2 are needed"):
+            wait_for_hospitals(
+                FakeGrid({NORTH: silent}),
+                {NORTH: "north"},
+                minimum=2,
+                grace_s=0,
+                patience_s=3,
+                sleep=lambda _: None,
+                clock=lambda: next(clock),
+            )
 
     def test_no_wait_is_endless(self):
         """Neither for enough hospitals nor for the rest."""
@@ -393,6 +418,42 @@ class TestServing:
         coordinator.step()
         assert len(said) == 1
         assert study.digest in said[0]
+
+    def test_a_damaged_study_does_not_hold_up_another(self, tmp_path, centre, study):
+        """Whichever comes first: the one that can be read is started."""
+        damaged = centre.path / "studies" / ("0" * 64) / "study.toml"
+        damaged.parent.mkdir()
+        damaged.write_text("rubbish")
+        said = []
+        Coordinator(centre, said.append).step()
+        assert [words[0] for words in centre.commands] == ["run"]
+        assert any("0" * 64 in line for line in said)
+        assert centre.find("tiny") == study.digest
+
+    @pytest.mark.parametrize(
+        ("arm", "status"), [("federated-private", "failed"), ("federated", "submitted")]
+    )
+    def test_an_unopened_sum_is_not_paid_for_again(self, tmp_path, monkeypatch, arm, status):
+        """Of a private study no round is tried again by itself: each try is charged."""
+        own = make_coordinator(tmp_path / "other")
+        admit_by_name(own)
+        study = make_study(own, tmp_path / "hidden.toml", arm=arm)
+        own.submit(study)
+
+        def fails(*_):
+            raise UnopenedSumError("no sum")
+
+        monkeypatch.setattr(CoordinatorFolder, "of_environment", lambda: own)
+        monkeypatch.setattr(coordinator_app, "_end_with_server", lambda _: None)
+        monkeypatch.setattr(coordinator_app, "_run", fails)
+        context = context_of(0)
+        context.run_config["study"] = study.digest
+        with pytest.raises(UnopenedSumError):
+            coordinator_app.main(FakeGrid({}), context)
+        assert (own.state(study.digest).status, own.state(study.digest).reason) == (
+            status,
+            "no sum",
+        )
 
     def test_one_at_a_time(self, tmp_path, centre, study):
         """A second study waits: hospitals train one thing at a time."""

@@ -4,6 +4,7 @@ import ssl
 import stat
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -21,7 +22,7 @@ from evenhand.errors import (
 )
 from evenhand_federated.certificates import days_left, make_node_key, node_key_of
 from evenhand_federated.coordinator import EnrolmentAnswer, Invitation, Member, StudyState
-from evenhand_federated.node_service import node_command, node_environment, run_node
+from evenhand_federated.node_service import node_command, node_environment, run_node, write_unit
 from evenhand_federated.serve import check_port, free_port
 from federation_places import admit_by_name, make_coordinator, make_hospital, make_study
 
@@ -228,6 +229,16 @@ from_config = false
             north.approve(study, study.digest)
         assert north.approved_digests() == []
 
+    def test_a_store_that_was_moved(self, tmp_path, centre, north, tiny_stores):
+        """A link that points nowhere since does not stop a second approval."""
+        study = make_study(centre, tmp_path / "study.toml")
+        north.approve(study, study.digest)
+        link = north.home(study).path / "store"
+        link.unlink()
+        link.symlink_to(tmp_path / "gone")
+        north.approve(study, study.digest)
+        assert link.resolve() == tiny_stores["north"].path.resolve()
+
     def test_what_was_altered_after_approval_is_refused(self, tmp_path, centre, north):
         """The approved copy is checked each time it is used."""
         study = make_study(centre, tmp_path / "study.toml")
@@ -364,6 +375,21 @@ class TestNode:
         assert found["FLWR_DISABLE_UPDATE_CHECK"] == "1"
         assert found["PATH"].startswith(f"{north.programs_path}:")
         assert "PYTHONPATH" not in found
+
+    def test_the_unit_keeps_the_named_policy(self, tmp_path, north, monkeypatch):
+        """A service has an environment of its own: the policy named here must hold there too."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("EVENHAND_SITE_POLICY", "policy.toml")
+        with pytest.raises(PolicyError, match="not there"):
+            write_unit(north)
+        source = Path(__file__).resolve().parents[2] / "configs" / "site-policy.toml"
+        (tmp_path / "policy.toml").write_bytes(source.read_bytes())
+        unit = write_unit(north).read_text()
+        assert f'Environment="EVENHAND_SITE_POLICY={tmp_path}/policy.toml"\n' in unit
+        found = node_environment(north)["EVENHAND_SITE_POLICY"]
+        assert found == str(tmp_path / "policy.toml")
+        monkeypatch.delenv("EVENHAND_SITE_POLICY")
+        assert "EVENHAND_SITE_POLICY" not in write_unit(north).read_text()
 
     def test_the_unit_retries(self, tmp_path, centre, tiny_stores, monkeypatch):
         """A node that ended is started again without end: after a crash it is refused at first."""

@@ -11,6 +11,8 @@ from evenhand_federated.masked_sum import (
     LARGEST,
     STEP,
     Contributor,
+    Unmasking,
+    UnopenedSumError,
     decode,
     encode,
     open_sum,
@@ -37,7 +39,7 @@ def run(values, *, sends=None, opens=None, minimum=2):
         again = Contributor.from_json(hospitals[name].to_json())
         opened[name] = again.unmask({other: one.shares[name] for other, one in masked.items()})
     numbers = {name: one.values for name, one in masked.items()}
-    return open_sum(numbers, opened, began=values, context=CONTEXT)
+    return open_sum(numbers, opened, began=values, context=CONTEXT, minimum=minimum)
 
 
 numbers = st.floats(-1e6, 1e6, width=64)
@@ -46,12 +48,12 @@ numbers = st.floats(-1e6, 1e6, width=64)
 @given(data=st.data(), count=st.integers(2, 6), size=st.integers(1, 20))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_equals_the_plain_sum(data, count, size):
-    """Within half a step a hospital, whoever of the minority drops out before sending."""
+    """Within half a step a hospital, whoever of those not needed drops out before sending."""
     values = {
         f"h{number}": np.array(data.draw(st.lists(numbers, min_size=size, max_size=size)))
         for number in range(count)
     }
-    needed = max(2, threshold_of(count))
+    needed = threshold_of(count, 2)
     sends = set(data.draw(st.permutations(sorted(values)))[: data.draw(st.integers(needed, count))])
     found = run(values, sends=sends)
     plain = np.sum([values[name] for name in sends], axis=0)
@@ -61,9 +63,9 @@ def test_equals_the_plain_sum(data, count, size):
 @given(data=st.data(), count=st.integers(3, 6))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 def test_who_drops_out_before_opening_is_in_the_sum(data, count):
-    """A majority opens it for those who have sent and are gone."""
+    """Those who are left open it for those who have sent and are gone."""
     values = {f"h{number}": np.array([number + 0.5, -number]) for number in range(count)}
-    keep = data.draw(st.integers(threshold_of(count), count))
+    keep = data.draw(st.integers(threshold_of(count, 2), count))
     opens = set(data.draw(st.permutations(sorted(values)))[:keep])
     plain = np.sum(list(values.values()), axis=0)
     np.testing.assert_allclose(run(values, opens=opens), plain, atol=count * STEP)
@@ -98,16 +100,57 @@ class TestHidden:
 
     def test_never_both_shares_and_pair_seeds(self):
         """Of nobody does a hospital give what would take off both masks; nor does it twice."""
-        hospitals, keys = begin("abc")
-        masked = {name: hospitals[name].mask(keys, np.ones(2)) for name in "abc"}
-        answer = hospitals["a"].unmask({name: masked[name].shares["a"] for name in "ab"})
+        hospitals, keys = begin("abcd")
+        masked = {name: hospitals[name].mask(keys, np.ones(2)) for name in "abcd"}
+        answer = hospitals["a"].unmask({name: masked[name].shares["a"] for name in "abc"})
         assert set(answer.shares) & set(answer.pairs) == set()
-        assert (set(answer.shares), set(answer.pairs)) == ({"a", "b"}, {"c"})
+        assert (set(answer.shares), set(answer.pairs)) == ({"a", "b", "c"}, {"d"})
         with pytest.raises(FederationError, match="opened already"):
-            hospitals["a"].unmask({name: masked[name].shares["a"] for name in "abc"})
+            hospitals["a"].unmask({name: masked[name].shares["a"] for name in "abcd"})
+
+    @pytest.mark.parametrize(
+        "lists",
+        [
+            {"u": "ub", "a": "abu", "b": "ab"},
+            {"u": "uc", "a": "au", "b": "bu", "c": "ac"},
+        ],
+    )
+    def test_different_lists_open_nobody(self, lists):
+        """A coordinator that tells hospitals different lists cannot put one's masks together."""
+        hospitals, keys = begin(lists)
+        masked = {name: hospitals[name].mask(keys, np.ones(4)) for name in lists}
+        refused = 0
+        for name, came in lists.items():
+            try:
+                hospitals[name].unmask({other: masked[other].shares[name] for other in came})
+            except FederationError:
+                refused += 1
+        assert refused
+        assert len(lists) - refused < threshold_of(len(lists), 2)
+
+    @given(data=st.data(), count=st.integers(2, 5))
+    @settings(max_examples=300)
+    def test_no_lists_open_fewer_than_the_minimum(self, data, count):
+        """Whatever list each hospital is told: no group below its minimum comes to light."""
+        minimum = data.draw(st.integers(2, count))
+        needed = threshold_of(count, minimum)
+        names = range(count)
+        lists = [
+            frozenset(data.draw(st.permutations(names))[: data.draw(st.integers(needed, count))])
+            for _ in names
+        ]
+        for bits in range(1, 2**count):
+            group = {name for name in names if bits >> name & 1}
+            shared = all(sum(one in told for told in lists) >= needed for one in group)
+            apart = all(
+                one not in lists[other] or other not in lists[one]
+                for one in group
+                for other in set(names) - group
+            )
+            assert not (shared and apart) or len(group) >= minimum
 
     def test_too_few_shares_open_nothing(self):
-        """Fewer than a majority cannot take off an own mask."""
+        """Fewer than needed cannot take off an own mask."""
         with pytest.raises(FederationError, match="2 hospitals gave a share, 3 are needed"):
             run(VALUES, opens={"a", "b"})
 
@@ -122,8 +165,8 @@ class TestMinimum:
 
     def test_too_few_came(self):
         """Nor is it opened when too many dropped out: the rest would show too much."""
-        with pytest.raises(FederationError, match="asks for 3"):
-            run(VALUES, sends={"a", "b"}, minimum=3)
+        with pytest.raises(FederationError, match="asks for 4 of the 4"):
+            run(VALUES, sends={"a", "b", "c"}, minimum=3)
 
     def test_one_key_under_many_names(self):
         """A coordinator cannot fill the list with copies."""
@@ -149,13 +192,31 @@ class TestMinimum:
         """Who did not begin cannot have come."""
         hospitals, keys = begin("abc")
         shares = hospitals["a"].mask(keys, np.ones(1)).shares
-        with pytest.raises(FederationError, match="of those that began it"):
+        with pytest.raises(FederationError, match="that began it"):
             hospitals["a"].unmask({"a": shares["a"], "b": shares["a"], "x": shares["a"]})
 
     def test_both_kinds_of_dropout(self):
         """One before sending and one before opening: said, and no wrong sum comes out."""
-        with pytest.raises(FederationError, match="The round is repeated"):
+        with pytest.raises(FederationError, match="cannot be opened"):
             run(VALUES, sends={"a", "b", "c"}, opens={"a", "b"})
+
+    def test_no_share_of_a_mask(self):
+        """Rubbish in place of a share is a sentence, and no traceback ends the coordinator."""
+        hospitals, keys = begin("abc")
+        masked = {name: hospitals[name].mask(keys, np.ones(2)) for name in "abc"}
+        opened = {
+            name: hospitals[name].unmask({one: masked[one].shares[name] for one in "abc"})
+            for name in "abc"
+        }
+        opened["b"] = Unmasking(dict.fromkeys("abc", b"rubbish"), {})
+        with pytest.raises(UnopenedSumError, match="no share of a mask"):
+            open_sum(
+                {name: one.values for name, one in masked.items()},
+                opened,
+                began="abc",
+                context=CONTEXT,
+                minimum=2,
+            )
 
 
 class TestFixedPoint:

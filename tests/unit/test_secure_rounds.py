@@ -1,5 +1,8 @@
 """Rounds whose updates the coordinator never sees: the same adapter as in clear."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from evenhand_federated import hospital_app
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.hospital import NODE_VARIABLE
+from evenhand_federated.masked_sum import Contributor, Unmasking
 from evenhand_federated.node import FAILED, HospitalNode
 from evenhand_federated.secure_rounds import KEYS, UNMASK, SecureFedAvg, SecureRound, context_of
 from evenhand_federated.strategies import combiner_of
@@ -197,6 +201,37 @@ def test_a_round_cannot_be_opened_twice(tmp_path):
     own = SecureRound(tmp_path, "north", context_of("study", 1), 2)
     with pytest.raises(FederationError, match="was not begun here"):
         own.answer_unmask(None)
+
+
+def test_two_questions_at_once_open_a_sum_once(tmp_path, monkeypatch):
+    """Two processes with two lists of those who came: one gets shares, the other a refusal."""
+    own = SecureRound(tmp_path, "north", "round", 2)
+    begun = Contributor("north", "round", 2)
+    begun.keys = {"north": begun.public()}
+    own._keep(begun)
+    both, outcomes = threading.Barrier(2), []
+
+    def slow(self, came):
+        time.sleep(0.3)
+        return Unmasking({}, {})
+
+    def ask():
+        message = Message(RecordDict({"shares": ConfigRecord({})}), 1, UNMASK)
+        both.wait()
+        try:
+            own.answer_unmask(message)
+            outcomes.append("opened")
+        except FederationError:
+            outcomes.append("refused")
+
+    FakeGrid({})
+    monkeypatch.setattr(Contributor, "unmask", slow)
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sorted(outcomes) == ["opened", "refused"]
 
 
 def test_through_the_hospitals_app(tmp_path, tiny_stores, monkeypatch):

@@ -1,8 +1,10 @@
 """A hospital runs installed code and approved studies; all else is refused and written down."""
 
+import errno
 import io
 import os
 import subprocess
+import time
 import warnings
 import zipfile
 
@@ -12,7 +14,7 @@ from flwr.cli.build import build_fab_from_files
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
 from flwr.supernode.runtime import run_clientapp
 
-from evenhand.errors import BudgetError, DataError
+from evenhand.errors import BudgetError, DataError, FederationError, ResourceError
 from evenhand_federated import hospital_app, site_guard
 from evenhand_federated.bundle import bundle_fault, write_app
 from evenhand_federated.hospital import NODE_VARIABLE
@@ -156,6 +158,14 @@ class TestPrograms:
         with pytest.raises(Exception, match="cannot be guarded"):
             site_guard.main([site_guard.CLIENT_PROGRAM])
 
+    def test_another_flower_is_refused(self, north, monkeypatch):
+        """The seam may still be there and mean something else."""
+        monkeypatch.setattr(site_guard, "version", lambda _: "1.42.0")
+        monkeypatch.setattr("flwr.supernode.cli.flwr_clientapp", lambda: None)
+        monkeypatch.setattr(site_guard.sys, "argv", ["x"])
+        with pytest.raises(FederationError, match="cannot be guarded"):
+            site_guard.main([site_guard.CLIENT_PROGRAM])
+
     def test_an_agent_is_refused_and_written_down(self, north):
         """Flower 1.41 would run an agent's code on a node: the wrapper ends instead."""
         programs = site_guard.write_programs(north)
@@ -250,6 +260,21 @@ class TestMessages:
         assert "replays" in kinds(north)[-1][1]["why"]
         assert ask(study.digest, message_id="two").has_content()
 
+    def test_a_round_that_is_over(self, north, study, trained):
+        """A late message is neither trained nor charged; the same round again may be needed."""
+        assert ask(study.digest, number=2).has_content()
+        assert ask(study.digest, number=1, message_id="two").has_error()
+        assert "Round 1 is over" in kinds(north)[-1][1]["why"]
+        assert ask(study.digest, number=2, message_id="three").has_content()
+
+    def test_a_message_whose_time_is_up(self, north, study, trained, monkeypatch):
+        """Nobody waits for its answer."""
+        real = time.time
+        monkeypatch.setattr(hospital_app.time, "time", lambda: real() + 13 * 3600)
+        ask(study.digest)
+        assert trained == []
+        assert "time of this message is up" in kinds(north)[-1][1]["why"]
+
     def test_another_version(self, north, study, trained, monkeypatch):
         """A hospital that was updated does not train a study of before."""
         monkeypatch.setattr("evenhand_federated.study.__version__", "9.9")
@@ -276,6 +301,23 @@ class TestMessages:
         north.messages().path.mkdir()
         assert ask(study.digest).error.reason == "ResourceError"
         assert trained == []
+
+    def test_a_full_disk_leaves_no_half_line(self, north, study, trained, monkeypatch):
+        """What could not be written whole is cut off, so the log goes on when there is room."""
+        log = north.messages()
+        log.add("refused", what="first")
+        before = log.path.read_bytes()
+
+        def full(_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(ResourceError, match="cannot be written"):
+                log.add("refused", what="second")
+        assert log.path.read_bytes() == before
+        log.add("refused", what="third")
+        assert log.faults() == []
 
     def test_a_changed_line_is_found(self, north, study, trained):
         """Whoever edits the log is told on by the hashes; so is a line that was taken out."""
