@@ -3,6 +3,10 @@
 Groups are the finest that both tables' own reports may show: a group that either report hides in a
 pool is compared within that pool, together with whatever the other report pools. So each mean
 that enters a comparison is one that follows from the two reports, and nobody new is given away.
+
+The second report is planned as one that follows the first: rows whose patients differ by fewer than
+the minimum between the tables are joined with others, and where everybody differs by so few the
+comparison is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +16,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evenhand.artifacts import file_sha256, read_prediction_table
 from evenhand.config import AuditConfig
 from evenhand.errors import DataError, UsageError
 from evenhand_audit.cohort import attributes_of, check_attributes, group_order, patients_of
 from evenhand_audit.compare_statistics import Moved, change_of_means
-from evenhand_audit.disclosure import all_pairs, plan_publication
+from evenhand_audit.disclosure import (
+    Publication,
+    TooCloseError,
+    all_pairs,
+    plan_publication,
+)
 from evenhand_audit.intake_plan import run_table
 from evenhand_audit.records import METRICS
 from evenhand_audit.resampling import generator_for
@@ -224,7 +234,7 @@ def _plan(
             "may be shown."
         )
     rows = [("", EVERYBODY, sides[0], sides[1])]
-    partitions = [_partitions(side, config) for side in sides]
+    partitions = _partitions(sides[0], sides[1], config)
     for attribute in config.attributes:
         shown = _join(partitions[0][attribute], partitions[1][attribute])
         if len({*shown.values()}) < 2:  # one row only, which is everybody again
@@ -237,22 +247,50 @@ def _plan(
     return rows
 
 
-def _partitions(patients: pd.DataFrame, config: AuditConfig) -> dict[str, list[tuple[str, ...]]]:
-    """Of each attribute the sets of groups that a report on these patients shows as one."""
+def _partitions(
+    before: pd.DataFrame, after: pd.DataFrame, config: AuditConfig
+) -> list[dict[str, list[tuple[str, ...]]]]:
+    """Before and after, of each attribute the sets of groups that are shown as one.
+
+    Raises:
+        DataError: the tables differ by fewer patients than the minimum.
+    """
+    first = _published(before, config, [], 0)
+    gone = sorted({*before["patient"]} - {*after["patient"]})
+    order = [*after["patient"], *gone]
+    known = [np.isin(order, before["patient"].to_numpy()[row]) for row in first.rows]
+    try:
+        second = _published(after, config, known, len(gone))
+    except TooCloseError:
+        raise DataError(
+            f"The patients of the two tables differ by fewer than {config.minimum_group}, so their "
+            "means side by side would show single patients. Compare tables of the same patients, "
+            "or wait until more have come."
+        ) from None
+    return [
+        {
+            name: [(group,) for group in grouping.shown]
+            + ([grouping.pooled] if grouping.pooled else [])
+            for name, grouping in plan.single.items()
+        }
+        for plan in (first, second)
+    ]
+
+
+def _published(
+    patients: pd.DataFrame, config: AuditConfig, earlier: Sequence[NDArray[np.bool_]], gone: int
+) -> Publication:
+    """What a report on these patients may show, after rows that were shown before."""
     groups = {name: list(patients[name]) for name in config.attributes}
-    orders = {name: group_order(name, each, config.age_edges) for name, each in groups.items()}
-    plan = plan_publication(
+    return plan_publication(
         len(patients),
         groups,
-        orders=orders,
+        orders={name: group_order(name, each, config.age_edges) for name, each in groups.items()},
         pairs=all_pairs(config.attributes) if config.intersections else [],
         minimum=config.minimum_group,
+        earlier=earlier,
+        gone=gone,
     )
-    return {
-        name: [(group,) for group in grouping.shown]
-        + ([grouping.pooled] if grouping.pooled else [])
-        for name, grouping in plan.single.items()
-    }
 
 
 def _join(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...]]) -> Partition:

@@ -9,8 +9,9 @@ Unknown to that reader is one number for each **atom**: the patients who are ali
 attribute (and in every earlier report). A published row is a 0/1 vector over atoms. A row is
 admitted only if, with all rows admitted before,
 
-- no group, pair of groups or atom under the minimum lies in the span of the rows, so that no
-  combination of published sums gives its sum or its size; and
+- no atom and no union of atoms (groups and pairs of groups are such unions) with fewer patients
+  than the minimum lies in the span of the rows, so that no combination of published sums gives its
+  sum or its size; and
 - it differs from every row that it contains, or that contains it, by nobody or by at least the
   minimum of patients.
 
@@ -19,17 +20,20 @@ groups of an attribute together with the next smallest, cells of a pair that may
 each other.
 
 The guard knows sums. Medians, intervals and adjusted gaps are not sums over a row; they narrow what
-a hidden value can be, and do not give it.
+a hidden value can be, and do not give it. Nor does it count weighted combinations of small atoms
+that are not the sum of a union, such as the difference of two patients.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import linalg
 
 __all__ = [
     "POOL",
@@ -49,6 +53,9 @@ POOL = "other groups together"
 
 TOLERANCE = 1e-7
 """Squared share of a vector outside a span under which it counts as inside; errs to hiding."""
+
+MOST_UNIONS = 20_000
+"""Unions of small atoms that are looked at for one row; a row that asks for more is refused."""
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -162,7 +169,7 @@ def plan_publication(
         ValueError: fewer patients than the minimum.
     """
     labels = {name: np.asarray(groups, dtype=object) for name, groups in attributes.items()}
-    guard = Guard(patients, labels, pairs=pairs, minimum=minimum, earlier=earlier, gone=gone)
+    guard = Guard(patients, labels, minimum=minimum, earlier=earlier, gone=gone)
     everybody = np.ones(patients, dtype=bool)
     if not guard.admit([everybody]):
         raise TooCloseError
@@ -234,12 +241,11 @@ class Guard:
         patients: int,
         labels: Mapping[str, Labels],
         *,
-        pairs: Sequence[tuple[str, str]],
         minimum: int,
         earlier: Sequence[Bools] = (),
         gone: int = 0,
     ) -> None:
-        """Work out the atoms and what must not follow; arguments as in `plan_publication`."""
+        """Work out the atoms; arguments as in `plan_publication`."""
         self._minimum = minimum
         self._gone = gone
         columns: dict[str, Any] = {"": np.arange(patients + gone) >= patients}
@@ -253,28 +259,17 @@ class Guard:
         self._sizes = np.bincount(atom).astype(np.float64)
         self._basis = np.empty((0, len(self._sizes)))
         self._rows: list[Bools] = []
-        small = [
-            (frame[name] == group) & ~frame[""] for name in labels for group in set(labels[name])
-        ]
-        for first, second in pairs:
-            small += [
-                (frame[first] == one) & (frame[second] == two) & ~frame[""]
-                for one, two in set(zip(labels[first], labels[second], strict=True))
-            ]
-        wanted = [mine.to_numpy()[self._first] for mine in small if 0 < int(mine.sum()) < minimum]
-        self._targets = np.array(wanted, dtype=np.float64).reshape(-1, len(self._sizes))
-        self._outside = (self._targets**2).sum(axis=1)
-        self._inside = np.zeros(len(self._sizes))
+        self._alike = np.zeros(len(self._sizes), dtype=np.intp)
         for row in earlier:
             self._keep(row[self._first])
 
     def admit(self, sets: Sequence[Bools]) -> bool:
         """Take these sets of patients as published, all or none; say whether they were taken."""
-        before = (self._basis, len(self._rows), self._outside, self._inside)
+        before, kept = (self._basis, self._alike), len(self._rows)
         for patients in sets:
             row = np.append(patients, np.zeros(self._gone, dtype=bool))[self._first]
             if not (self._apart(row) and self._take(row)):
-                self._basis, kept, self._outside, self._inside = before
+                self._basis, self._alike = before
                 del self._rows[kept:]
                 return False
         return True
@@ -293,25 +288,56 @@ class Guard:
         new = self._direction(row)
         if new is None:
             return True
-        share = (self._targets @ new) ** 2
-        limit = TOLERANCE * (self._targets**2).sum(axis=1)
-        gives_group = (self._outside > limit) & (self._outside - share <= limit)
-        single = self._sizes < self._minimum
-        gives_atom = (
-            single & (self._inside < 1 - TOLERANCE) & (self._inside + new**2 >= 1 - TOLERANCE)
-        )
-        if gives_group.any() or gives_atom.any():
+        if self._gives_away(np.vstack([self._basis, new]), self._split(row)):
             return False
         self._keep(row)
         return True
 
+    def _gives_away(self, basis: Floats, alike: NDArray[np.intp]) -> bool:
+        """Whether a union of atoms under the minimum is in the span of `basis` and was not before.
+
+        A union in the span takes atoms that are alike in every row all or none, so only atoms
+        whose like are fewer than the minimum together can be in it. Of the vectors in the span
+        that are 0 everywhere else, each is given by its entries at as many atoms as they have
+        dimensions; these entries are tried, 0 or 1 each.
+        """
+        near = np.flatnonzero(np.bincount(alike, self._sizes)[alike] < self._minimum)
+        values, vectors = np.linalg.eigh(basis[:, near] @ basis[:, near].T)
+        inside = vectors[:, values >= 1 - TOLERANCE].T @ basis[:, near]
+        dimensions = len(inside)
+        if dimensions == 0:
+            return False
+        most = min(dimensions, self._minimum - 1)
+        if sum(comb(dimensions, size) for size in range(1, most + 1)) > MOST_UNIONS:
+            return True
+        pivots = linalg.qr(inside, mode="r", pivoting=True)[1][:dimensions]
+        spread = np.linalg.solve(inside[:, pivots], inside)
+        for size in range(1, most + 1):
+            chosen = np.array(list(combinations(range(dimensions), size)))
+            found = spread[chosen].sum(axis=1)
+            union = np.round(found)
+            whole = (np.abs(found - union) < 1e-4).all(axis=1)
+            whole &= ((union == 0) | (union == 1)).all(axis=1)
+            small = whole & (union @ self._sizes[near] < self._minimum)
+            if any(self._is_new(near[each > 0]) for each in union[small]):
+                return True
+        return False
+
+    def _is_new(self, atoms: NDArray[np.intp]) -> bool:
+        """Whether the sum over these atoms does not follow from the rows so far."""
+        inside = float((self._basis[:, atoms].sum(axis=1) ** 2).sum())
+        return inside < len(atoms) * (1 - TOLERANCE)
+
+    def _split(self, row: Bools) -> NDArray[np.intp]:
+        """Number of the class of each atom, alike in all rows so far and in this one."""
+        return np.unique(2 * self._alike + row, return_inverse=True)[1]
+
     def _keep(self, row: Bools) -> None:
         self._rows.append(row)
+        self._alike = self._split(row)
         new = self._direction(row)
         if new is not None:
             self._basis = np.vstack([self._basis, new])
-            self._outside = self._outside - (self._targets @ new) ** 2
-            self._inside = self._inside + new**2
 
     def _direction(self, row: Bools) -> Floats | None:
         """Return the part of a row that is new, of length 1; None where nothing is."""

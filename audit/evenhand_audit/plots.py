@@ -111,8 +111,9 @@ def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
     """Dice of each case against the volume of its reference, one panel an arm and prompt.
 
     Points carry no attribute and are rounded (Dice to 0.01, volume to two digits), so that they
-    cannot be matched with group means. Where a panel would hold more than `MOST_POINTS` cases, a
-    sample with a fixed seed is drawn.
+    cannot be matched with group means. They are written in order of what is drawn: the
+    table's order is often that of hospitals. Where a panel would hold more than `MOST_POINTS`
+    cases, a sample with a fixed seed is drawn.
     """
     columns = min(3, len(audit.arms))
     lines = -(-len(audit.arms) // columns)
@@ -125,13 +126,8 @@ def scatter_plot(table: pd.DataFrame, audit: Audit) -> Plot:
             cases = _cases_of(table, arm)
             if len(cases) > MOST_POINTS:
                 cases = cases.sample(MOST_POINTS, random_state=0)
-            volumes = cases["volume_reference"].to_numpy(dtype=np.float64) / per_unit
-            seen = volumes > 0
-            axes.scatter(
-                _two_digits(volumes[seen]),
-                cases["dice"].to_numpy(dtype=np.float64)[seen].round(2),
-                s=14, color=ACCENT, alpha=0.7, linewidths=0,
-            )  # fmt: skip
+            points = _points(cases, per_unit)
+            axes.scatter(*points, s=14, color=ACCENT, alpha=0.7, linewidths=0)
             axes.set_title(arm_name(arm), fontsize=9)
             axes.set_ylim(-0.03, 1.03)
             _logarithmic(axes, drawn.to_numpy(dtype=np.float64))
@@ -160,6 +156,15 @@ def _cases_of(table: pd.DataFrame, arm: ArmAudit) -> pd.DataFrame:
     if label:
         mine &= table["label"].astype(str) == label
     return table[mine]
+
+
+def _points(cases: pd.DataFrame, per_unit: float) -> tuple[list[float], list[float]]:
+    """Rounded volumes and Dice of cases with a reference, sorted, so that no order is told."""
+    volumes = cases["volume_reference"].to_numpy(dtype=np.float64) / per_unit
+    dice = cases["dice"].to_numpy(dtype=np.float64).round(2)
+    seen = volumes > 0
+    points = sorted(zip(_two_digits(volumes[seen]), dice[seen].tolist(), strict=True))
+    return [volume for volume, _ in points], [each for _, each in points]
 
 
 def _logarithmic(axes: Any, values: NDArray[np.float64]) -> None:

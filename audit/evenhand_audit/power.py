@@ -10,6 +10,9 @@ from scipy import optimize, stats
 
 __all__ = ["POWER", "detectable_gap"]
 
+LEAST_FREEDOM = 3.0
+"""Degrees of freedom under which no gap is named: critical values have no bound there."""
+
 POWER = 0.8
 """Chance with which a gap of the named size would have been found."""
 
@@ -23,8 +26,8 @@ def detectable_gap(errors: tuple[float, float], counts: tuple[int, int], level: 
         level: of the test, such as 0.05 divided by the number of comparisons.
 
     Returns:
-        The difference, in the figure's unit; infinite where the spread is not known, 0 where
-        there is none.
+        The difference, in the figure's unit; infinite where the spread is not known or rests
+        on fewer than `LEAST_FREEDOM` degrees of freedom, 0 where there is none.
     """
     variances = [error**2 for error in errors]
     error = float(np.sqrt(sum(variances)))
@@ -35,6 +38,8 @@ def detectable_gap(errors: tuple[float, float], counts: tuple[int, int], level: 
     freedom = error**4 / sum(
         variance**2 / (count - 1) for variance, count in zip(variances, counts, strict=True)
     )
+    if freedom < LEAST_FREEDOM:
+        return float("inf")
     if freedom > 300:  # normal from here on: scipy's noncentral t is slow and no different
         return error * float(stats.norm.isf(level / 2) + stats.norm.isf(1 - POWER))
     critical = float(stats.t.isf(level / 2, freedom))
@@ -43,4 +48,7 @@ def detectable_gap(errors: tuple[float, float], counts: tuple[int, int], level: 
         # The other tail adds less than level / 2 and nothing where the power is 80%.
         return float(stats.nct.sf(critical, freedom, shift)) - POWER
 
-    return error * float(optimize.brentq(lacks, 0.0, 2 * critical + 10))
+    highest = 2 * critical + 10
+    if not lacks(highest) > 0:  # not a number where the noncentral t gives out
+        return float("inf")
+    return error * float(optimize.brentq(lacks, 0.0, highest, maxiter=100))

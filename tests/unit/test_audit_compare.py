@@ -130,6 +130,26 @@ class TestTables:
         assert not [row for row in arm.groups if row.group == "O"]
         assert all(min(row.patients_before, row.patients_after) >= 5 for row in arm.groups)
 
+    def test_tables_that_differ_by_one_patient_are_refused(self):
+        """Both means of everybody side by side would give that patient's score."""
+        before = table(patients=41)
+        after = before[before["patient"] != before["patient"].iloc[0]]
+        for tables in ((before, after), (after, before)):
+            with pytest.raises(DataError, match="differ by fewer than 5"):
+                compare_tables(*tables, QUICK, pairs={})
+
+    def test_a_group_that_differs_by_one_patient_is_not_shown(self):
+        """Of six patients who came one is F: neither F nor M, its complement, has a row."""
+        after = table(patients=60)
+        women, men = (list(after["patient"][after["sex"] == sex]) for sex in "FM")
+        before = after[~after["patient"].isin([women[0], *men[:5]])]
+        (arm,) = compare_tables(before, after, QUICK, pairs={}).arms
+        assert (arm.overall.patients_before, arm.overall.patients_after) == (54, 60)
+        assert arm.groups == ()
+        more = after[~after["patient"].isin([*women[:5], *men[:5]])]
+        (arm,) = compare_tables(more, after, QUICK, pairs={}).arms
+        assert [row.group for row in arm.groups] == ["F", "M"]
+
     def test_arms_of_other_names_are_paired(self):
         """One arm each are compared; several want to be named."""
         before = table(patients=20, arms=[("v1", "automatic")])

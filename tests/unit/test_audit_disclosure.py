@@ -1,11 +1,14 @@
 """Small groups are hidden, and nothing that is shown gives them away."""
 
+from itertools import combinations, product
+
 import numpy as np
 import pytest
 from attacker import Attacker, small_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evenhand_audit import disclosure
 from evenhand_audit.disclosure import (
     POOL,
     TooCloseError,
@@ -207,3 +210,43 @@ def test_a_small_cell_of_a_pair_hides_others_with_it():
     assert "F, south" in cross.pooled
     shown = [label for label in cross.labels if label != POOL]
     assert len(shown) < 2
+
+
+@pytest.mark.parametrize("most", [disclosure.MOST_UNIONS, 0])
+def test_the_sum_of_two_patients_is_not_given_away_either(monkeypatch, most):
+    """Two lone patients in opposite corners of a cube: neither follows from pairs, their sum would.
+
+    With all pair tables shown, the alternating sum over the cube's other six corners gives it. Nor
+    is it given where the search would be too large: then the row is refused unsearched.
+    """
+    monkeypatch.setattr(disclosure, "MOST_UNIONS", most)
+    corners = list(product("12", repeat=3))
+    sizes = [1 if len(set(corner)) == 1 else 12 for corner in corners]
+    people = [corner for corner, size in zip(corners, sizes, strict=True) for _ in range(size)]
+    attributes = {name: [each[at] for each in people] for at, name in enumerate("ABC")}
+    two = np.array([len(set(each)) == 1 for each in people])
+    columns = {name: np.array(groups) for name, groups in attributes.items()}
+    cells = [
+        (columns[first] == one) & (columns[second] == other)
+        for first, second in all_pairs("ABC")
+        for one in "12"
+        for other in "12"
+    ]
+    assert Attacker(cells).recovers(two)
+    assert min(int(cell.sum()) for cell in cells) >= 10
+    assert not Attacker(plan(attributes, 10).rows).recovers(two)
+
+
+@settings(max_examples=40, deadline=None)
+@given(people=PEOPLE, minimum=st.integers(3, 5))
+def test_no_union_of_few_patients_can_be_recovered(people, minimum):
+    """Every union of people who are alike in everything, tried one by one."""
+    attributes = named(people)
+    attacker = Attacker(plan(attributes, minimum).rows)
+    kinds = list(zip(*attributes.values(), strict=True))
+    small = [kind for kind in sorted(set(kinds)) if kinds.count(kind) < minimum]
+    for size in range(1, minimum):
+        for union in combinations(small, size):
+            mine = np.array([kind in union for kind in kinds])
+            if mine.sum() < minimum:
+                assert not attacker.recovers(mine), union

@@ -1,6 +1,7 @@
 """Tests, corrections, effects and what a sample could have found."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -159,3 +160,12 @@ def test_more_comparisons_need_a_larger_gap():
     assert detectable_gap((0.1, 0.1), (20, 20), 0.001) > detectable_gap((0.1, 0.1), (20, 20), 0.05)
     assert detectable_gap((0.0, 0.0), (20, 20), 0.05) == 0
     assert detectable_gap((float("inf"), 0.1), (2, 20), 0.05) == float("inf")
+
+
+def test_with_hardly_any_patients_no_gap_is_named_at_once():
+    """Two patients, one spread of none and a level of a large family: infinite, and no search."""
+    started = time.perf_counter()
+    assert detectable_gap((0.0, 0.1), (20, 2), 2e-7) == float("inf")
+    assert detectable_gap((0.1, 0.1), (2, 2), 0.05) == float("inf")
+    assert np.isfinite(detectable_gap((0.1, 0.1), (4, 4), 2e-7))
+    assert time.perf_counter() - started < 10
