@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from evenhand.errors import DataError, EvenhandError, ReviewError
+from evenhand.errors import DataError, EvenhandError, ResourceError, ReviewError
 from evenhand.review import Reason, Verdict, claim_case
 from evenhand_ui.deciding import Answer, decide
 from evenhand_ui.drafts import Box, DraftConflictError
@@ -128,6 +128,8 @@ def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work)
             response = _refusal(400, "The connection was cut.")
         except ReviewError as error:
             response = _refusal(409, str(error))
+        except ResourceError as error:  # 5xx: the viewer keeps its copy and tries again
+            response = _refusal(503, str(error))
         except EvenhandError as error:
             response = _refusal(422, str(error))
         response.headers["Cache-Control"] = "no-store"
