@@ -15,8 +15,8 @@ from starlette.applications import Starlette
 from evenhand.cases.store import array_sha256
 from evenhand.metrics import score_case
 from evenhand.review import ReviewStore, Verdict, claim_case
-from evenhand_ui import routes as module
 from evenhand_ui import drafts, sitting
+from evenhand_ui import routes as module
 from evenhand_ui.drafts import Box
 from evenhand_ui.masks import read_mask
 from evenhand_ui.office import office_of
