@@ -324,6 +324,26 @@ def test_strokes_after_a_refused_save_are_kept(page, phantom, status):
         expect(page.locator(STATUS)).to_have_text("Saved")
 
 
+def test_taking_the_other_where_there_is_none(page, phantom):
+    """Where the server has no draft any more, the screen goes back to the proposal as well."""
+    expect = sync_api.expect
+    with served(phantom) as (_, port):
+        open_first(page, port)
+        start = page.locator(VOLUMES).text_content()
+        page.route(
+            "**/draft",
+            lambda route: (
+                route.fulfill(status=412, json={"error": "Behind.", "revision": 0})
+                if route.request.method == "PUT"
+                else route.continue_()
+            ),
+        )
+        brush_stroke(page)
+        assert page.locator(VOLUMES).text_content() != start
+        page.get_by_role("button", name="Take the other").click()
+        expect(page.locator(VOLUMES)).to_have_text(start)
+
+
 def test_old_tickets_are_renewed(page, phantom, tmp_path):
     """A reader who thinks for longer than a ticket lasts loses nothing and is asked nothing."""
     with served_with_short_tickets(phantom, tmp_path, seconds=8) as port:

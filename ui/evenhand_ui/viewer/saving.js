@@ -72,6 +72,7 @@ export class Saving {
     const draft = await this.api.mask("draft");
     this.revision = draft?.revision ?? 0;
     if (draft) this.volume.setMask(draft.bytes, draft.box, MINE);
+    else this.volume.copyProposal(this.volume.box);
     this.editor.strokes = draft?.strokes ?? 0;
     this.editor.done = [];
     this.editor.undone = [];

@@ -64,7 +64,9 @@ export class Volume {
     this.recount();
   }
 
+  // `box` holds the proposal; null: there is nothing anywhere.
   copyProposal(box) {
+    if (!box) return;
     this._eachInBox(box, (i) => { this.mask[i] = this.mask[i] & PROPOSED ? MINE | PROPOSED : 0; });
     this._grow(box);
     this.recount();
