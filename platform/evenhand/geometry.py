@@ -38,6 +38,17 @@ class Affine:
         return float(i), float(j), float(k)
 
     @property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of a voxel in cubic millimetres, also where its edges are not at right angles."""
+        return abs(float(np.linalg.det(self.ras_from_voxel[:3, :3])))
+
+    @property
+    def is_rectangular(self) -> bool:
+        """Whether the axes stand at right angles, to a thousandth; a tilted gantry's do not."""
+        directions = self.ras_from_voxel[:3, :3] / self.spacing_mm
+        return bool(np.allclose(directions.T @ directions, np.eye(3), rtol=0, atol=1e-3))
+
+    @property
     def left_right_axis(self) -> int:
         """The voxel axis (0, 1 or 2) that runs most nearly between the patient's sides."""
         return int(np.abs(self.ras_from_voxel[0, :3] / self.spacing_mm).argmax())

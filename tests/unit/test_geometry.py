@@ -15,6 +15,17 @@ def test_spacing_is_the_length_of_each_column() -> None:
     assert Affine(turned).spacing_mm == (2.0, 3.0, 4.0)
 
 
+def test_volume_of_a_sheared_voxel() -> None:
+    """A tilted gantry leans the slices over: the volume is the determinant's, not the edges'."""
+    straight = Affine(np.diag([-2.0, 3.0, 5.0, 1.0]))
+    leaning = np.diag([-2.0, 3.0, 5.0, 1.0])
+    leaning[1, 2] = 2.0
+    assert straight.voxel_volume_mm3 == pytest.approx(30.0)
+    assert Affine(leaning).voxel_volume_mm3 == pytest.approx(30.0)
+    assert straight.is_rectangular
+    assert not Affine(leaning).is_rectangular
+
+
 def test_affine_is_a_frozen_copy() -> None:
     """Nobody can move a case's voxels after it was read."""
     mine = np.eye(4)

@@ -82,7 +82,7 @@ def _summarise(path: Path, _mtime_ns: int, _size: int) -> MaskSummary:
         sha256=array_sha256(mask),
         tumour_slices=int(mask.any(axis=(0, 1)).sum()),
         voxels=voxels,
-        volume_mm3=voxels * float(np.prod(affine.spacing_mm)),
+        volume_mm3=voxels * affine.voxel_volume_mm3,
     )
 
 

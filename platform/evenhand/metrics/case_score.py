@@ -111,6 +111,8 @@ def score_case(
         predicted: 0 and 1 (or False and True), (i, j, k), or (i, j) for a picture.
         reference: likewise.
         spacing: distance between voxels along each axis, in mm; 1 along each gives voxel units.
+            Axes are taken to stand at right angles: on a sheared grid (a tilted gantry)
+            distances and volumes come out a little wrong, and Dice does not.
         nsd_tolerance: distance within which an edge counts as right, in the units of `spacing`.
         probability: of tumour at each voxel, 0 to 1, same shape; for the calibration error.
 
