@@ -198,6 +198,35 @@ class TestRefused:
         with pytest.raises(DataError, match="does not lie on the grid"):
             write(tmp_path / "m.dcm", folder, affine)
 
+    def test_tilted_gantry(self, tmp_path, series, affine):
+        """A sheared mask cannot be said in DICOM SEG: a sentence names the tilt."""
+        leaning = affine.ras_from_voxel.copy()
+        leaning[:3, 2] += 0.3 * leaning[:3, 1]
+        with pytest.raises(DataError, match="tilted gantry"):
+            write(tmp_path / "m.dcm", series, Affine(leaning))
+        assert list(tmp_path.glob("*.dcm")) == []
+
+    def test_no_frame_of_reference(self, tmp_path, series, affine):
+        """A series that says nothing of its frame of reference is named as such."""
+        headers = read_source_series(series)
+        for header in headers:
+            del header.FrameOfReferenceUID
+        how = {"origin": MaskOrigin.CORRECTED, "model": "m", "version": "1"}
+        with pytest.raises(DataError, match="no FrameOfReferenceUID"):
+            write_dicom_seg(tmp_path / "m.dcm", tumour(), affine, headers, **how)
+
+    def test_a_failed_write_leaves_no_draft(self, tmp_path, series, affine, monkeypatch):
+        """Whatever stops the writing, no half a file stays under a hidden name."""
+
+        def half(_self, path, *_more, **_options):
+            Path(path).write_bytes(b"half")
+            raise ValueError("a value that cannot be written")
+
+        monkeypatch.setattr(hd.seg.Segmentation, "save_as", half)
+        with pytest.raises(ValueError, match="cannot be written"):
+            write(tmp_path / "m.dcm", series, affine)
+        assert [path.name for path in tmp_path.iterdir()] == ["series"]
+
     def test_two_series(self, tmp_path, series, affine):
         """Which of two series is meant is not guessed."""
         write_series(series / "more", voxels(SHAPE), affine, Study(), series="other")

@@ -131,9 +131,10 @@ def write_dicom_seg(
         seg.save_as(draft)
         draft.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         raise ResourceError(f"'{path}' cannot be written: {error.strerror}.") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _description(origin: MaskOrigin, model: str, version: str) -> Any:
@@ -168,13 +169,23 @@ def _on_series(mask: NDArray[np.uint8], affine: Affine, series: Sequence[Any]) -
         "was made from."
     )
     first = series[0]
-    own = hd.Volume(
-        array=(mask != 0).astype(np.uint8),
-        affine=_LPS_FROM_RAS @ affine.ras_from_voxel,
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=first.FrameOfReferenceUID,
-    )
+    if not affine.is_rectangular:
+        raise DataError(
+            "The mask's rows, columns and slices do not stand at right angles (a tilted gantry), "
+            "and a DICOM SEG cannot say that; export it as NIfTI."
+        )
+    if not first.get("FrameOfReferenceUID"):
+        raise DataError(
+            "The DICOM series has no FrameOfReferenceUID, so nothing can be placed on it; name the "
+            "series as the scanner sent it."
+        )
     try:
+        own = hd.Volume(
+            array=(mask != 0).astype(np.uint8),
+            affine=_LPS_FROM_RAS @ affine.ras_from_voxel,
+            coordinate_system="PATIENT",
+            frame_of_reference_uid=first.FrameOfReferenceUID,
+        )
         grid = _grid_of(series)
         turned = own.match_geometry(grid, tol=MATCH_TOLERANCE)
     except (RuntimeError, ValueError, AttributeError):
