@@ -259,6 +259,7 @@ class TestProtection:
         [
             {"Origin": "http://evil.example"},
             {"Origin": "null"},
+            {"Origin": "http://["},
             {"Origin": "http://page.evil.example"},
             {"Sec-Fetch-Site": "cross-site"},
             {"Sec-Fetch-Site": "same-site"},
@@ -305,6 +306,13 @@ class TestProtection:
         assert desk.ask("POST", "seen", content=text).status_code == 400
         assert desk.ask("POST", "decision", content=text).status_code == 400
         assert entries(desk) == []
+
+    def test_endless_revision(self, desk):
+        """A revision that is no number of this world is refused as the browser's fault."""
+        said = '{"verdict": "accept", "revision": 1e999}'
+        answer = desk.ask("POST", "decision", content=said)
+        assert answer.status_code == 400
+        assert "cannot be read" in answer.json()["error"]
 
     def test_broken_file_shows_no_path(self, desk, tmp_path):
         """An error names the file, never where it lies."""

@@ -141,7 +141,10 @@ def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work)
 
 def _check_origin(request: Request) -> None:
     origin = request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    try:
+        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    except ValueError:  # no address at all
+        foreign = True
     if foreign or request.headers.get("sec-fetch-site", "same-origin") not in {
         "same-origin",
         "none",
@@ -238,7 +241,7 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
             comment=str(said.get("comment", "")),
             revision=int(said["revision"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise _RequestError(400, "This decision cannot be read; reload the page.") from None
     if answer.verdict is Verdict.WITHDRAW:
         raise _RequestError(400, "A decision is withdrawn in its history.")
