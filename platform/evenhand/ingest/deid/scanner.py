@@ -149,7 +149,8 @@ def _unpacked(content: bytes) -> Iterator[tuple[bytes, bool]]:
 
 def _inflated(content: bytes, *, wbits: int) -> tuple[bytes, bool]:
     """Unpack as far as it goes, at most a GB; also whether that was to its end."""
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while content:
         unpacker = zlib.decompressobj(wbits=wbits)
         while not unpacker.eof:
