@@ -295,6 +295,35 @@ def test_lost_server_and_closed_tab(context, phantom):
         expect(page.locator(STATUS)).to_have_text("Saved")
 
 
+@pytest.mark.parametrize("status", [422, 412])
+def test_strokes_after_a_refused_save_are_kept(page, phantom, status):
+    """Once the server has refused a mask, the browser still keeps each stroke; a reload has it."""
+    expect = sync_api.expect
+    refusal = {"error": "Refused for a test.", "revision": 0}
+    with served(phantom) as (_, port):
+        open_first(page, port)
+        page.route(
+            "**/draft",
+            lambda route: (
+                route.fulfill(status=status, json=refusal)
+                if route.request.method == "PUT"
+                else route.continue_()
+            ),
+        )
+        brush_stroke(page)
+        said = {422: "Refused for a test.", 412: "Nothing was overwritten"}[status]
+        expect(page.get_by_text(said)).to_be_visible()
+        brush_stroke(page, down=26.0)
+        painted = page.locator(VOLUMES).text_content()
+        page.wait_for_timeout(1_000)
+        page.unroute("**/draft")
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.reload()
+        wait_ready(page)
+        expect(page.locator(VOLUMES)).to_have_text(painted)
+        expect(page.locator(STATUS)).to_have_text("Saved")
+
+
 def test_taking_the_other_where_there_is_none(page, phantom):
     """Where the server has no draft any more, the screen goes back to the proposal as well."""
     expect = sync_api.expect

@@ -217,6 +217,24 @@ class TestExport:
         case = ReviewRun.open(folder).case("n001")
         assert np.array_equal(read_mask(out / "masks" / "n001.nii.gz", case), changed_mask())
 
+    def test_changed_correction(self, folder, tmp_path):
+        """A corrected mask that is no longer the recorded one does not leave."""
+        entry = correct(folder, changed_mask())
+        write_nifti(folder / "review" / entry.decision.corrected_path, proposed_mask(), AFFINE)
+        with pytest.raises(DataError, match="of decision 1 was changed"):
+            export_run(folder, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_mask_that_stands_no_longer(self, folder, tmp_path):
+        """A second export takes away what was withdrawn, and nothing that is not its own."""
+        out = tmp_path / "out"
+        decide(folder)
+        export_run(folder, out)
+        (out / "masks" / "other.nii.gz").touch()
+        decide(folder, verdict=Verdict.WITHDRAW)
+        export_run(folder, out)
+        assert [path.name for path in (out / "masks").iterdir()] == ["other.nii.gz"]
+
     def test_broken_chain_is_said(self, folder, tmp_path):
         """A trail that was changed is exported as such, and the command fails."""
         decide(folder)

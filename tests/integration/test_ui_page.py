@@ -305,6 +305,38 @@ class TestHistory:
         assert len(history) == 2
         assert "accepted" in history[1]
 
+    def test_withdraw_drops_no_work(self, folder):
+        """What the reader has painted since is not thrown away: withdrawing says so and waits."""
+        accept(folder, "n001")
+        mask = proposed_mask()
+        mask[0, 0, 0] = 1
+        page = upload(open_case(open_page()), mask)
+        page.button(key="withdraw").click().run()
+        assert "painted something that is not recorded" in page.error[0].value
+        assert [e.decision.verdict for e in entries(folder)] == [Verdict.ACCEPT]
+        reading = office(folder).reading("n001", "Dr. Lee")
+        assert np.array_equal(corrected_mask(office(folder), reading), mask)
+
+    def test_withdraw_of_a_correction(self, folder):
+        """The draft that only repeats the recorded correction is no work that would be lost."""
+        mask = proposed_mask()
+        mask[0, 0, 0] = 1
+        upload(open_case(open_page()), mask)
+        reading = office(folder).reading("n001", "Dr. Lee")
+        answer = Answer(verdict=Verdict.CORRECT, reason=Reason.BOUNDARY, comment="", revision=1)
+        decide(office(folder), reading, answer, now_s=time.time())
+        open_case(open_page()).button(key="withdraw").click().run()
+        assert entries(folder)[-1].decision.verdict is Verdict.WITHDRAW
+
+    def test_withdraw_respects_who_reads(self, folder):
+        """A case that another reader has open is not opened again under their hands."""
+        accept(folder, "n001")
+        open_case(open_page())
+        second = open_case(open_page(), reader="Dr. No")
+        second.button(key="withdraw").click().run()
+        assert any("Dr. Lee has this case open" in one.value for one in second.error)
+        assert [e.decision.verdict for e in entries(folder)] == [Verdict.ACCEPT]
+
     def test_corrected_case_opens_with_the_correction(self, folder):
         """Who opens a corrected case sees the mask that was recorded, as a draft."""
         mask = proposed_mask()

@@ -1,6 +1,7 @@
 """The routes between viewer and server: what they deliver, what they take, what they refuse."""
 
 import asyncio
+import errno
 import gzip
 import json
 import time
@@ -14,8 +15,8 @@ from starlette.applications import Starlette
 from evenhand.cases.store import array_sha256
 from evenhand.metrics import score_case
 from evenhand.review import ReviewStore, Verdict, claim_case
+from evenhand_ui import drafts, sitting
 from evenhand_ui import routes as module
-from evenhand_ui import sitting
 from evenhand_ui.drafts import Box
 from evenhand_ui.masks import read_mask
 from evenhand_ui.office import office_of
@@ -200,6 +201,20 @@ class TestDraft:
         assert answer.json()["error"].endswith(".")
         assert desk.ask("GET", "draft").headers["ETag"] == '"1"'
 
+    def test_full_disk_can_be_tried_again(self, desk, monkeypatch):
+        """A full disk is the server's trouble, not the mask's: 503, and the draft stays."""
+        save(desk, painted())
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(drafts, "_write", full)
+            answer = save(desk, painted(), base=1)
+        assert answer.status_code == 503
+        assert "free some disk space" in answer.json()["error"]
+        assert save(desk, painted(), base=1).json() == {"revision": 2}
+
     def test_body_without_a_length(self, desk):
         """A body that does not say how long it is is cut off where the limit is."""
         sent = []
@@ -244,6 +259,7 @@ class TestProtection:
         [
             {"Origin": "http://evil.example"},
             {"Origin": "null"},
+            {"Origin": "http://["},
             {"Origin": "http://page.evil.example"},
             {"Sec-Fetch-Site": "cross-site"},
             {"Sec-Fetch-Site": "same-site"},
@@ -290,6 +306,13 @@ class TestProtection:
         assert desk.ask("POST", "seen", content=text).status_code == 400
         assert desk.ask("POST", "decision", content=text).status_code == 400
         assert entries(desk) == []
+
+    def test_endless_revision(self, desk):
+        """A revision that is no number of this world is refused as the browser's fault."""
+        said = '{"verdict": "accept", "revision": 1e999}'
+        answer = desk.ask("POST", "decision", content=said)
+        assert answer.status_code == 400
+        assert "cannot be read" in answer.json()["error"]
 
     def test_broken_file_shows_no_path(self, desk, tmp_path):
         """An error names the file, never where it lies."""

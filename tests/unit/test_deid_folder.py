@@ -1,7 +1,10 @@
 """`evenhand deidentify` and `evenhand forget`, as their users call them."""
 
+import gzip
 import json
 import stat
+import zipfile
+import zlib
 
 import nibabel as nib
 import numpy as np
@@ -12,10 +15,10 @@ from typer.testing import CliRunner
 from evenhand.cases.store import CaseStore
 from evenhand.cli import app
 from evenhand.errors import DataError, EvenhandError, UsageError
-from evenhand.ingest.deid import HospitalKey, Pseudonymiser
+from evenhand.ingest.deid import HospitalKey, Pseudonymiser, scanner
 from evenhand.ingest.deid.dicom import quiet_pydicom
 from evenhand.ingest.deid.planted import plant
-from evenhand.ingest.deid.scanner import Scanner, scan_tree
+from evenhand.ingest.deid.scanner import NOT_SEARCHED, Scanner, scan_tree
 
 NAME = "Featherstonehaugh"
 
@@ -175,6 +178,42 @@ class TestCheck:
             (f"{NAME}.txt", "name"),
             ("b.nii.gz", "content"),
         ]
+
+    def test_picture_with_a_packed_text(self, tmp_path):
+        """A letter x before the packed text of a PNG does not end the search."""
+        text = b"XML:com.adobe.xmp\0\x01\0\0\0x" + zlib.compress(f"<p>{NAME}</p>".encode() * 9)
+        png = b"\x89PNG\r\n\x1a\n" + len(text).to_bytes(4, "big") + b"iTXt" + text + bytes(4)
+        (tmp_path / "a.png").write_bytes(png)
+        assert [finding.identifier for finding in scan_tree(tmp_path, [NAME])] == [1]
+
+    def test_cut_short(self, tmp_path):
+        """A packed file without its end is searched as far as it goes, and is not called clean."""
+        noise = np.random.default_rng(1).bytes(5000)
+        (tmp_path / "a.gz").write_bytes(gzip.compress(NAME.encode() + noise)[:-20])
+        (tmp_path / "b.gz").write_bytes(gzip.compress(noise) + gzip.compress(NAME.encode()))
+        (tmp_path / "c.zip").write_bytes(b"PK\x03\x04" + noise)
+        found = [(one.path.name, one.identifier) for one in scan_tree(tmp_path, [NAME])]
+        assert found == [
+            ("a.gz", 1),
+            ("a.gz", NOT_SEARCHED),
+            ("b.gz", 1),
+            ("c.zip", NOT_SEARCHED),
+        ]
+        (tmp_path / "names").mkdir()
+        (tmp_path / "names" / "list").write_text("Nobody Else\n")
+        code, printed = call("deidentify", tmp_path, "--check", tmp_path / "names" / "list")
+        assert code == DataError.exit_code
+        assert "not searched to its end" in printed
+
+    def test_too_large(self, tmp_path, monkeypatch):
+        """A file that unpacks beyond the limit is reported, and the others are searched."""
+        monkeypatch.setattr(scanner, "_UNPACKED_BYTES", 1000)
+        (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(5000)))
+        with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("zeros", bytes(5000))
+        (tmp_path / "c.txt").write_text(NAME)
+        found = [(one.path.name, one.identifier) for one in scan_tree(tmp_path, [NAME])]
+        assert found == [("a.gz", NOT_SEARCHED), ("b.zip", NOT_SEARCHED), ("c.txt", 1)]
 
     def test_command(self, source, tmp_path):
         """The exit code says whether it is clean; the identifiers are not repeated."""

@@ -10,6 +10,7 @@ import pytest
 from evenhand.cases.nifti import write_nifti
 from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError
+from evenhand.geometry import Affine
 from evenhand_ui import masks
 from evenhand_ui.masks import (
     check_uploaded_mask,
@@ -152,6 +153,15 @@ class TestProposed:
         assert (summary.voxels, summary.tumour_slices) == (voxels, 3)
         assert summary.volume_mm3 == pytest.approx(voxels * 20)
         assert summary.sha256 == array_sha256(proposed_mask())
+
+    def test_volume_on_a_sheared_grid(self, tmp_path):
+        """Slices that lean over (a tilted gantry) are not counted larger than they are."""
+        leaning = AFFINE.ras_from_voxel.copy()
+        leaning[1, 2] = 3.0
+        path = tmp_path / "leaning.nii.gz"
+        write_nifti(path, proposed_mask(), Affine(leaning))
+        voxels = int(proposed_mask().sum())
+        assert summarise_mask(path).volume_mm3 == pytest.approx(voxels * 20)
 
     def test_summary_follows_the_file(self, tmp_path):
         """A mask that was made again is read again, not remembered."""

@@ -17,7 +17,7 @@ from evenhand_ui.component import mount_viewer
 from evenhand_ui.drafts import Box
 from evenhand_ui.faults import told_plainly
 from evenhand_ui.history import show_history
-from evenhand_ui.masks import check_uploaded_mask, read_mask
+from evenhand_ui.masks import check_uploaded_mask, recorded_mask
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.tickets import READ, WRITE
 from evenhand_ui.volumes import pack
@@ -129,8 +129,8 @@ def _start_from_recorded(office: Office, item: WorkItem, reading: Reading) -> No
     if item.state is not State.CORRECTED or latest is None or not latest.decision.corrected_path:
         return
     if office.drafts.read(reading.place).revision == 0:
-        path = office.run.database.parent / latest.decision.corrected_path
-        _keep_as_draft(office, reading, read_mask(path, reading.case))
+        mask = recorded_mask(office.run.database.parent, latest, reading.case)
+        _keep_as_draft(office, reading, mask)
 
 
 def _keep_as_draft(office: Office, reading: Reading, mask: np.ndarray[Any, Any]) -> None:

@@ -1,9 +1,13 @@
 """What was decided about a case, by whom, and the way to take it back."""
 
+import time
+
 import streamlit as st
 
-from evenhand.errors import EvenhandError
-from evenhand.review import Decision, State, Verdict
+from evenhand.cases.store import array_sha256
+from evenhand.errors import EvenhandError, ReviewError
+from evenhand.review import Decision, Entry, State, Verdict, claim_case
+from evenhand_ui.deciding import corrected_mask
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.wording import history_line
 from evenhand_ui.worklist import WorkItem
@@ -27,22 +31,45 @@ def show_history(office: Office, item: WorkItem, reading: Reading) -> None:
 
 
 def _withdraw(office: Office, item: WorkItem, reading: Reading) -> None:
+    try:
+        with office.lock:
+            entry = _record(office, item, reading)
+            office.finish(reading)
+    except EvenhandError as error:
+        st.error(str(error))
+        return
+    st.session_state["generation"] = st.session_state.get("generation", 0) + 1
+    st.session_state["message"] = f"Recorded as decision {entry.position}: {item.case_id}"
+    st.rerun()
+
+
+def _record(office: Office, item: WorkItem, reading: Reading) -> Entry:
+    case_id, arm = item.case_id, office.run.arm
+    holder = claim_case(office.store, arm, case_id, reading.reader, now_s=time.time())
+    if holder.reader != reading.reader:
+        raise ReviewError(f"{holder.reader} has this case open; nothing was withdrawn.")
+    if _has_own_work(office, item, reading):
+        raise ReviewError(
+            "You have painted something that is not recorded, and withdrawing would drop it. "
+            "Record it, or take it back with Undo, then withdraw."
+        )
     decision = Decision(
-        case_id=item.case_id,
+        case_id=case_id,
         hospital=item.hospital,
-        arm=office.run.arm,
+        arm=arm,
         verdict=Verdict.WITHDRAW,
         reader=reading.reader,
         proposed_sha256=item.proposal.sha256,
         seconds=round(reading.sitting.seconds, 1),
         slices_seen=(),
     )
-    try:
-        entry = office.store.append(decision)
-    except EvenhandError as error:
-        st.error(str(error))
-        return
-    office.finish(reading)
-    st.session_state["generation"] = st.session_state.get("generation", 0) + 1
-    st.session_state["message"] = f"Recorded as decision {entry.position}: {item.case_id}"
-    st.rerun()
+    return office.store.append(decision)
+
+
+def _has_own_work(office: Office, item: WorkItem, reading: Reading) -> bool:
+    """Whether the reader's draft is neither the proposal nor the correction that was recorded."""
+    mask = corrected_mask(office, reading)
+    if mask is None:
+        return False
+    recorded = item.latest.decision.corrected_sha256 if item.latest is not None else None
+    return array_sha256(mask) != recorded

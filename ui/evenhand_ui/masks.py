@@ -19,6 +19,7 @@ from evenhand.cases.records import Case
 from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
+from evenhand.review import Entry
 from evenhand_ui.options import UPLOAD_LIMIT_MIB
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "keep_correction",
     "name_correction",
     "read_mask",
+    "recorded_mask",
     "summarise_mask",
 ]
 
@@ -58,6 +60,27 @@ def read_mask(path: Path, case: Case) -> NDArray[np.uint8]:
     if fault:
         raise DataError(f"The mask '{path.name}' {fault}; restore it, or make it again.")
     return values.astype(np.uint8)
+
+
+def recorded_mask(folder: Path, entry: Entry, case: Case) -> NDArray[np.uint8]:
+    """Read the corrected mask (i, j, k) that a decision names, as it was recorded.
+
+    Args:
+        folder: of the review database.
+        entry: a decision that names a corrected mask.
+        case: whose mask it is.
+
+    Raises:
+        DataError: it is missing, damaged, or was changed since.
+    """
+    path = folder / str(entry.decision.corrected_path)
+    mask = read_mask(path, case)
+    if array_sha256(mask) != entry.decision.corrected_sha256:
+        raise DataError(
+            f"The corrected mask '{path.name}' of decision {entry.position} was changed after it "
+            "was recorded; restore it from a backup."
+        )
+    return mask
 
 
 def summarise_mask(path: Path) -> MaskSummary:

@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from evenhand.errors import DataError, EvenhandError, ReviewError
+from evenhand.errors import DataError, EvenhandError, ResourceError, ReviewError
 from evenhand.review import Reason, Verdict, claim_case
 from evenhand_ui.deciding import Answer, decide
 from evenhand_ui.drafts import Box, DraftConflictError
@@ -128,6 +128,8 @@ def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work)
             response = _refusal(400, "The connection was cut.")
         except ReviewError as error:
             response = _refusal(409, str(error))
+        except ResourceError as error:  # 5xx: the viewer keeps its copy and tries again
+            response = _refusal(503, str(error))
         except EvenhandError as error:
             response = _refusal(422, str(error))
         response.headers["Cache-Control"] = "no-store"
@@ -139,7 +141,10 @@ def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work)
 
 def _check_origin(request: Request) -> None:
     origin = request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    try:
+        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    except ValueError:  # no address at all
+        foreign = True
     if foreign or request.headers.get("sec-fetch-site", "same-origin") not in {
         "same-origin",
         "none",
@@ -236,7 +241,7 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
             comment=str(said.get("comment", "")),
             revision=int(said["revision"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise _RequestError(400, "This decision cannot be read; reload the page.") from None
     if answer.verdict is Verdict.WITHDRAW:
         raise _RequestError(400, "A decision is withdrawn in its history.")

@@ -10,8 +10,9 @@ from evenhand.cases.nifti import read_nifti, write_nifti
 from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
 from evenhand.experiment.layout import RunFolder
+from evenhand.geometry import Affine
 from evenhand.review import ChainCheck, ReviewStore, State, state_of, trail_csv, trail_html
-from evenhand_ui.masks import read_mask, summarise_mask
+from evenhand_ui.masks import read_mask, recorded_mask, summarise_mask
 from evenhand_ui.runs import ReviewRun
 
 __all__ = ["export_run", "open_store", "reviewed_mask", "verify_trail"]
@@ -78,7 +79,9 @@ def export_run(run: Path, out: Path, arm: str | None = None, database: str | Non
         write_atomically(out / "decisions.csv", trail_csv(entries).encode())
         write_atomically(out / "decisions.html", trail_html(entries, check).encode())
         for case_id, mask in standing.items():
-            write_nifti(out / "masks" / f"{case_id}.nii.gz", mask, opened.case(case_id).affine)
+            _write_whole(out / "masks" / f"{case_id}.nii.gz", mask, opened.case(case_id).affine)
+        for case_id in set(opened.case_ids()) - standing.keys():  # of an earlier export
+            (out / "masks" / f"{case_id}.nii.gz").unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(f"'{out}' cannot be written: {error.strerror}.") from None
     if check.broken_at is not None:
@@ -99,7 +102,7 @@ def reviewed_mask(
     latest = store.latest(run.arm).get(case_id)
     state = state_of(latest, summarise_mask(path).sha256)
     if state is State.CORRECTED and latest is not None and latest.decision.corrected_path:
-        path = run.database.parent / latest.decision.corrected_path
+        return recorded_mask(run.database.parent, latest, case), state
     return read_mask(path, case), state
 
 
@@ -114,6 +117,15 @@ def open_store(run: ReviewRun, database: str | None) -> ReviewStore:
             f"'{run.folder}' has not been reviewed yet; open it with `evenhand review RUN`."
         )
     return ReviewStore(database or run.database)
+
+
+def _write_whole(path: Path, mask: NDArray[np.uint8], affine: Affine) -> None:
+    draft = path.with_name(f".draft-{path.name}")
+    try:
+        write_nifti(draft, mask, affine)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _broken(check: ChainCheck) -> str:

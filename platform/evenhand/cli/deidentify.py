@@ -155,24 +155,24 @@ def _show(report: "FolderReport", into: Path) -> None:
 
 def _check(root: Path, identifiers: Path) -> None:
     from evenhand.ingest.deid.folder import files_of
-    from evenhand.ingest.deid.scanner import read_identifiers, scan_tree
+    from evenhand.ingest.deid.scanner import NOT_SEARCHED, read_identifiers, scan_tree
 
     findings = scan_tree(root, read_identifiers(identifiers))
     out = _out()
     numbers = {path: number for number, path in enumerate(files_of(root), start=1)}
     for finding in findings[:_SHOWN_FINDINGS]:
-        out.print(
-            f"- file {numbers[finding.path]}: its {finding.where} holds line {finding.identifier} "
-            "of the list",
-            markup=False,
-        )
+        what = f"its {finding.where} holds line {finding.identifier} of the list"
+        if finding.identifier == NOT_SEARCHED:
+            what = "it is cut, locked or too large, and was not searched to its end"
+        out.print(f"- file {numbers[finding.path]}: {what}", markup=False)
     if len(findings) > _SHOWN_FINDINGS:
         out.print(f"- and {len(findings) - _SHOWN_FINDINGS} more")
     if findings:
         out.print(_NUMBERS, markup=False)
     if findings:
         raise DataError(
-            f"{len(findings)} place(s) hold an identifier of the list; the folder is not clean."
+            f"{len(findings)} place(s) hold an identifier of the list or could not be searched; "
+            "the folder is not known to be clean."
         )
     out.print(f"None of the identifiers was found in '{root}'.", markup=False)
 

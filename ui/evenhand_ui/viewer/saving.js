@@ -41,7 +41,8 @@ export class Saving {
 
   touched() {
     this.dirty = true;
-    this._start();
+    if (this.stopped) this._keep();
+    else this._start();
   }
 
   // Resolves when the server has everything; rejects with a sentence when it cannot.
@@ -59,6 +60,7 @@ export class Saving {
 
   // After a conflict: one's own on top of the other's, or the other's.
   async keepMine() {
+    await this.keeping;
     const draft = await this.api.mask("draft");
     this.revision = draft?.revision ?? 0;
     if (this.kept) await this._take(this.kept);
@@ -75,9 +77,11 @@ export class Saving {
     this.editor.done = [];
     this.editor.undone = [];
     this.dirty = false;
+    await this.keeping;
     await backup.drop(this.key);
     this._goOn();
     this.tell("Saved", "good");
+    if (this.dirty) this._start();
   }
 
   // The last strokes are still saved, or kept in the browser for the next time.
@@ -115,13 +119,26 @@ export class Saving {
     this.timer = setTimeout(() => this._start(), wait);
   }
 
-  async _save() {
-    this.dirty = false;
+  // While nothing is sent to the server, this browser has the latest stroke; one at a time, so that
+  // the last one stays. What an earlier visit kept is not overwritten before the reader has chosen.
+  _keep() {
+    this.keeping = Promise.resolve(this.keeping).then(async () => {
+      if (this.stopped && !this.kept) await this._backUp();
+    });
+  }
+
+  async _backUp() {
     const { box, bytes } = this.volume.snapshot();
     const draft = { box, strokes: this.editor.strokes, base: this.revision };
-    this.tell("Saving ...", "busy");
     draft.packed = await pack(bytes);
     await backup.keep(this.key, draft);
+    return draft;
+  }
+
+  async _save() {
+    this.dirty = false;
+    this.tell("Saving ...", "busy");
+    const draft = await this._backUp();
     try {
       this.revision = await this.api.save(draft);
       this.failures = 0;
@@ -132,6 +149,7 @@ export class Saving {
     } catch (error) {
       this.dirty = true;
       this._failed(error);
+      if (this.stopped) this._keep();
     }
   }
 

@@ -6,7 +6,6 @@ the case of Latin letters. gzip and zip files, PNG texts and deflated DICOM are
 unpacked; DICOM texts are also decoded by their declared character set.
 """
 
-import gzip
 import io
 import re
 import zipfile
@@ -16,22 +15,30 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from evenhand.errors import DataError, UsageError
+from evenhand.errors import UsageError
 
-__all__ = ["Finding", "Scanner", "read_identifiers", "scan_tree"]
+__all__ = ["NOT_SEARCHED", "Finding", "Scanner", "read_identifiers", "scan_tree"]
 
 _ENCODINGS = (
     *("utf-8", "utf-16-le", "utf-16-be", "latin-1", "iso8859-2", "iso8859-5", "iso8859-7"),
     *("koi8-r", "cp1251", "iso2022_jp", "iso2022_jp_2", "shift_jis", "euc_jp", "gb18030", "euc_kr"),
 )
+NOT_SEARCHED = 0
+"""In place of an identifier's number: the file could not be searched to its end."""
+
 _SHORTEST = 4
 _UNPACKED_BYTES = 1 << 30
 """No file is unpacked beyond this; one that would be is reported as not searched."""
 
+_STEP_BYTES = 1 << 24
+
 
 @dataclass(frozen=True)
 class Finding:
-    """An identifier that was found: the file, and the line number in the list of identifiers."""
+    """An identifier that was found: the file, and the line number in the list of identifiers.
+
+    `NOT_SEARCHED` in place of the line: the file is cut, locked or too large to be searched whole.
+    """
 
     path: Path
     identifier: int
@@ -66,21 +73,21 @@ class Scanner:
         return {self._index[found] for found in self._pattern.findall(content.lower())}
 
     def in_file(self, path: Path, root: Path) -> Iterator[Finding]:
-        """All that a file and its name hold.
-
-        Raises:
-            DataError: it unpacks to more than a GB.
-        """
+        """All that a file and its name hold, and whether it could be searched to its end."""
         name = path.relative_to(root).as_posix()
         for number in self.in_bytes(name.encode("utf-8", "surrogateescape")):
             yield Finding(path, number, "name")
         content = path.read_bytes()
         found: set[int] = set()
-        for piece in (content, *_unpacked(content)):
+        searched = True
+        for piece, whole in ((content, True), *_unpacked(content)):
             found |= self.in_bytes(piece)
+            searched = searched and whole
         found |= self.in_bytes(_dicom_texts(content).encode())
         for number in sorted(found):
             yield Finding(path, number, "content")
+        if not searched:
+            yield Finding(path, NOT_SEARCHED, "packed content")
 
 
 def read_identifiers(path: Path) -> list[str]:
@@ -126,29 +133,50 @@ def _forms(text: str) -> Iterator[bytes]:
                 yield bare
 
 
-def _unpacked(content: bytes) -> Iterator[bytes]:
+def _unpacked(content: bytes) -> Iterator[tuple[bytes, bool]]:
+    """What is packed in a file, each piece with whether that is all of it."""
+    if content[:2] == b"\x1f\x8b":
+        yield _inflated(content, wbits=31)
+    elif content[:4] == b"PK\x03\x04":
+        yield from _members(content)
+    elif content[:8] == b"\x89PNG\r\n\x1a\n":
+        for found in re.finditer(rb"zTXt|iTXt|iCCP", content):
+            for start in range(found.end(), min(found.end() + 400, len(content))):
+                if content[start] == 0x78:  # perhaps: a letter x looks the same
+                    text, _ = _inflated(content[start:], wbits=15)
+                    yield text, len(text) < _UNPACKED_BYTES
+
+
+def _inflated(content: bytes, *, wbits: int) -> tuple[bytes, bool]:
+    """Unpack as far as it goes, at most a GB; also whether that was to its end."""
+    parts: list[bytes] = []
+    size = 0
+    while content:
+        unpacker = zlib.decompressobj(wbits=wbits)
+        while not unpacker.eof:
+            try:
+                part = unpacker.decompress(content, min(_STEP_BYTES, _UNPACKED_BYTES - size))
+            except zlib.error:
+                return b"".join(parts), False
+            parts.append(part)
+            size += len(part)
+            content = unpacker.unconsumed_tail
+            if size >= _UNPACKED_BYTES or not (part or unpacker.eof):
+                return b"".join(parts), False
+        # A gzip file may hold several streams, and zeros after the last.
+        content = unpacker.unused_data.lstrip(b"\0") if wbits > zlib.MAX_WBITS else b""
+    return b"".join(parts), True
+
+
+def _members(content: bytes) -> Iterator[tuple[bytes, bool]]:
     try:
-        if content[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(content)) as file:
-                yield _limited(file.read(_UNPACKED_BYTES + 1))
-        elif content[:4] == b"PK\x03\x04":
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                for member in archive.infolist():
-                    with archive.open(member) as file:
-                        yield _limited(file.read(_UNPACKED_BYTES + 1))
-        elif content[:8] == b"\x89PNG\r\n\x1a\n":
-            for found in re.finditer(rb"zTXt|iTXt|iCCP", content):
-                for start in range(found.end(), min(found.end() + 400, len(content))):
-                    if content[start] == 0x78:
-                        yield zlib.decompressobj().decompress(content[start:], _UNPACKED_BYTES)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile):
-        return
-
-
-def _limited(content: bytes) -> bytes:
-    if len(content) > _UNPACKED_BYTES:
-        raise DataError("A packed file holds more than a GB; unpack it and search that.")
-    return content
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as file:
+                    text = file.read(_UNPACKED_BYTES)
+                    yield text, not file.read(1)
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile):
+        yield b"", False  # cut short, damaged, or locked with a password
 
 
 def _dicom_texts(content: bytes) -> str:
