@@ -191,7 +191,8 @@ class PrivacyConfig(Section):
     """`local`: each hospital noises its own update. `secure-sum`: each adds a share of the noise,
     and only the sum over all hospitals may be seen."""
     tolerated: Annotated[int, Field(ge=0)] = 1
-    """secure-sum: hospitals that may drop out of a round or collude without harm to the promise."""
+    """secure-sum: hospitals that may drop out of a round or collude with one that looks at the sum,
+    without harm to the promise; at most two fewer than there are."""
     epsilon: Positive = 8.0
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     """None: 1 / (10 x its own training patients). secure-sum wants one for all hospitals: shares

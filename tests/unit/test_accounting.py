@@ -189,3 +189,12 @@ def test_an_epsilon_out_of_reach_says_what_to_change():
 def test_default_delta_is_a_tenth_of_the_ceiling():
     """1 / (10 N)."""
     assert default_delta(50) == pytest.approx(2e-3)
+
+
+def test_opacus_is_loaded_only_to_price():
+    """A process that prices nothing must not wait for it."""
+    import subprocess
+    import sys
+
+    code = "import sys, evenhand.privacy.accounting; sys.exit('opacus' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -45,23 +45,24 @@ class TestPlan:
         assert plan.local.expectation.signal_to_noise == pytest.approx(signal(48, together))
         (noise,) = plan.secure_sum.noise_multipliers
         found = plan.secure_sum.expectation
-        assert found.signal_to_noise == pytest.approx(signal(48, noise))
-        assert found.noise_per_step == pytest.approx(noise * math.sqrt(964) / 24)
+        seen = noise * math.sqrt(4 / 3)  # of four shares, three make the whole noise
+        assert found.signal_to_noise == pytest.approx(signal(48, seen))
+        assert found.noise_per_step == pytest.approx(seen * math.sqrt(964) / 24)
 
     def test_one_noise_for_all_is_the_lever(self, plan):
-        """Four hospitals with one noise see nearly twice as far, and need fewer patients."""
+        """Four hospitals with one noise see sqrt(3) times as far or a bit less."""
         local, together = plan.local.expectation, plan.secure_sum.expectation
-        assert 1.6 < together.signal_to_noise / local.signal_to_noise < 2.0
+        assert 1.4 < together.signal_to_noise / local.signal_to_noise < math.sqrt(3)
         assert together.patients_needed < local.patients_needed
 
     def test_whoever_may_drop_out_costs_noise(self, plan):
-        """Three shares that make the whole noise are a third more variance when all four come."""
+        """The one who looks and one who is gone: two of four shares make the whole noise."""
         request = PlanRequest((7, 20, 6, 15), epsilon=8.0, parameters=964, steps=32, tolerated=1)
         careful = make_plan(request)
         assert careful.secure_sum.noise_multipliers == plan.secure_sum.noise_multipliers
         ratio = plan.secure_sum.expectation.signal_to_noise
         ratio /= careful.secure_sum.expectation.signal_to_noise
-        assert ratio == pytest.approx(math.sqrt(4 / 3))
+        assert ratio == pytest.approx(math.sqrt(3 / 2))
         assert careful.local == plan.local
 
     def test_somebody_has_to_be_left(self):
@@ -80,7 +81,9 @@ class TestPlan:
     def test_as_many_as_needed_are_enough(self, plan):
         """Asked again with the number that it named, the planner no longer doubts."""
         needed = plan.secure_sum.expectation.patients_needed
-        again = make_plan(PlanRequest((needed,), epsilon=8.0, parameters=964, steps=32))
+        quarter = needed // 4
+        four = (quarter, quarter, quarter, needed - 3 * quarter)
+        again = make_plan(PlanRequest(four, epsilon=8.0, parameters=964, steps=32))
         assert again.secure_sum.expectation.signal_to_noise == pytest.approx(USEFUL, rel=0.06)
 
     def test_the_quick_table_is_close_to_the_accountant(self, plan):
@@ -104,6 +107,7 @@ class TestPlan:
         ({"epsilon": math.nan}, "above 0"),
         ({"delta": 1 / 12}, "below 1/N"),
         ({"delta": 0.0}, "above 0 and below"),
+        ({"patients": (9, 20), "delta": 1 / 25}, "1/29"),  # a promise to 9 or 20, none to all
         ({"sampling_rate": 1.1}, "at most 1"),
         ({"sampling_rate": 0.0}, "above 0"),
         ({"minimum_cohort": 13}, "at least 13"),
@@ -138,6 +142,21 @@ class TestCommand:
         assert "<svg" in picture.read_text("utf-8")
         record = json.loads(data.read_text("utf-8"))
         assert record["local"]["expectation"]["verdict"] == "no useful model"
+
+    def test_a_config_for_more_hospitals_plans_for_fewer(self, tmp_path):
+        """What a config tolerates is lowered to what is possible; what was typed is refused."""
+        path = tmp_path / "small.toml"
+        path.write_text(
+            'name = "small"\n[data]\nsource = "x"\n[privacy]\ntolerated = 2\nrounds = 2\n'
+        )
+        for patients, lowered in (("12", 0), ("12,9", 0), ("12,9,8", 1)):
+            data = tmp_path / f"{patients}.json"
+            given = ("--config", path, "--patients", patients, "--parameters", 9)
+            found = call(*given, "--json", data)
+            assert found.exit_code == 0, found.output
+            assert json.loads(data.read_text("utf-8"))["request"]["tolerated"] == lowered
+        found = call(*given, "--tolerated", 2)
+        assert "somebody has to be left" in str(found.exception)
 
     def test_reads_a_config(self, tmp_path):
         """Patients less those who test, steps, and the numbers that are trained."""

@@ -57,7 +57,7 @@ def _plan(
     tolerated: Annotated[
         int | None,
         typer.Option(
-            help="Hospitals that may drop out or collude under secure-sum. Default: 1 of several."
+            help="Hospitals that may drop out or collude under secure-sum. Default: 1 of three up."
         ),
     ] = None,
     minimum_cohort: Annotated[
@@ -95,9 +95,9 @@ def _plan(
                 f"A plan needs --{key}, or a config that says it (--config). "
                 "Example: evenhand plan-privacy --patients 12 --epsilon 8 --parameters 964"
             )
-    several = min(1, len(asked["patients"]) - 1)
-    defaults = {"epsilon": 8.0, "tolerated": several}
-    request = PlanRequest(**(defaults | asked), minimum_cohort=minimum_cohort)
+    if tolerated is None:  # a config's choice may be for more hospitals than are planned for
+        asked["tolerated"] = min(asked.get("tolerated", 1), max(0, len(asked["patients"]) - 2))
+    request = PlanRequest(**({"epsilon": 8.0} | asked), minimum_cohort=minimum_cohort)
     plan = make_plan(request)
     if plot is not None:
         from evenhand.cli.plan_plot import draw_plan

@@ -3,6 +3,9 @@
 Costs are composed over all steps of all rounds: for 30 rounds of 10 steps (sigma
 1.1, sampling rate 0.1) the epsilons of the rounds add up to 55, while the composed
 figure is 9.1.
+
+Opacus is imported where it is used: it takes seconds, which a process that prices nothing
+should not wait for.
 """
 
 import math
@@ -15,9 +18,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from opacus.accountants import RDPAccountant, create_accountant
-from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
-from opacus.accountants.utils import get_noise_multiplier
 
 from evenhand.errors import PrivacyError
 
@@ -114,6 +114,9 @@ def rdp_epsilon_of(mechanisms: Iterable[Mechanism], delta: float) -> float:
     Renyi costs add up, so those of one step are kept and multiplied: what a ledger asks at
     every charge must not take the seconds that many distinct entries take with PRV.
     """
+    from opacus.accountants import RDPAccountant
+    from opacus.accountants.analysis.rdp import get_privacy_spent
+
     total = np.zeros(len(RDPAccountant.DEFAULT_ALPHAS))
     for one in mechanisms:
         total = total + one.steps * _renyi_of_step(one.sampling_rate, one.noise_multiplier)
@@ -128,6 +131,9 @@ def rdp_epsilon_of(mechanisms: Iterable[Mechanism], delta: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _renyi_of_step(sampling_rate: float, noise_multiplier: float) -> NDArray[np.float64]:
+    from opacus.accountants import RDPAccountant
+    from opacus.accountants.analysis.rdp import compute_rdp
+
     with _numerics():
         renyi = compute_rdp(
             q=sampling_rate,
@@ -141,6 +147,8 @@ def _renyi_of_step(sampling_rate: float, noise_multiplier: float) -> NDArray[np.
 def _price(
     accountant: str, history: list[tuple[float, float, int]], delta: float, **more: float
 ) -> float:
+    from opacus.accountants import create_accountant
+
     pricing = create_accountant(accountant)
     pricing.history = history
     return float(pricing.get_epsilon(delta, **more))
@@ -172,6 +180,8 @@ def noise_for(epsilon: float, delta: float, sampling_rate: float, steps: int) ->
     Raises:
         PrivacyError: no noise reaches it.
     """
+    from opacus.accountants.utils import get_noise_multiplier
+
     try:
         with _numerics():
             return float(

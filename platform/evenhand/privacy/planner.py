@@ -86,7 +86,7 @@ class PlanRequest:
         clip_norm: longest gradient of a patient; only scales what is shown.
         minimum_cohort: fewer patients over whom noise is shared are refused.
         tolerated: hospitals that may drop out or collude under secure-sum; what the others add
-            to make up for them is too much noise while all are there.
+            to make up for them, and for one that looks, is too much noise while all are there.
     """
 
     patients: tuple[int, ...]
@@ -128,10 +128,12 @@ class PlanRequest:
                 f"A hospital has {smallest} patients; at least {self.minimum_cohort} are asked "
                 "for. Leave it out, or wait until it has more."
             )
-        if self.delta is not None and not 0 < self.delta < 1 / smallest:
+        total = sum(self.patients)  # training under secure-sum refuses by all of them
+        if self.delta is not None and not 0 < self.delta < 1 / total:
             raise PrivacyError(
-                f"Delta must be above 0 and below 1/N, here 1/{smallest} = {1 / smallest:.2g}; "
-                f"got {self.delta:g}. From 1/N on, giving one patient away would be allowed."
+                f"Delta must be above 0 and below 1/N, here 1/{total} = {1 / total:.2g} over all "
+                f"hospitals; got {self.delta:g}. From 1/N on, giving one patient away would be "
+                "allowed."
             )
 
 
@@ -268,9 +270,9 @@ def _trust_plan(
 
 def _surplus(request: PlanRequest, trust: Trust) -> float:
     """How much larger the noise is than needed while nobody has dropped out."""
-    if trust == "local":
-        return 1.0
     hospitals = len(request.patients)
+    if trust == "local" or hospitals == 1:  # one alone has nobody to share with
+        return 1.0
     shared = noise_share(1.0, hospitals=hospitals, tolerated=request.tolerated)
     return shared.share * math.sqrt(hospitals)
 

@@ -3,9 +3,9 @@
 H hospitals add up clipped gradients of the patients whom each has drawn at one agreed rate. As
 far as anybody outside can see that is one step over the union of patients, so one noise of
 deviation sigma C on the *sum* keeps the promise, where `local` needs one on each update. Nobody
-adds it alone: each hospital adds a share of variance (sigma C)^2 / (H - t), so that what the
-honest ones who answer have added is enough as long as no more than t hospitals drop out or tell
-others their share.
+adds it alone: each hospital adds a share of variance (sigma C)^2 / (H - t - 1). A hospital that
+looks at the sum knows its own share and can take it away; what the other honest ones who answer
+have added is still enough, as long as no more than t others drop out or tell it their share.
 
 Two things must hold, and are refused where they do not. Nobody sees a single update, whose noise
 is a share only: something has to add up without looking, or somebody has to be trusted with it
@@ -58,7 +58,7 @@ class NoiseShare:
     Attributes:
         noise_multiplier: of the sum, over the clipping norm; what the accountant prices.
         hospitals: who take part.
-        tolerated: of them, how many may drop out or tell their share to others.
+        tolerated: of them, how many may drop out or tell another hospital their share.
         share: noise multiplier that each hospital adds.
     """
 
@@ -69,7 +69,10 @@ class NoiseShare:
 
     @property
     def fewest(self) -> int:
-        """A sum of fewer hospitals has too little noise, and must not be looked at."""
+        """A sum of fewer hospitals has too little noise, and must not be looked at.
+
+        One of these many may be curious: all but one make the whole noise.
+        """
         return self.hospitals - self.tolerated
 
 
@@ -79,17 +82,19 @@ def noise_share(noise_multiplier: float, *, hospitals: int, tolerated: int) -> N
     Args:
         noise_multiplier: that the sum needs, by the accountant, over the union of patients.
         hospitals: who take part.
-        tolerated: how many of them, dropped and colluding together, the promise survives.
+        tolerated: how many of them, dropped and colluding together, the promise survives,
+            besides the hospital that looks at the sum.
 
     Raises:
         PrivacyError: nobody would be left to make the noise.
     """
-    if not 0 <= tolerated < hospitals:
+    if not 0 <= tolerated < hospitals - 1:
         raise PrivacyError(
             f"privacy.tolerated is {tolerated}, and {hospitals} hospitals take part: somebody has "
-            "to be left who makes the noise. Lower it, or take more hospitals."
+            "to be left who makes the noise, besides one that looks at the sum and knows its own "
+            "share. Lower it, or take more hospitals."
         )
-    share = noise_multiplier / math.sqrt(hospitals - tolerated)
+    share = noise_multiplier / math.sqrt(hospitals - tolerated - 1)
     return NoiseShare(noise_multiplier, hospitals, tolerated, share)
 
 
@@ -110,5 +115,6 @@ def require_trust(trust: str, together: Together | None, tolerated: int) -> str:
         )
     return (
         f"secure-sum over {together.patients} patients of {together.hospitals} hospitals, "
-        f"of whom {tolerated} may drop out or collude; {_WORDS[together.carrier]}"
+        f"of whom {tolerated} may drop out or collude with one that looks; "
+        f"{_WORDS[together.carrier]}"
     )
