@@ -1,10 +1,12 @@
 """`evenhand deidentify` and `evenhand forget`, as their users call them."""
 
+import errno
 import gzip
 import json
 import stat
 import zipfile
 import zlib
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -139,6 +141,23 @@ class TestDeidentify:
             assert code == UsageError.exit_code, words
             assert any(part in printed for part in reason.split("|")), printed
         assert not into.exists()
+
+    def test_unreadable_file_is_left_out(self, source, tmp_path, key, monkeypatch):
+        """A source file that cannot be read is refused by number; all others are done."""
+        unreadable = next(source.glob("*/anat/*.json"))
+        plain = Path.open
+
+        def guarded(self, *more, **options):
+            if self == unreadable:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return plain(self, *more, **options)
+
+        monkeypatch.setattr(Path, "open", guarded)
+        into = tmp_path / "clean"
+        code, printed = call("deidentify", source, "--into", into, "--key", key)
+        assert code == 0, printed
+        assert "It cannot be read (Permission denied)" in " ".join(printed.split())
+        assert len(list((into / "evidence").glob("p*.json"))) >= 6
 
     def test_a_folder_with_nothing_to_clean_is_an_error(self, tmp_path, key):
         """Nobody goes on with an empty folder."""

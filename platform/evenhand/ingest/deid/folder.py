@@ -140,8 +140,7 @@ class _Work:
         """Clean one file, or note why not."""
         kind = "file"
         try:
-            with path.open("rb") as file:
-                kind = _kind(path, file.read(132))
+            kind = _kind(path, _read(path, 132))
             if kind == "DICOM":
                 self._dicom(path)
             else:
@@ -204,7 +203,7 @@ class _Work:
 
     def _beside(self, kind: str, path: Path) -> None:
         place = path.relative_to(self.source)
-        content, gone = path.read_bytes(), 0
+        content, gone = _read(path), 0
         if kind == "NIfTI":
             content = clean_nifti(content)
         elif kind == "PNG":
@@ -255,6 +254,15 @@ def _kind(path: Path, start: bytes) -> str:
     if path.suffix.lower() in _TEXTS:
         return _TEXTS[path.suffix.lower()]
     return "DICOM" if start[:2] in (b"\x08\0", b"\0\x08") else "other file"
+
+
+def _read(path: Path, size: int = -1) -> bytes:
+    """Read a source file, or its first bytes; what cannot be read is a refusal of that file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise DataError(f"It cannot be read ({error.strerror}); see to its rights.") from None
 
 
 def _read_dicom(path: Path) -> Dataset:
