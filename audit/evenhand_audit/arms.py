@@ -110,7 +110,8 @@ def prepare_arm(
     usable = tuple(
         metric for metric in metrics if _has_below(figure_of(patients, metric), partitions)
     )
-    return ArmAtWork(names, cases, patients, usable, incomplete, publication, partitions)
+    left_out = (*incomplete, *(metric.name for metric in metrics if metric not in usable))
+    return ArmAtWork(names, cases, patients, usable, left_out, publication, partitions)
 
 
 def _partitions(

@@ -104,7 +104,7 @@ def patients_of(
         reference volume, `cases`, the attributes as text, and where there is one `grade`.
 
     Raises:
-        DataError: a patient has two values of an attribute.
+        DataError: a patient has two values of an attribute, of hospital or of grade.
     """
     grouped = cases.groupby("patient", sort=True)
     means = [metric.column for metric in METRICS] + ["volume_reference"]
@@ -119,9 +119,10 @@ def patients_of(
         patients["lesions_predicted_false"] = (
             counts["lesions_predicted"] - counts["lesions_predicted_true"]
         )
-    patients["hospital"] = grouped["hospital"].first()
-    if "grade" in cases:
-        patients["grade"] = grouped["grade"].first()
+    for covariate in ("hospital", "grade"):  # held equal whether or not they are compared
+        if covariate in cases:
+            _refuse_two_values(grouped[covariate].nunique(), covariate)
+            patients[covariate] = grouped[covariate].first()
     for attribute in attributes:
         if attribute == "age_group":
             patients[attribute] = age_groups(grouped["age_years"].min(), edges)

@@ -219,7 +219,7 @@ class ArmAudit:
     metrics: tuple[Metric, ...]
     """What could be computed of this arm."""
     incomplete: tuple[str, ...]
-    """Metrics that only a part of the arm's cases has, and which are left out for it."""
+    """Metrics left out: a part of the cases lacks them, or a row of a rate has nothing to count."""
     attributes: tuple[AttributeAudit, ...]
     intersections: tuple[AttributeAudit, ...]
     checks: tuple[Check, ...]

@@ -1,6 +1,7 @@
 """Sums of several hospitals say exactly what all rows together say, and nothing of small groups."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -226,3 +227,15 @@ def test_a_hospital_with_four_patients_tells_nothing(tmp_path):
     rows.to_csv(tmp_path / "q.csv", index=False)
     with pytest.raises(DataError, match="can tell nothing yet"):
         sums_of(tmp_path / "q.csv", CONFIG)
+
+
+def test_a_hospital_without_rows_of_an_attribute_is_named(table):
+    """A file that tells nothing of race is no fault: the others are pooled, and it is said."""
+    told = hospitals(table)
+    arms = [
+        replace(arm, rows=tuple(row for row in arm.rows if row.attribute != "race"))
+        for arm in told[0].arms
+    ]
+    pooled = pool([replace(told[0], arms=tuple(arms)), *told[1:]]).arms[0]
+    race = next(each for each in pooled.attributes if each.attribute == "race")
+    assert race.without == (told[0].hospital,)

@@ -310,3 +310,14 @@ def test_cut_numbers_stand_by_size():
     ordered = ["under 2.5", "2.5 to under 10", "10 and over", "GE", "unknown"]
     assert group_order("size", groups, ()) == ordered
     assert group_order("grade", ["10", "9", "e"], ()) == ["9", "10", "e"]
+
+
+def test_a_rate_that_one_group_lacks_is_listed_as_left_out():
+    """No reference lesion in F: no rate of missed lesions for anybody, and that is said."""
+    table = pd.DataFrame(simulated_rows(patients=24))
+    table["lesions_reference"] = (table["sex"] != "F").astype(int)
+    table["lesions_found"] = 0
+    table["lesions_predicted"], table["lesions_predicted_true"] = 1, 0
+    (arm, *_) = audit_table(table, AuditConfig(attributes=("sex",), resamples=100)).arms
+    assert "missed_lesions" not in [metric.column for metric in arm.metrics]
+    assert arm.incomplete == ("missed lesions",)

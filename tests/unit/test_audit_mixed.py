@@ -1,9 +1,13 @@
 """Gaps between like patients: a hospital's effect is not sold as an effect of sex."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from evenhand.errors import DataError
+from evenhand_audit.cohort import patients_of
 from evenhand_audit.mixed import Covariates, adjusted_gap
+from evenhand_audit.simulate import simulated_rows
 
 SEXES = ("M", "F")
 
@@ -124,3 +128,13 @@ def test_grade_is_held_equal_where_it_is_known():
     )  # fmt: skip
     assert adjusted.held_equal == ("hospital", "tumour volume", "grade")
     assert adjusted.low <= 0 <= adjusted.high
+
+
+@pytest.mark.parametrize("covariate", ["hospital", "grade"])
+def test_two_values_of_what_is_held_equal_are_refused(covariate):
+    """Also where it is not an attribute of the audit: the first value is not taken silently."""
+    rows = pd.DataFrame(simulated_rows(patients=10, cases_per_patient=2)).assign(grade="2")
+    assert len(patients_of(rows, ("sex",), ())) == 10
+    rows.loc[0, covariate] = "other"
+    with pytest.raises(DataError, match=f"1 patient has two values of '{covariate}'"):
+        patients_of(rows, ("sex",), ())

@@ -188,11 +188,13 @@ def _arm(key: tuple[str, str], told: Mapping[str, ArmSums], comparisons: int) ->
             name: [row for row in arm.rows if row.attribute == attribute]
             for name, arm in told.items()
         }
+        rows = {name: mine for name, mine in rows.items() if mine}
         without = tuple(name for name, mine in rows.items() if mine[0].group == POOL)
         if len(without) > len(rows) - 2:
             without = ()  # nothing can be compared either way
         kept = [row for name, mine in rows.items() if name not in without for row in mine]
-        found.append(judge(attribute, _merged(kept), without=without))
+        silent = tuple(name for name in told if name not in rows)
+        found.append(judge(attribute, _merged(kept), without=(*without, *silent)))
     everybody = _group(EVERYBODY, (), list(overall.values()), metrics)
     return PooledArm(*key, everybody, tuple(found))
 
