@@ -93,7 +93,9 @@ def test_equal_entries_are_priced_as_one(monkeypatch):
         def get_epsilon(self, *_, **__):
             return 1.0
 
-    monkeypatch.setattr("opacus.accountants.create_accountant", lambda _: spies.append(Spy()) or spies[-1])
+    monkeypatch.setattr(
+        "opacus.accountants.create_accountant", lambda _: spies.append(Spy()) or spies[-1]
+    )
     epsilon_of([Mechanism(0.1, 2.0, 3), Mechanism(0.2, 2.0, 1), Mechanism(0.1, 2.0, 4)], 1e-3)
     assert spies
     assert all(sorted(spy.history) == [(2.0, 0.1, 7), (2.0, 0.2, 1)] for spy in spies)
