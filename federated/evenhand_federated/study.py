@@ -94,11 +94,6 @@ class StudyTerms(Section):
             )
         if self._shares_noise and self.patients is None:
             raise ValueError("privacy.trust = 'secure-sum' wants patients, of all hospitals")
-        if self._shares_noise and self.privacy.delta is None:
-            raise ValueError(
-                "privacy.trust = 'secure-sum' wants privacy.delta in the study: every hospital "
-                "sizes its share of the noise by it, so it has to be one value"
-            )
         if self._shares_noise and self.privacy.tolerated < 1:
             raise ValueError(
                 "privacy.trust = 'secure-sum' wants privacy.tolerated of 1 or more between "
