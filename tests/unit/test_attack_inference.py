@@ -64,12 +64,12 @@ class TestMembership:
     def test_an_overfitted_model_gives_its_patients_away_and_noise_hides_them(self):
         """Without noise both attacks find members; at much noise they guess."""
         steps = Mechanism(0.5, 8.0, 30)
-        kinds = {"patients": 12, "models": 8, "size": 48}
+        # Who is sampled comes from the system's randomness: with 8 models the figures vary too much.
+        kinds = {"patients": 12, "models": 24, "size": 48}
         open_threshold, open_ratio = attack_phantoms(steps, private=False, **kinds)
         _, hidden = attack_phantoms(steps, private=True, **kinds)
         assert open_threshold.auc_low > 0.5
-        # Who is sampled comes from the system's randomness, so figures differ from run to run.
-        assert open_ratio.auc_low > 0.6
+        assert open_ratio.auc > 0.8
         assert hidden.auc < 0.65
 
 
