@@ -64,7 +64,7 @@ class TestMembership:
     def test_an_overfitted_model_gives_its_patients_away_and_noise_hides_them(self):
         """Without noise both attacks find members; at much noise they guess."""
         steps = Mechanism(0.5, 8.0, 30)
-        # Who is sampled comes from the system's randomness: with 8 models the figures vary too much.
+        # Sampling comes from the system's randomness: with 8 models the figures vary too much.
         kinds = {"patients": 12, "models": 24, "size": 48}
         open_threshold, open_ratio = attack_phantoms(steps, private=False, **kinds)
         _, hidden = attack_phantoms(steps, private=True, **kinds)
