@@ -79,7 +79,9 @@ class DataConfig(Section):
     left_out: dict[str, str] = {}
     """Hospitals that do not take part, each with the reason, for the report."""
     sequences: Annotated[tuple[str, ...], Field(min_length=1)] = ("FLAIR",)
-    """Image sequences by BIDS suffix; the first one feeds the backbone."""
+    """Image sequences by BIDS suffix; the first one feeds the backbone, all of them the head."""
+    may_lack: tuple[str, ...] = ()
+    """Those of `sequences` that a case may lack; the head then sees nothing there."""
     units: Literal["mm", "voxel"] = "mm"
     """`voxel` where the source has no true spacing: distances are then in voxels."""
     test_fraction: Fraction = 1 / 3
@@ -88,6 +90,15 @@ class DataConfig(Section):
     def _one_source(self) -> "DataConfig":
         if (self.source is None) == (self.phantom is None):
             raise ValueError("give exactly one of data.source (a BIDS tree) and [data.phantom]")
+        return self
+
+    @model_validator(mode="after")
+    def _lackable(self) -> "DataConfig":
+        if strange := sorted({*self.may_lack} - {*self.sequences[1:]}):
+            raise ValueError(
+                f"may_lack names {', '.join(strange)}, which is not among the sequences after the "
+                "first; the first feeds the backbone, and every case needs it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -108,6 +119,9 @@ class ModelConfig(Section):
     """Size of the prompt head, which works without a prompt."""
     head_size: Annotated[int, Field(ge=64, le=512, multiple_of=16)] = 256
     """Side to which slices are resized for the prompt head, pixels."""
+    head_hints: bool = False
+    """Whether the head also takes a box, or the mask of the slice before; it then answers boxes
+    instead of the mask decoder, and carries a mask through a volume."""
     decoder_lora_rank: Annotated[int, Field(ge=0, le=64)] = 4
     """Rank of LoRA in the mask decoder's attention; 0: none."""
     encoder_lora_rank: Annotated[int, Field(ge=0, le=64)] = 0
@@ -132,6 +146,10 @@ class TrainingConfig(Section):
     """Slices a patient and step on which the decoder learns from a jittered box."""
     box_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of draws that train on boxes at all: the decoder costs more than the head."""
+    box_hints: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of slices on which the head is told a box (model.head_hints)."""
+    mask_hints: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of slices on which the head is told a neighbour's mask (model.head_hints)."""
     box_jitter: Annotated[int, Field(ge=0)] = 5
     """Largest shift of each box side, in pixels of the original slice."""
     intensity_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.25

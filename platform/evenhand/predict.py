@@ -13,7 +13,8 @@ from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache
-from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
+from evenhand.model.head import box_hints
+from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
 
 __all__ = [
@@ -21,8 +22,13 @@ __all__ = [
     "boxes_from_reference",
     "predict_automatic",
     "predict_boxes",
+    "predict_from_slice",
+    "predict_hinted_boxes",
     "without_specks",
 ]
+
+NOTHING = -20.0
+"""Logit where nobody was asked."""
 
 _BATCH = 8
 
@@ -56,10 +62,7 @@ def predict_automatic(
     threshold: float = 0.5,
 ) -> Prediction:
     """Segment a whole volume without a prompt, every slice."""
-    volume = store.volumes(case, (cache.sequence,)).images[cache.sequence]
-    slices = display_range(volume)
-    box = Letterbox(slices.shape[1], slices.shape[2], model.config.head_size)
-    slices = box.apply(slices[:, None])[:, 0]
+    slices, box = _slices(model, store, case)
     parts = []
     for index, hidden in _batches(cache, case):
         parts.append(box.invert(model.propose(with_neighbours(slices, index), hidden)))
@@ -89,7 +92,7 @@ def predict_boxes(
     *,
     threshold: float = 0.5,
 ) -> Prediction:
-    """Segment the slices that have a box; the others stay empty.
+    """Let the mask decoder segment the slices that have a box; the others stay empty.
 
     Args:
         model: with or without a trained adapter.
@@ -100,13 +103,89 @@ def predict_boxes(
     """
     height, width, depth = case.shape
     box = Letterbox(height, width, model.config.image_size)
-    logits = torch.full((depth, height, width), -20.0)
+    logits = torch.full((depth, height, width), NOTHING)
     for index, hidden in _batches(cache, case):
         given = ~boxes[index, 0].isnan()
         if given.any():
             answer = model.answer_boxes(hidden[given], box.boxes(boxes[index[given]]))
             logits[index[given]] = box.invert(answer)
     return Prediction.from_logits(logits, threshold=threshold)
+
+
+@torch.inference_mode()
+def predict_hinted_boxes(
+    model: AdaptedModel,
+    store: CaseStore,
+    cache: EmbeddingCache,
+    case: Case,
+    boxes: Tensor,
+    *,
+    threshold: float = 0.5,
+) -> Prediction:
+    """Let the prompt head segment the slices that have a box; the others stay empty.
+
+    Args:
+        model: its head takes hints (model.head_hints).
+        store: of the case's hospital.
+        cache: of the case's hospital.
+        case: what is segmented.
+        boxes: (k, 4), x0 y0 x1 y1 in pixels of the slice; NaN where there is none.
+        threshold: probability above which a voxel belongs to the mask.
+    """
+    slices, square = _slices(model, store, case)
+    logits = torch.full((case.shape[2], *case.shape[:2]), NOTHING)
+    for index, hidden in _batches(cache, case):
+        given = ~boxes[index, 0].isnan()
+        if given.any():
+            told = index[given]
+            hints = box_hints(square.boxes(boxes[told]), square.size)
+            answer = model.propose(with_neighbours(slices, told), hidden[given], hints)
+            logits[told] = square.invert(answer)
+    return Prediction.from_logits(logits, threshold=threshold)
+
+
+@torch.inference_mode()
+def predict_from_slice(
+    model: AdaptedModel,
+    store: CaseStore,
+    cache: EmbeddingCache,
+    case: Case,
+    *,
+    z: int,
+    box: Tensor,
+) -> Prediction:
+    """Segment a tumour from a box on one slice, and carry the mask up and down the volume.
+
+    Each next slice is told the mask of the one before, until nothing is found.
+
+    Args:
+        model: its head takes hints (model.head_hints).
+        store: of the case's hospital.
+        cache: of the case's hospital.
+        case: what is segmented.
+        z: the slice that has the box.
+        box: (4,), x0 y0 x1 y1 in pixels of that slice.
+    """
+    slices, square = _slices(model, store, case)
+    hidden = cache.read(case)
+    logits = torch.full((case.shape[2], *case.shape[:2]), NOTHING)
+
+    def answer(at: int, hints: Tensor) -> Tensor:
+        frozen = torch.tensor(hidden[at : at + 1]).float()
+        here = model.propose(with_neighbours(slices, torch.tensor([at])), frozen, hints)
+        logits[at] = square.invert(here)[0]
+        carried = torch.zeros_like(hints)
+        carried[:, 1] = here > 0
+        return carried
+
+    first = answer(z, box_hints(square.boxes(box[None]), square.size))
+    for beyond in (range(z + 1, case.shape[2]), range(z - 1, -1, -1)):
+        carried = first
+        for at in beyond:
+            if not carried.any():
+                break
+            carried = answer(at, carried)
+    return Prediction.from_logits(logits, threshold=0.5)
 
 
 def boxes_from_reference(mask: NDArray[np.uint8], *, jitter: int, seed: int) -> Tensor:
@@ -117,6 +196,14 @@ def boxes_from_reference(mask: NDArray[np.uint8], *, jitter: int, seed: int) -> 
     limit = float(max(mask.shape[:2]))
     boxes[given] = jittered(boxes[given], by=jitter, limit=limit, generator=generator)
     return boxes
+
+
+def _slices(model: AdaptedModel, store: CaseStore, case: Case) -> tuple[Tensor, Letterbox]:
+    """(k, sequences, s, s) in the head's square, and that square."""
+    present = tuple(name for name in model.sequences if name in case.sequences)
+    slices = display_slices(store.volumes(case, present).images, model.sequences)
+    square = Letterbox(slices.shape[-2], slices.shape[-1], model.config.head_size)
+    return square.apply(slices), square
 
 
 def _batches(cache: EmbeddingCache, case: Case) -> Iterator[tuple[Tensor, Tensor]]:

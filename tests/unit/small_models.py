@@ -82,7 +82,7 @@ def toy_case(
         slices[z, y : y + h, x : x + w] += 0.7
     return TrainingCase(
         hidden=hidden.half().numpy().astype(np.float16),
-        slices=slices.half(),
+        slices=slices[:, None].half(),
         masks=masks,
         pixel=square / size,
         mirror=mirror,

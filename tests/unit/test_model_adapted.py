@@ -8,7 +8,7 @@ from small_models import CONFIG, HEAD_SIZE, small_backbone, small_model, wake_lo
 
 from evenhand.errors import AdapterError
 from evenhand.model.adapted import AdaptedModel
-from evenhand.model.head import HEAD_WIDTHS, PromptHead
+from evenhand.model.head import HEAD_WIDTHS, PromptHead, box_hints
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +233,33 @@ def test_the_head_proposes_at_the_slices_resolution(size, side, grid):
     logits = PromptHead(size).eval()(torch.rand(2, 3, side, side), torch.randn(2, 256, grid, grid))
     assert logits.shape == (2, side, side)
     assert logits.isfinite().all()
+
+
+class TestHints:
+    """What a person says about a slice."""
+
+    def test_silence_is_an_empty_hint(self):
+        """A head that takes hints gets none in automatic mode."""
+        head = PromptHead("small", sequences=2, hints=True).eval()
+        slices, embedding = torch.rand(2, 6, 64, 64), torch.randn(2, 256, 8, 8)
+        silent, empty = head(slices, embedding), head(slices, embedding, torch.zeros(2, 2, 64, 64))
+        assert torch.equal(silent, empty)
+        told = head(slices, embedding, torch.ones(2, 2, 64, 64))
+        assert not torch.equal(silent, told)
+
+    def test_a_head_that_takes_none_says_so(self):
+        """Rather than to answer a box as if nobody had drawn it."""
+        model = small_model()
+        slices = torch.rand(1, 3, HEAD_SIZE, HEAD_SIZE)
+        hidden = torch.randn(1, 320, model.backbone.grid, model.backbone.grid)
+        with pytest.raises(AdapterError, match=r"model\.head_hints"):
+            model.propose(slices, hidden, torch.zeros(1, 2, HEAD_SIZE, HEAD_SIZE))
+
+    def test_a_box_covers_the_pixels_whose_centres_it_holds(self):
+        """X runs along a row; NaN is no box."""
+        boxes = torch.tensor([[1.0, 2, 4, 3], [float("nan")] * 4, [0, 0, 8, 8], [2.4, 0, 2.6, 1]])
+        hints = box_hints(boxes, 8)
+        assert hints.shape == (4, 2, 8, 8)
+        assert torch.nonzero(hints[0, 0]).tolist() == [[2, 1], [2, 2], [2, 3]]
+        assert hints[:, 0].sum((1, 2)).tolist() == [3, 0, 64, 1]
+        assert not hints[:, 1].any()

@@ -20,6 +20,8 @@ from evenhand.predict import (
     boxes_from_reference,
     predict_automatic,
     predict_boxes,
+    predict_from_slice,
+    predict_hinted_boxes,
     without_specks,
 )
 
@@ -91,7 +93,7 @@ def test_automatic_prediction_equals_slice_by_slice(model, cache, case):
     predicted = predict_automatic(model, store_of(volume), cache, case)
     slices = display_range(volume)
     box = Letterbox(*SHAPE[:2], model.config.head_size)
-    square = box.apply(slices[:, None])[:, 0]
+    square = box.apply(slices[:, None])
     for z in range(SHAPE[2]):
         around = with_neighbours(square, torch.tensor([z]))
         hidden = torch.tensor(cache.read(case)[z : z + 1]).float()
@@ -100,6 +102,53 @@ def test_automatic_prediction_equals_slice_by_slice(model, cache, case):
     surely = np.abs(predicted.probability.astype(float) - 0.5) > 1e-2
     assert surely.any()
     assert ((predicted.probability > 0.5) == (predicted.mask == 1))[surely].all()
+
+
+def paint_the_hints(slices, hidden, hints=None):
+    """A head that marks what it is told, box or neighbour's mask, and nothing of its own."""
+    assert len(hidden) == len(slices)
+    return 20.0 * hints.amax(1) - 10
+
+
+def test_a_hinted_box_lands_where_it_was_drawn(model, cache, case, monkeypatch):
+    """Boxes go into the head's square and masks come back, slice by slice; others stay empty."""
+    mask = blob(np.s_[8:20, 30:52, [0, 4, 9, 10]])
+    boxes = boxes_from_reference(mask, jitter=0, seed=0)
+    monkeypatch.setattr(model, "propose", paint_the_hints)
+    volume = np.ones(SHAPE, np.float32)
+    predicted = predict_hinted_boxes(model, store_of(volume), cache, case, boxes)
+    assert dice(predicted.mask, mask) > 0.9
+    assert (predicted.mask.any((0, 1)) == mask.any((0, 1))).all()
+
+
+class TestFromOneSlice:
+    """A mask is carried through the volume until nothing is found."""
+
+    @pytest.mark.parametrize("z", [0, 5, 10])
+    def test_it_reaches_every_slice(self, model, cache, case, monkeypatch, z):
+        """Up and down, from the middle and from either end."""
+        monkeypatch.setattr(model, "propose", paint_the_hints)
+        box = torch.tensor([30.0, 8, 52, 20])
+        predicted = predict_from_slice(
+            model, store_of(np.ones(SHAPE, np.float32)), cache, case, z=z, box=box
+        )
+        assert dice(predicted.mask, blob(np.s_[8:20, 30:52, :])) > 0.9
+
+    def test_it_ends_where_the_tumour_ends(self, model, cache, case, monkeypatch):
+        """Behind a slice without tumour nothing is asked, even where there is another tumour."""
+        volume = np.ones(SHAPE, np.float32)
+        volume[:, :, [4, 5, 6, 8]] = 9
+        asked = []
+
+        def while_bright(slices, hidden, hints):
+            asked.append(int(hidden[0, 0, 0, 0] * 0) + 1)
+            return paint_the_hints(slices, hidden, hints) - 40 * (slices[:, 1].amax((1, 2)) < 0.5)
+
+        monkeypatch.setattr(model, "propose", while_bright)
+        box = torch.tensor([30.0, 8, 52, 20])
+        predicted = predict_from_slice(model, store_of(volume), cache, case, z=5, box=box)
+        assert np.flatnonzero(predicted.mask.any((0, 1))).tolist() == [4, 5, 6]
+        assert len(asked) == 5  # and the two slices that ended it
 
 
 def test_predicting_twice_gives_the_same(model, cache, case):

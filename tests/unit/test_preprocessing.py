@@ -52,14 +52,20 @@ class TestNeighbours:
 
     def test_ends_repeat_themselves(self):
         """The first slice has no slice before it, the last none after it."""
-        slices = torch.arange(4.0).view(4, 1, 1).expand(4, 2, 3)
+        slices = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 2, 3)
         around = with_neighbours(slices, torch.tensor([0, 2, 3]))
         assert around.shape == (3, 3, 2, 3)
         assert around[:, :, 0, 0].tolist() == [[0, 0, 1], [1, 2, 3], [2, 3, 3]]
 
+    def test_each_sequence_keeps_its_three_together(self):
+        """z-1, z, z+1 of the first sequence, then of the second."""
+        slices = torch.arange(8.0).view(4, 2, 1, 1)
+        around = with_neighbours(slices, torch.tensor([1]))
+        assert around.flatten().tolist() == [0, 2, 4, 1, 3, 5]
+
     def test_a_single_slice_is_its_own_neighbour(self):
         """A volume of one slice works."""
-        assert with_neighbours(torch.ones(1, 2, 2), torch.tensor([0])).shape == (1, 3, 2, 2)
+        assert with_neighbours(torch.ones(1, 1, 2, 2), torch.tensor([0])).shape == (1, 3, 2, 2)
 
 
 def waves(height, width):

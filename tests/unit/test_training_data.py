@@ -40,7 +40,7 @@ def coded_case(number, depth, tumours, mirror=None):
     slices = (torch.arange(depth) + 1)[:, None, None] / 64 + 0.5 * masks
     return TrainingCase(
         hidden=torch.stack([codes, coarse], 1).half().numpy().astype(np.float16),
-        slices=slices.half(),
+        slices=slices[:, None].half(),
         masks=masks,
         pixel=SQUARE / SIDE,
         mirror=mirror,
@@ -191,8 +191,8 @@ def test_boxes_are_jittered_in_pixels_of_the_original_slice():
 def test_intensities_vary_and_stay_in_the_display_range():
     """Gain and gamma change what is bright; black stays black, and nothing exceeds 1."""
     patient = TrainingPatient("p", (coded_case(1, 2, (0,)),))
-    patient.cases[0].slices[:, :4] = 0
-    patient.cases[0].slices[:, -1] = 1
+    patient.cases[0].slices[:, :, :4] = 0
+    patient.cases[0].slices[:, :, -1] = 1
     config = PLAIN.model_copy(update={"intensity_jitter": 0.5})
     shown = torch.stack([drawn(patient, seed, config).slices for seed in range(30)])
     assert shown[..., :4, :].max() < 1e-3  # moving a slice interpolates
@@ -265,14 +265,40 @@ class TestLoading:
         )
         (loaded,) = load_patients(store, self.cache_of(["c1"]), ["p1"], model)
         (case,) = loaded.cases
-        assert case.slices.shape == case.masks.shape == (4, HEAD_SIZE, HEAD_SIZE)
-        assert case.pixel == IMAGE_SIZE / 30
+        assert case.slices.shape == (4, 1, HEAD_SIZE, HEAD_SIZE)
+        assert case.masks.shape == (4, HEAD_SIZE, HEAD_SIZE)
+        assert (case.pixel, case.head_pixel) == (IMAGE_SIZE / 30, HEAD_SIZE / 30)
         assert not case.masks[[0, 1, 3]].any()
         box = (tight_boxes(case.masks)[2] * (IMAGE_SIZE / HEAD_SIZE)).tolist()
         wanted = [side * case.pixel for side in (12, 5, 24, 9)]
         assert box == pytest.approx(wanted, abs=IMAGE_SIZE / HEAD_SIZE)
-        wanted = Letterbox(20, 30, HEAD_SIZE).apply(display_range(image)[:, None])[:, 0]
+        wanted = Letterbox(20, 30, HEAD_SIZE).apply(display_range(image)[:, None])
         torch.testing.assert_close(case.slices.float(), wanted, atol=1e-3, rtol=0)
+
+    def test_a_sequence_that_a_case_lacks_is_empty(self, tmp_path):
+        """The head then sees nothing there; the other sequences keep their places."""
+        model = small_model()
+        model.sequences = ("FLAIR", "T1w", "T2w")
+        rng = np.random.default_rng(0)
+        images = {
+            name: rng.uniform(1, 9, (8, 8, 3)).astype(np.float32) for name in ("FLAIR", "T2w")
+        }
+        store = CaseStore.create(tmp_path / "store", "north")
+        store.add(
+            case_id="c1",
+            patient=Patient(patient_id="p1", hospital="north"),
+            affine=Affine(np.eye(4)),
+            images=images,
+            mask=np.zeros((8, 8, 3), np.uint8),
+            source="test",
+        )
+        (loaded,) = load_patients(store, self.cache_of(["c1"]), ["p1"], model)
+        flair, lacking, last = loaded.cases[0].slices.float().unbind(1)
+        assert not lacking.any()
+        square = Letterbox(8, 8, HEAD_SIZE)
+        for shown, name in ((flair, "FLAIR"), (last, "T2w")):
+            wanted = square.apply(display_range(images[name])[:, None])[:, 0]
+            torch.testing.assert_close(shown, wanted, atol=1e-3, rtol=0)
 
     @pytest.mark.parametrize(
         ("axes", "mirror"), [((0, 1, 2), -2), ((1, 0, 2), -1), ((2, 1, 0), None)]

@@ -146,7 +146,10 @@ def run_arm(run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress) -
     seconds = trained.pop("seconds", time.monotonic() - started)
     prompts = _prompts(arm, model)
     scoring = time.monotonic()
-    rows = evaluate_arm(run, config, arm.name, model=model, prompts=prompts, bar=bar)
+    by_head = model.config.head_hints and arm.kind != "box-zero-shot"
+    rows = evaluate_arm(
+        run, config, arm.name, model=model, prompts=prompts, by_head=by_head, bar=bar
+    )
     record = {
         "fingerprint": fingerprint,
         "seconds": seconds,
@@ -237,6 +240,8 @@ def _prompts(arm: Arm, model: AdaptedModel) -> tuple[str, ...]:
     if arm.kind == "box-zero-shot":
         return ("box",)
     automatic = ("automatic",) if model.head is not None else ()
+    if model.config.head_hints:
+        return (*automatic, "box", "slice")
     prompted = ("box",) if model.config.decoder_lora_rank or model.tail_blocks else ()
     return automatic + prompted
 

@@ -21,6 +21,8 @@ from evenhand.predict import (
     boxes_from_reference,
     predict_automatic,
     predict_boxes,
+    predict_from_slice,
+    predict_hinted_boxes,
 )
 
 __all__ = ["evaluate_arm"]
@@ -33,12 +35,15 @@ def evaluate_arm(
     *,
     model: AdaptedModel,
     prompts: tuple[str, ...],
+    by_head: bool,
     bar: Progress,
 ) -> list[dict[str, object]]:
     """Predict and score every test case in each way of prompting.
 
     The masks of the first way are written for review. Boxes are made from the
-    reference and jittered, the same for every arm.
+    reference and jittered, the same for every arm: `box` has one on every slice with tumour,
+    `slice` one box on the slice with most tumour, from which the mask is carried on.
+    `by_head`: the prompt head answers boxes, not the mask decoder.
 
     Returns:
         Rows of the prediction table.
@@ -51,10 +56,8 @@ def evaluate_arm(
             if reference is None:  # training has refused such cases already
                 continue
             for prompt in prompts:
-                if prompt == "automatic":
-                    prediction = predict_automatic(model, store, cache, case)
-                else:
-                    prediction = _with_boxes(config, model, cache, case, reference)
+                of = (store, cache, case)
+                prediction = _predict(config, model, of, prompt, reference, by_head=by_head)
                 if prompt == prompts[0]:
                     _write_mask(run.arm(arm), case, prediction)
                 row = _row(config, case, mask=prediction.mask, reference=reference)
@@ -75,16 +78,26 @@ def _test_cases(
                 yield store, cache, case
 
 
-def _with_boxes(
+def _predict(
     config: ExperimentConfig,
     model: AdaptedModel,
-    cache: EmbeddingCache,
-    case: Case,
+    of: tuple[CaseStore, EmbeddingCache, Case],
+    prompt: str,
     reference: NDArray[np.uint8],
+    *,
+    by_head: bool,
 ) -> Prediction:
+    store, cache, case = of
+    if prompt == "automatic":
+        return predict_automatic(model, store, cache, case)
     # A seed of its own for each case, so that the order of cases does not matter.
     seed = config.seed + int(case.mask_sha256[:8], 16) if case.mask_sha256 else config.seed
     boxes = boxes_from_reference(reference, jitter=config.training.box_jitter, seed=seed)
+    if prompt == "slice":
+        z = int(reference.sum((0, 1)).argmax())
+        return predict_from_slice(model, store, cache, case, z=z, box=boxes[z])
+    if by_head:
+        return predict_hinted_boxes(model, store, cache, case, boxes)
     return predict_boxes(model, cache, case, boxes)
 
 

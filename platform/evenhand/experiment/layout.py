@@ -317,4 +317,4 @@ def build_model(config: ExperimentConfig) -> "AdaptedModel":
     from evenhand.model.backbones import load_backbone
 
     backbone = load_backbone(config.model.backbone, config.model.image_size)
-    return AdaptedModel(backbone, config.model, seed=config.seed)
+    return AdaptedModel(backbone, config.model, seed=config.seed, sequences=config.data.sequences)

@@ -59,6 +59,7 @@ def prepare_cases(run: RunFolder, config: ExperimentConfig, bar: Progress) -> No
             run.path / "hospitals",
             hospitals=hospitals,
             sequences=data.sequences,
+            may_lack=data.may_lack,
             layout="{hospital}/store",
             progress=advance,
         )

@@ -109,6 +109,7 @@ def ingest_bids(
     *,
     hospitals: Sequence[str] | None = None,
     sequences: Sequence[str] | None = None,
+    may_lack: Sequence[str] = (),
     site_column: str = "site",
     layout: str = "{hospital}",
     masks_required: bool = True,
@@ -124,6 +125,7 @@ def ingest_bids(
         hospitals: whose rows to take; None or empty: all.
         sequences: BIDS suffixes (`FLAIR`) or labels (`ce-gd_T1w`) that each case
             must have; None or empty: all that a case has, by label.
+        may_lack: those of `sequences` that a case may do without.
         site_column: the column of `participants.tsv` that names the hospital.
         layout: where a hospital's store lies under `into`; `{hospital}` in it is
             the name, as in `{hospital}/store`.
@@ -145,6 +147,7 @@ def ingest_bids(
         into,
         hospitals=hospitals,
         sequences=sequences,
+        may_lack=may_lack,
         site_column=site_column,
         layout=layout,
         masks_required=masks_required,
@@ -181,6 +184,7 @@ def plan_bids(
     *,
     hospitals: Sequence[str] | None = None,
     sequences: Sequence[str] | None = None,
+    may_lack: Sequence[str] = (),
     site_column: str = "site",
     layout: str = "{hospital}",
     masks_required: bool = True,
@@ -214,7 +218,7 @@ def plan_bids(
     for number, person in enumerate(people):
         step(number, len(people))
         try:
-            own = files(person.folder, sequences or (), masks_required)
+            own = files(person.folder, sequences or (), masks_required, may_lack)
             patient = _patient(person, names)
             cases.append(_plan(patient, own, stores[patient.hospital], door))
         except DataError as error:

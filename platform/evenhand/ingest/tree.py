@@ -32,26 +32,30 @@ def strangers(source: Path, known: set[str]) -> list[str]:
     return sorted(found - known)
 
 
-def find_case_files(source: Path) -> Callable[[str, Sequence[str], bool], CaseFiles]:
-    """Return a finder of one patient's files: `find(folder, sequences, masks_required)`.
+def find_case_files(
+    source: Path,
+) -> Callable[[str, Sequence[str], bool, Sequence[str]], CaseFiles]:
+    """Return a finder of one patient's files: `find(folder, sequences, masks_required, may_lack)`.
 
     Derivatives are listed once, here. The finder raises DataError where a
-    folder, a sequence or a required mask is missing, or where two files could
-    be meant.
+    folder, a required mask or a sequence outside `may_lack` is missing, or where
+    two files could be meant.
     """
     masks: dict[str, list[Path]] = {}
     for ending in _ENDINGS:
         for path in sorted((source / "derivatives").glob(f"**/sub-*/anat/*_mask{ending}")):
             masks.setdefault(path.parent.parent.name, []).append(path)
 
-    def find(folder: str, sequences: Sequence[str], masks_required: bool) -> CaseFiles:
+    def find(
+        folder: str, sequences: Sequence[str], masks_required: bool, may_lack: Sequence[str]
+    ) -> CaseFiles:
         if not (source / folder).is_dir():
             raise DataError(
                 f"'{folder}' has a row in 'participants.tsv' but no folder; restore the folder, "
                 "or remove the row."
             )
         return CaseFiles(
-            images=_images(source, folder, sequences),
+            images=_images(source, folder, sequences, may_lack),
             mask=_mask(source, folder, masks.get(folder, []), masks_required),
         )
 
@@ -88,7 +92,9 @@ def read_case(files: CaseFiles, source: Path) -> tuple[CaseVolumes, Affine]:
     return CaseVolumes(images=MappingProxyType(images), mask=mask), first[2]
 
 
-def _images(source: Path, folder: str, sequences: Sequence[str]) -> dict[str, Path]:
+def _images(
+    source: Path, folder: str, sequences: Sequence[str], may_lack: Sequence[str]
+) -> dict[str, Path]:
     anat = source / folder / "anat"
     found: dict[str, list[Path]] = {}
     for path in sorted(anat.glob(f"{folder}_*")):
@@ -107,6 +113,8 @@ def _images(source: Path, folder: str, sequences: Sequence[str]) -> dict[str, Pa
         paths = found.get(sequence) or [
             path for label in found if label.endswith(f"_{sequence}") for path in found[label]
         ]
+        if not paths and sequence in may_lack:
+            continue
         if not paths:
             what = f"'{folder}/anat/{folder}_{sequence}.nii.gz' is missing"
             raise DataError(_nothing(source, folder, what))

@@ -5,7 +5,7 @@ known by dotted names (`head.*`, `backbone.mask_decoder.*.lora_a`, ...), which i
 also the order in which they travel and are saved.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 
 import torch
@@ -26,13 +26,22 @@ class AdaptedModel(nn.Module):
     Args:
         backbone: taken over; its layers are replaced where LoRA goes.
         config: which parts the adapter has.
+        sequences: what it looks at; the first one feeds the backbone, all of them the head.
         seed: of the adapter's random start. Everybody who trains together uses one.
     """
 
-    def __init__(self, backbone: Backbone, config: ModelConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: ModelConfig,
+        *,
+        seed: int,
+        sequences: Sequence[str] = ("FLAIR",),
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.config = config
+        self.sequences = tuple(sequences)
         self.tail_blocks = config.encoder_lora_blocks if config.encoder_lora_rank else 0
         tail = backbone.encoder.tail
         if self.tail_blocks > len(tail):
@@ -47,7 +56,11 @@ class AdaptedModel(nn.Module):
                 add_lora(backbone.mask_decoder, config.decoder_lora_rank, targets)
             for block in tail[len(tail) - self.tail_blocks :]:
                 add_lora(block, config.encoder_lora_rank, ("qkv",))
-            self.head = None if config.head == "none" else PromptHead(config.head)
+            self.head = None
+            if config.head != "none":
+                self.head = PromptHead(
+                    config.head, sequences=len(self.sequences), hints=config.head_hints
+                )
         self.eval()  # dropout is for training alone, which asks for it
 
     def adapter(self) -> dict[str, nn.Parameter]:
@@ -95,23 +108,29 @@ class AdaptedModel(nn.Module):
             )
         return chosen
 
-    def propose(self, slices: Tensor, hidden: Tensor) -> Tensor:
-        """Automatic mode: logits (batch, h, w) for slices (batch, 3, h, w).
+    def propose(self, slices: Tensor, hidden: Tensor, hints: Tensor | None = None) -> Tensor:
+        """What the head sees: logits (batch, h, w) for slices (batch, 3 sequences, h, w).
 
         Args:
             slices: with neighbours, fractions of the display range.
             hidden: what the embedding cache holds for them.
+            hints: (batch, 2, h, w), what is said about the slices (`evenhand.model.head`);
+                None: nothing, which is the automatic mode.
 
         Raises:
-            AdapterError: the adapter has no prompt head.
+            AdapterError: the adapter has no prompt head, or one that takes no hints.
         """
         if self.head is None:
             raise AdapterError("This adapter has no prompt head; it needs a box.")
-        logits: Tensor = self.head(slices, self.embed_rest(hidden))
+        if hints is not None and not self.head.hints:
+            raise AdapterError(
+                "This adapter's prompt head takes no hints; train one with model.head_hints."
+            )
+        logits: Tensor = self.head(slices, self.embed_rest(hidden), hints)
         return logits
 
     def answer_boxes(self, hidden: Tensor, boxes: Tensor) -> Tensor:
-        """Prompted mode: logits (batch, 4 grid, 4 grid) for one box per slice.
+        """What the mask decoder answers: logits (batch, 4 grid, 4 grid) for one box per slice.
 
         Args:
             hidden: what the embedding cache holds for the slices.

@@ -24,7 +24,7 @@ from evenhand.model.adapted import AdaptedModel
 
 __all__ = ["AdapterFile", "load_onto", "read_adapter", "save_adapter", "state_sha256"]
 
-FORMAT = "evenhand-adapter-2"
+FORMAT = "evenhand-adapter-3"
 """Raised when the metadata or the tensors change their meaning."""
 
 _FREE = {"precision", "smallest_component"}
@@ -39,6 +39,7 @@ class AdapterFile:
         backbone: name of the backbone it was trained on.
         backbone_sha256: of that backbone's checkpoint.
         model: the [model] section it was trained with.
+        sequences: what it looks at, in order.
         config_fingerprint: of the whole experiment.
         training: free record of the training: arm, rounds, patients, epsilon, ...
         state: the tensors by name.
@@ -47,6 +48,7 @@ class AdapterFile:
     backbone: str
     backbone_sha256: str
     model: ModelConfig
+    sequences: tuple[str, ...]
     config_fingerprint: str
     training: Mapping[str, Any]
     state: Mapping[str, Tensor]
@@ -86,6 +88,7 @@ def save_adapter(
         "backbone": model.backbone.name,
         "backbone_sha256": model.backbone.weights_sha256,
         "model": model.config.model_dump_json(),
+        "sequences": json.dumps(model.sequences),
         "config_fingerprint": config_fingerprint,
         "training": json.dumps(dict(training), sort_keys=True),
     }
@@ -135,6 +138,7 @@ def read_adapter(path: Path) -> AdapterFile:
         backbone=metadata["backbone"],
         backbone_sha256=metadata["backbone_sha256"],
         model=model,
+        sequences=tuple(json.loads(metadata["sequences"])),
         config_fingerprint=metadata["config_fingerprint"],
         training=json.loads(metadata["training"]),
         state=state,
@@ -161,5 +165,10 @@ def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
                 f"'{path}' was trained with model.{key} {theirs[key]}; here it is {ours[key]}. "
                 "Use the [model] section that it was trained with."
             )
+    if adapter.sequences != model.sequences:
+        raise AdapterError(
+            f"'{path}' looks at {', '.join(adapter.sequences)}; this model at "
+            f"{', '.join(model.sequences)}. Set data.sequences to what it was trained with."
+        )
     model.load_adapter(adapter.state)
     return adapter

@@ -146,7 +146,7 @@ class EmbeddingCache:
         box = Letterbox(slices.shape[1], slices.shape[2], self.backbone.image_size)
         parts = []
         for index in torch.split(torch.arange(slices.shape[0]), _BATCH):
-            pixels = box.apply(with_neighbours(slices, index))
+            pixels = box.apply(with_neighbours(slices[:, None], index))
             pixels = self.backbone.normalise(pixels).to(
                 self.precision, memory_format=torch.channels_last
             )

@@ -7,12 +7,17 @@ into channels on the way in and unfolded on the way out. On a CPU that costs a q
 of the same at half the resolution, and patients seen more often are worth more than
 finer features (docs/results/lgg.md). Group norm never mixes slices, so one patient's
 gradient is that patient's alone.
+
+What a person says about a slice comes in beside it, as two more channels (`hint_channels`): a
+box around the tumour, and the tumour's mask on the slice before, which carries a mask from
+slice to slice. Both are empty where nobody said anything.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["HEAD_WIDTHS", "PromptHead"]
+__all__ = ["HEAD_WIDTHS", "HINTS", "PromptHead", "box_hints"]
 
 HEAD_WIDTHS = {"small": (8, 16, 32), "base": (24, 48, 96)}
 """Channels at a quarter, an eighth and a sixteenth of the proposal's resolution."""
@@ -20,7 +25,29 @@ HEAD_WIDTHS = {"small": (8, 16, 32), "base": (24, 48, 96)}
 FOLD = 4
 """Side of the square of pixels that becomes channels."""
 
+HINTS = 2
+"""Channels of what is said about a slice: inside the box, inside the neighbour's mask."""
+
 _EMBEDDING_CHANNELS = 256
+
+
+def box_hints(boxes: Tensor, side: int) -> Tensor:
+    """Hints from boxes.
+
+    Args:
+        boxes: (batch, 4), x0 y0 x1 y1 in pixels of the head's square; NaN where there is none.
+        side: of the square.
+
+    Returns:
+        (batch, HINTS, side, side): 1 in the first channel where a pixel's centre is in the box.
+    """
+    centre = torch.arange(side) + 0.5
+    x0, y0, x1, y1 = boxes.unsqueeze(-1).unbind(1)  # (batch, 1); nothing lies beside a NaN
+    columns = (centre >= x0) & (centre < x1)
+    rows = (centre >= y0) & (centre < y1)
+    hints = torch.zeros(len(boxes), HINTS, side, side)
+    hints[:, 0] = (rows[:, :, None] & columns[:, None, :]).float()
+    return hints
 
 
 def _block(
@@ -34,12 +61,20 @@ def _block(
 
 
 class PromptHead(nn.Module):
-    """(slice with neighbours, embedding) -> proposal logits at the slice's resolution."""
+    """(slice with neighbours, embedding, hints) -> mask logits at the slice's resolution.
 
-    def __init__(self, size: str) -> None:
+    Args:
+        size: which widths.
+        sequences: image sequences that are looked at together.
+        hints: whether it listens to what is said about a slice.
+    """
+
+    def __init__(self, size: str, *, sequences: int = 1, hints: bool = False) -> None:
         super().__init__()
         quarter, eighth, sixteenth = HEAD_WIDTHS[size]
-        self.enter = nn.Sequential(_block(3 * FOLD**2, quarter), _block(quarter, quarter))
+        self.hints = hints
+        channels = 3 * sequences + (HINTS if hints else 0)
+        self.enter = nn.Sequential(_block(channels * FOLD**2, quarter), _block(quarter, quarter))
         self.down_eighth = nn.Sequential(_block(quarter, eighth, stride=2), _block(eighth, eighth))
         self.down_sixteenth = nn.Sequential(
             _block(eighth, sixteenth, stride=2), _block(sixteenth, sixteenth)
@@ -58,16 +93,22 @@ class PromptHead(nn.Module):
         self.up_quarter = _block(quarter, quarter)
         self.leave = nn.Conv2d(quarter, FOLD**2, 3, padding=1)
 
-    def forward(self, slices: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, slices: Tensor, embedding: Tensor, hints: Tensor | None = None) -> Tensor:
         """Propose a mask for each slice.
 
         Args:
-            slices: (batch, 3, h, w), z-1, z and z+1 as fractions of the display range.
+            slices: (batch, 3 sequences, h, w): of each sequence z-1, z and z+1, as fractions of
+                the display range; zero where a case lacks the sequence.
             embedding: (batch, 256, grid, grid) of the same slices.
+            hints: (batch, HINTS, h, w), for a head that listens; None: nothing is said.
 
         Returns:
             (batch, h, w) logits.
         """
+        if self.hints:
+            if hints is None:
+                hints = slices.new_zeros(len(slices), HINTS, *slices.shape[-2:])
+            slices = torch.cat([slices, hints], dim=1)
         quarter = self.enter(F.pixel_unshuffle(slices, FOLD))  # (batch, c, h/4, w/4)
         eighth = self.down_eighth(quarter)
         sixteenth = self.down_sixteenth(eighth)

@@ -1,5 +1,6 @@
 """From a volume to what models see: display range, slices with neighbours, letterbox."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Letterbox", "display_range", "with_neighbours"]
+__all__ = ["Letterbox", "display_range", "display_slices", "with_neighbours"]
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 """Of the voxels above zero; what lies outside is clipped."""
@@ -29,19 +30,37 @@ def display_range(volume: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32))
 
 
+def display_slices(images: Mapping[str, NDArray[np.float32]], sequences: Sequence[str]) -> Tensor:
+    """Stack the sequences of a case, each in its own display range.
+
+    Args:
+        images: (i, j, k) by sequence; those that a case lacks are absent.
+        sequences: which, in order; at least the first is there.
+
+    Returns:
+        (k, sequences, i, j) float32 in 0 to 1; zero where a sequence is absent.
+    """
+    first = display_range(images[sequences[0]])
+    others = [
+        display_range(images[name]) if name in images else torch.zeros_like(first)
+        for name in sequences[1:]
+    ]
+    return torch.stack([first, *others], dim=1)
+
+
 def with_neighbours(slices: Tensor, index: Tensor) -> Tensor:
     """Put z-1, z and z+1 into channels; the first and last slice repeat themselves.
 
     Args:
-        slices: (k, h, w).
+        slices: (k, sequences, h, w).
         index: (batch,) slice numbers.
 
     Returns:
-        (batch, 3, h, w).
+        (batch, 3 sequences, h, w), the three of each sequence together.
     """
     last = slices.shape[0] - 1
     around = torch.stack([(index - 1).clamp(min=0), index, (index + 1).clamp(max=last)], dim=1)
-    return slices[around]
+    return slices[around].transpose(1, 2).flatten(1, 2)
 
 
 @dataclass(frozen=True)

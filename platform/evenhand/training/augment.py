@@ -52,14 +52,15 @@ def moved(values: Tensor, moves: Tensor) -> Tensor:
 
 
 def other_scanner(slices: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change gain and gamma of each slice as another scanner might; background stays zero.
+    """Change gain and gamma of each sequence as another scanner might; background stays zero.
 
     Args:
-        slices: (batch, channels, h, w), fractions of the display range.
+        slices: (batch, 3 sequences, h, w), fractions of the display range.
         strength: largest relative change.
         generator: of the change.
     """
-    unit = 2 * torch.rand(2, len(slices), 1, 1, 1, generator=generator) - 1
+    each = slices.reshape(-1, 3, *slices.shape[-2:])  # (batch sequences, 3, h, w)
+    unit = 2 * torch.rand(2, len(each), 1, 1, 1, generator=generator) - 1
     gain, gamma = 1 + strength * unit
-    changed: Tensor = (slices * gain).clamp(0, 1) ** gamma
-    return changed
+    changed: Tensor = (each * gain).clamp(0, 1) ** gamma
+    return changed.view(slices.shape)

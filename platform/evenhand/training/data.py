@@ -14,9 +14,10 @@ from evenhand.config import TrainingConfig
 from evenhand.errors import DataError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache
-from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
+from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
 from evenhand.training.augment import moved, other_scanner, random_moves
+from evenhand.training.hints import draw_hints
 
 __all__ = ["Batch", "TrainingCase", "TrainingPatient", "draw", "load_patients"]
 
@@ -27,9 +28,10 @@ class TrainingCase:
 
     Attributes:
         hidden: memory-mapped (k, channels, grid, grid) frozen activations.
-        slices: (k, s, s) float16, fractions of the display range.
+        slices: (k, sequences, s, s) float16, fractions of the display range.
         masks: (k, s, s) uint8.
         pixel: size of a pixel of the original slice in the backbone's square.
+        head_pixel: the same in the head's square.
         mirror: axis (-1 or -2) along which a slice may be mirrored, left to right; None
             where slices do not run between the patient's sides.
     """
@@ -39,6 +41,7 @@ class TrainingCase:
     masks: Tensor
     pixel: float
     mirror: int | None
+    head_pixel: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +58,9 @@ class Batch:
 
     Attributes:
         hidden: (batch, channels, grid, grid).
-        slices: (batch, 3, s, s).
+        slices: (batch, 3 sequences, s, s).
         masks: (batch, s, s) in 0 and 1.
+        hints: (batch, 2, s, s), what the head is told of them; None for a head that takes none.
         boxed: (m,) positions in the batch of the slices that also get a box.
         boxes: (m, 4) jittered boxes in pixels of the backbone's square.
     """
@@ -66,10 +70,12 @@ class Batch:
     masks: Tensor
     boxed: Tensor
     boxes: Tensor
+    hints: Tensor | None = None
 
     @staticmethod
     def join(parts: Sequence["Batch"]) -> "Batch":
         """Put several batches into one."""
+        hints = [part.hints for part in parts if part.hints is not None]
         starts = np.cumsum([0, *(len(part.masks) for part in parts[:-1])])
         return Batch(
             hidden=torch.cat([part.hidden for part in parts]),
@@ -77,6 +83,7 @@ class Batch:
             masks=torch.cat([part.masks for part in parts]),
             boxed=torch.cat([p.boxed + int(s) for p, s in zip(parts, starts, strict=True)]),
             boxes=torch.cat([part.boxes for part in parts]),
+            hints=torch.cat(hints) if hints else None,
         )
 
 
@@ -100,21 +107,23 @@ def load_patients(
 def _load_case(
     store: CaseStore, cache: EmbeddingCache, case: Case, model: AdaptedModel
 ) -> TrainingCase:
-    volumes = store.volumes(case, (cache.sequence,))
+    present = tuple(name for name in model.sequences if name in case.sequences)
+    volumes = store.volumes(case, present)
     if volumes.mask is None:
         raise DataError(
             f"A case of hospital {store.hospital} has no reference mask; training needs one. "
             "Add the mask and ingest again, or leave the patient out."
         )
-    slices = display_range(volumes.images[cache.sequence])
+    slices = display_slices(volumes.images, model.sequences)
     masks = torch.from_numpy(np.ascontiguousarray(volumes.mask.transpose(2, 0, 1)))
-    head_box = Letterbox(slices.shape[1], slices.shape[2], model.config.head_size)
-    image_box = Letterbox(slices.shape[1], slices.shape[2], model.config.image_size)
+    head_box = Letterbox(slices.shape[-2], slices.shape[-1], model.config.head_size)
+    image_box = Letterbox(slices.shape[-2], slices.shape[-1], model.config.image_size)
     return TrainingCase(
         hidden=cache.read(case),
-        slices=head_box.apply(slices[:, None])[:, 0].half(),
+        slices=head_box.apply(slices).half(),
         masks=(head_box.apply(masks[:, None].float())[:, 0] > 0.5).to(torch.uint8),
         pixel=image_box.scale,
+        head_pixel=head_box.scale,
         mirror={0: -2, 1: -1, 2: None}[case.affine.left_right_axis],
     )
 
@@ -125,6 +134,7 @@ def draw(
     generator: torch.Generator,
     *,
     image_size: int,
+    hints: bool = False,
     slices_at_most: int | None = None,
 ) -> Batch:
     """Draw slices of one patient: some with tumour, some without, each moved at random.
@@ -134,6 +144,7 @@ def draw(
         config: how many of each kind, how slices are moved and how boxes are jittered.
         generator: of the draw.
         image_size: side of the backbone's square, pixels.
+        hints: whether the head is told something of some slices.
         slices_at_most: contribution bound of a private step, half of each kind. One
             patient's gradient is all that such a step learns of this patient, so it takes
             as many slices as it may. None: as many as the config says.
@@ -158,7 +169,14 @@ def draw(
     # Who has no slice of the wanted kind gives one of the other: nobody gives none.
     chosen = chosen or _pick(without, 1, generator)
     parts = [
-        _one_case(case, [z for c, z in chosen if c is case], config, generator, image_size)
+        _one_case(
+            case,
+            [z for c, z in chosen if c is case],
+            config,
+            generator,
+            image_size,
+            hints=hints,
+        )
         for case in patient.cases
         if any(c is case for c, _ in chosen)
     ]
@@ -181,6 +199,8 @@ def _one_case(
     config: TrainingConfig,
     generator: torch.Generator,
     image_size: int,
+    *,
+    hints: bool,
 ) -> Batch:
     index = torch.tensor(chosen)
     moves = random_moves(len(chosen), config, case.mirror, generator)
@@ -192,4 +212,10 @@ def _one_case(
     boxed = torch.nonzero(~boxes[:, 0].isnan())[:, 0][: config.box_slices]
     by = config.box_jitter * case.pixel
     boxes = jittered(boxes[boxed], by=by, limit=image_size, generator=generator)
-    return Batch(hidden, slices, masks, boxed, boxes)
+    told = None
+    if hints:
+        step = 2 * torch.randint(0, 2, index.shape, generator=generator) - 1
+        beside = case.masks[(index + step).clamp(0, len(case.masks) - 1), None].float()
+        by = round(config.box_jitter * case.head_pixel)
+        told = draw_hints(masks, moved(beside, moves), config, generator, jitter=by)
+    return Batch(hidden, slices, masks, boxed, boxes, told)

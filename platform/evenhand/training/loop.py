@@ -118,7 +118,14 @@ def train(
                 group["lr"] = schedule.at(len(losses) / (epochs * per_epoch))
             image_size = model.config.image_size
             parts = [
-                draw(patients[i], config, generator, image_size=image_size) for i in chosen.tolist()
+                draw(
+                    patients[i],
+                    config,
+                    generator,
+                    image_size=image_size,
+                    hints=model.config.head_hints,
+                )
+                for i in chosen.tolist()
             ]
             loss = loss_of(model, Batch.join(parts))
             optimiser.zero_grad()

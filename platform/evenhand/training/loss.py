@@ -27,7 +27,9 @@ def adapter_loss(model: AdaptedModel, batch: Batch) -> Tensor:
     """Loss of everything that the adapter has: its automatic and its prompted mode."""
     loss = torch.zeros(())
     if model.head is not None:
-        loss = loss + mask_loss(model.propose(batch.slices, batch.hidden).float(), batch.masks)
+        loss = loss + mask_loss(
+            model.propose(batch.slices, batch.hidden, batch.hints).float(), batch.masks
+        )
     prompted = model.config.decoder_lora_rank or (model.tail_blocks and model.head is None)
     if prompted and len(batch.boxed):
         logits = model.answer_boxes(batch.hidden[batch.boxed], batch.boxes).float()
