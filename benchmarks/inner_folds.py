@@ -24,7 +24,7 @@ from evenhand.config import ExperimentConfig, load_config
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.metrics import score_case
 from evenhand.model.adapted import AdaptedModel
-from evenhand.predict import predict_automatic
+from evenhand.predict import OpenCase, predict_automatic
 from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
 
@@ -126,7 +126,8 @@ def _dice(
         reference = store.volumes(case, ()).mask
         if reference is None:
             continue
-        mask = predict_automatic(model, store, home.cache(model, sequence), case).mask
+        opened = OpenCase.of(model, store, home.cache(model, sequence), case)
+        mask = predict_automatic(model, opened).mask
         yield score_case(mask, reference, spacing=(1.0, 1.0, 1.0), nsd_tolerance=2.0).dice
 
 

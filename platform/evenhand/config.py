@@ -154,6 +154,8 @@ class TrainingConfig(Section):
     """Largest shift of each box side, in pixels of the original slice."""
     intensity_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Largest relative change of a drawn slice's gain and gamma."""
+    sequence_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of slices from which a sequence after the first is taken, since cases may lack it."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 20.0
     """Largest turn of a drawn slice."""
     scale_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2

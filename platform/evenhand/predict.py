@@ -1,6 +1,10 @@
-"""Case and prompt in, mask and probability out."""
+"""Case and prompt in, mask and probability out.
 
-from collections.abc import Iterator
+A case is opened once (`OpenCase`) and then asked: without a prompt, with a box on each slice, or
+with a box on one slice from which the mask is carried on.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +16,13 @@ from torch import Tensor
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.model.adapted import AdaptedModel
-from evenhand.model.embeddings import EmbeddingCache
+from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder, frozen_precision
 from evenhand.model.head import box_hints
 from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
 
 __all__ = [
+    "OpenCase",
     "Prediction",
     "boxes_from_reference",
     "predict_automatic",
@@ -52,20 +57,71 @@ class Prediction:
         return cls((probability > threshold).astype(np.uint8), probability.astype(np.float16))
 
 
+@dataclass(frozen=True, eq=False)
+class OpenCase:
+    """What a model sees of a case, ready to be asked many times.
+
+    Attributes:
+        slices: (k, sequences, s, s) in the head's square, fractions of the display range.
+        hidden: (k, channels, grid, grid) frozen activations; may be memory-mapped.
+        square: how a slice lies in the head's square.
+    """
+
+    slices: Tensor
+    hidden: NDArray[np.float16]
+    square: Letterbox
+
+    @classmethod
+    def of(
+        cls, model: AdaptedModel, store: CaseStore, cache: EmbeddingCache, case: Case
+    ) -> "OpenCase":
+        """Open a case of a store whose embedding is in the cache."""
+        present = tuple(name for name in model.sequences if name in case.sequences)
+        images = store.volumes(case, present).images
+        return cls._with(model, display_slices(images, model.sequences), cache.read(case))
+
+    @classmethod
+    def from_images(
+        cls, model: AdaptedModel, images: Mapping[str, NDArray[np.float32]]
+    ) -> "OpenCase":
+        """Open images that are in no store, and compute their embedding.
+
+        Args:
+            model: what will be asked.
+            images: (i, j, k) by sequence, on one grid; the model's first sequence among them.
+        """
+        slices = display_slices(images, model.sequences)
+        precision = frozen_precision(model.config.precision)
+        encoder = FrozenEncoder(model.backbone, model.tail_blocks, precision)
+        return cls._with(model, slices, encoder(slices[:, 0]))
+
+    @classmethod
+    def _with(cls, model: AdaptedModel, slices: Tensor, hidden: NDArray[np.float16]) -> "OpenCase":
+        square = Letterbox(slices.shape[-2], slices.shape[-1], model.config.head_size)
+        return cls(square.apply(slices), hidden, square)
+
+    @property
+    def depth(self) -> int:
+        """Slices."""
+        return len(self.slices)
+
+    def nothing(self) -> Tensor:
+        """(k, i, j) logits of a volume of which nothing was asked."""
+        return torch.full((self.depth, self.square.height, self.square.width), NOTHING)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Numbers and activations of a few slices at a time."""
+        for index in torch.split(torch.arange(self.depth), _BATCH):
+            yield index, torch.tensor(self.hidden[index[0] : index[-1] + 1]).float()
+
+
 @torch.inference_mode()
-def predict_automatic(
-    model: AdaptedModel,
-    store: CaseStore,
-    cache: EmbeddingCache,
-    case: Case,
-    *,
-    threshold: float = 0.5,
-) -> Prediction:
+def predict_automatic(model: AdaptedModel, case: OpenCase, *, threshold: float = 0.5) -> Prediction:
     """Segment a whole volume without a prompt, every slice."""
-    slices, box = _slices(model, store, case)
     parts = []
-    for index, hidden in _batches(cache, case):
-        parts.append(box.invert(model.propose(with_neighbours(slices, index), hidden)))
+    for index, hidden in case.batches():
+        logits = model.propose(with_neighbours(case.slices, index), hidden)
+        parts.append(case.square.invert(logits))
     proposed = Prediction.from_logits(torch.cat(parts), threshold=threshold)
     mask = without_specks(proposed.mask, model.config.smallest_component)
     return Prediction(mask, proposed.probability)
@@ -86,8 +142,7 @@ def without_specks(mask: NDArray[np.uint8], fraction: float) -> NDArray[np.uint8
 @torch.inference_mode()
 def predict_boxes(
     model: AdaptedModel,
-    cache: EmbeddingCache,
-    case: Case,
+    case: OpenCase,
     boxes: Tensor,
     *,
     threshold: float = 0.5,
@@ -96,15 +151,13 @@ def predict_boxes(
 
     Args:
         model: with or without a trained adapter.
-        cache: of the case's hospital.
         case: what is segmented.
         boxes: (k, 4), x0 y0 x1 y1 in pixels of the slice; NaN where there is none.
         threshold: probability above which a voxel belongs to the mask.
     """
-    height, width, depth = case.shape
-    box = Letterbox(height, width, model.config.image_size)
-    logits = torch.full((depth, height, width), NOTHING)
-    for index, hidden in _batches(cache, case):
+    box = Letterbox(case.square.height, case.square.width, model.config.image_size)
+    logits = case.nothing()
+    for index, hidden in case.batches():
         given = ~boxes[index, 0].isnan()
         if given.any():
             answer = model.answer_boxes(hidden[given], box.boxes(boxes[index[given]]))
@@ -115,9 +168,7 @@ def predict_boxes(
 @torch.inference_mode()
 def predict_hinted_boxes(
     model: AdaptedModel,
-    store: CaseStore,
-    cache: EmbeddingCache,
-    case: Case,
+    case: OpenCase,
     boxes: Tensor,
     *,
     threshold: float = 0.5,
@@ -126,20 +177,17 @@ def predict_hinted_boxes(
 
     Args:
         model: its head takes hints (model.head_hints).
-        store: of the case's hospital.
-        cache: of the case's hospital.
         case: what is segmented.
         boxes: (k, 4), x0 y0 x1 y1 in pixels of the slice; NaN where there is none.
         threshold: probability above which a voxel belongs to the mask.
     """
-    slices, square = _slices(model, store, case)
-    logits = torch.full((case.shape[2], *case.shape[:2]), NOTHING)
-    for index, hidden in _batches(cache, case):
+    square, logits = case.square, case.nothing()
+    for index, hidden in case.batches():
         given = ~boxes[index, 0].isnan()
         if given.any():
             told = index[given]
             hints = box_hints(square.boxes(boxes[told]), square.size)
-            answer = model.propose(with_neighbours(slices, told), hidden[given], hints)
+            answer = model.propose(with_neighbours(case.slices, told), hidden[given], hints)
             logits[told] = square.invert(answer)
     return Prediction.from_logits(logits, threshold=threshold)
 
@@ -147,9 +195,7 @@ def predict_hinted_boxes(
 @torch.inference_mode()
 def predict_from_slice(
     model: AdaptedModel,
-    store: CaseStore,
-    cache: EmbeddingCache,
-    case: Case,
+    case: OpenCase,
     *,
     z: int,
     box: Tensor,
@@ -160,26 +206,22 @@ def predict_from_slice(
 
     Args:
         model: its head takes hints (model.head_hints).
-        store: of the case's hospital.
-        cache: of the case's hospital.
         case: what is segmented.
         z: the slice that has the box.
         box: (4,), x0 y0 x1 y1 in pixels of that slice.
     """
-    slices, square = _slices(model, store, case)
-    hidden = cache.read(case)
-    logits = torch.full((case.shape[2], *case.shape[:2]), NOTHING)
+    square, logits = case.square, case.nothing()
 
     def answer(at: int, hints: Tensor) -> Tensor:
-        frozen = torch.tensor(hidden[at : at + 1]).float()
-        here = model.propose(with_neighbours(slices, torch.tensor([at])), frozen, hints)
+        hidden = torch.tensor(case.hidden[at : at + 1]).float()
+        here = model.propose(with_neighbours(case.slices, torch.tensor([at])), hidden, hints)
         logits[at] = square.invert(here)[0]
         carried = torch.zeros_like(hints)
         carried[:, 1] = here > 0
         return carried
 
     first = answer(z, box_hints(square.boxes(box[None]), square.size))
-    for beyond in (range(z + 1, case.shape[2]), range(z - 1, -1, -1)):
+    for beyond in (range(z + 1, case.depth), range(z - 1, -1, -1)):
         carried = first
         for at in beyond:
             if not carried.any():
@@ -196,17 +238,3 @@ def boxes_from_reference(mask: NDArray[np.uint8], *, jitter: int, seed: int) -> 
     limit = float(max(mask.shape[:2]))
     boxes[given] = jittered(boxes[given], by=jitter, limit=limit, generator=generator)
     return boxes
-
-
-def _slices(model: AdaptedModel, store: CaseStore, case: Case) -> tuple[Tensor, Letterbox]:
-    """(k, sequences, s, s) in the head's square, and that square."""
-    present = tuple(name for name in model.sequences if name in case.sequences)
-    slices = display_slices(store.volumes(case, present).images, model.sequences)
-    square = Letterbox(slices.shape[-2], slices.shape[-1], model.config.head_size)
-    return square.apply(slices), square
-
-
-def _batches(cache: EmbeddingCache, case: Case) -> Iterator[tuple[Tensor, Tensor]]:
-    hidden = cache.read(case)
-    for index in torch.split(torch.arange(case.shape[2]), _BATCH):
-        yield index, torch.tensor(hidden[index[0] : index[-1] + 1]).float()

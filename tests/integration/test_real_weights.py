@@ -15,7 +15,7 @@ from evenhand.model import weights
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.backbones import load_backbone
 from evenhand.model.embeddings import EmbeddingCache
-from evenhand.predict import boxes_from_reference, predict_boxes
+from evenhand.predict import OpenCase, boxes_from_reference, predict_boxes
 
 pytestmark = pytest.mark.weights
 
@@ -79,7 +79,9 @@ def masks(model, reference, tmp_path_factory):
             precision=precision,
         )
         cache.fill(store, [case], lambda _: None)
-        answers[precision] = predict_boxes(model, cache, case, boxes).mask
+        answers[precision] = predict_boxes(
+            model, OpenCase.of(model, store, cache, case), boxes
+        ).mask
     return answers
 
 

@@ -60,7 +60,7 @@ def backbone():
     return backbone.requires_grad_(requires_grad=False).eval()
 
 
-def embed(_cache, _encoder, slices):
+def embed(_encoder, slices):
     """In place of a slow encoder: each slice's own averages, in an embedding's shape."""
     return adaptive_avg_pool2d(slices[:, None], 8).expand(-1, 256, -1, -1).half().numpy()
 
@@ -106,7 +106,7 @@ def calls(monkeypatch, backbone):
         "evaluate_arm",
         watched(lambda _run, _config, arm, **_: f"score {arm}", arms.evaluate_arm),
     )
-    monkeypatch.setattr(embeddings.EmbeddingCache, "_embed", watched("embed", embed))
+    monkeypatch.setattr(embeddings.FrozenEncoder, "__call__", watched("embed", embed))
     return calls
 
 
@@ -229,7 +229,7 @@ class TestInterrupted:
 
     def test_in_the_middle_of_embedding(self, calls, tmp_path, monkeypatch):
         """Finished cases are not computed again."""
-        whole = embeddings.EmbeddingCache._embed
+        whole = embeddings.FrozenEncoder.__call__
 
         def stop_at_the_third(*args):
             if len(calls) == 2:
@@ -237,7 +237,7 @@ class TestInterrupted:
             return whole(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(embeddings.EmbeddingCache, "_embed", stop_at_the_third)
+            patch.setattr(embeddings.FrozenEncoder, "__call__", stop_at_the_third)
             with pytest.raises(KeyboardInterrupt):
                 run(config_of(), tmp_path / "out")
         assert calls.take() == ["embed"] * 2

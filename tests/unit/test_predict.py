@@ -16,6 +16,7 @@ from evenhand.geometry import Affine
 from evenhand.model.embeddings import EmbeddingCache
 from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
 from evenhand.predict import (
+    OpenCase,
     Prediction,
     boxes_from_reference,
     predict_automatic,
@@ -62,6 +63,12 @@ def store_of(volume):
     return SimpleNamespace(volumes=lambda *_: SimpleNamespace(images=images, mask=None))
 
 
+def opened(model, cache, case, volume=None):
+    """The case, open; bright everywhere unless a volume is given."""
+    volume = np.ones(SHAPE, np.float32) if volume is None else volume
+    return OpenCase.of(model, store_of(volume), cache, case)
+
+
 def blob(where, shape=SHAPE):
     """A box-shaped mask: two voxels a slice stay inside whatever is lost at the border."""
     mask = np.zeros(shape, np.uint8)
@@ -79,7 +86,7 @@ def test_an_automatic_mask_lies_where_the_tumour_is(model, cache, case, monkeypa
     mask = blob(np.s_[8:20, 30:52, 3:6])
     volume = (100 + 100 * mask).astype(np.float32)
     monkeypatch.setattr(model, "propose", lambda slices, _: 40 * (slices[:, 1] - 0.5))
-    predicted = predict_automatic(model, store_of(volume), cache, case)
+    predicted = predict_automatic(model, opened(model, cache, case, volume))
     assert predicted.mask.shape == predicted.probability.shape == SHAPE
     assert predicted.mask.dtype == np.uint8
     assert dice(predicted.mask, mask) > 0.93
@@ -90,7 +97,7 @@ def test_an_automatic_mask_lies_where_the_tumour_is(model, cache, case, monkeypa
 def test_automatic_prediction_equals_slice_by_slice(model, cache, case):
     """Batches are for speed: each slice with its own neighbours and its own activations."""
     volume = np.random.default_rng(1).uniform(1, 9, SHAPE).astype(np.float32)
-    predicted = predict_automatic(model, store_of(volume), cache, case)
+    predicted = predict_automatic(model, opened(model, cache, case, volume))
     slices = display_range(volume)
     box = Letterbox(*SHAPE[:2], model.config.head_size)
     square = box.apply(slices[:, None])
@@ -115,8 +122,7 @@ def test_a_hinted_box_lands_where_it_was_drawn(model, cache, case, monkeypatch):
     mask = blob(np.s_[8:20, 30:52, [0, 4, 9, 10]])
     boxes = boxes_from_reference(mask, jitter=0, seed=0)
     monkeypatch.setattr(model, "propose", paint_the_hints)
-    volume = np.ones(SHAPE, np.float32)
-    predicted = predict_hinted_boxes(model, store_of(volume), cache, case, boxes)
+    predicted = predict_hinted_boxes(model, opened(model, cache, case), boxes)
     assert dice(predicted.mask, mask) > 0.9
     assert (predicted.mask.any((0, 1)) == mask.any((0, 1))).all()
 
@@ -129,9 +135,7 @@ class TestFromOneSlice:
         """Up and down, from the middle and from either end."""
         monkeypatch.setattr(model, "propose", paint_the_hints)
         box = torch.tensor([30.0, 8, 52, 20])
-        predicted = predict_from_slice(
-            model, store_of(np.ones(SHAPE, np.float32)), cache, case, z=z, box=box
-        )
+        predicted = predict_from_slice(model, opened(model, cache, case), z=z, box=box)
         assert dice(predicted.mask, blob(np.s_[8:20, 30:52, :])) > 0.9
 
     def test_it_ends_where_the_tumour_ends(self, model, cache, case, monkeypatch):
@@ -146,7 +150,7 @@ class TestFromOneSlice:
 
         monkeypatch.setattr(model, "propose", while_bright)
         box = torch.tensor([30.0, 8, 52, 20])
-        predicted = predict_from_slice(model, store_of(volume), cache, case, z=5, box=box)
+        predicted = predict_from_slice(model, opened(model, cache, case, volume), z=5, box=box)
         assert np.flatnonzero(predicted.mask.any((0, 1))).tolist() == [4, 5, 6]
         assert len(asked) == 5  # and the two slices that ended it
 
@@ -154,7 +158,7 @@ class TestFromOneSlice:
 def test_predicting_twice_gives_the_same(model, cache, case):
     """No dropout and no draw is left in prediction."""
     volume = np.random.default_rng(1).uniform(1, 9, SHAPE).astype(np.float32)
-    first, second = (predict_automatic(model, store_of(volume), cache, case) for _ in range(2))
+    first, second = (predict_automatic(model, opened(model, cache, case, volume)) for _ in range(2))
     assert np.array_equal(first.probability, second.probability)
 
 
@@ -173,7 +177,7 @@ def test_a_boxed_mask_lies_where_its_box_is(model, cache, case, monkeypatch):
     mask = blob(np.s_[8:20, 30:52, [0, 4, 9, 10]])
     boxes = boxes_from_reference(mask, jitter=0, seed=0)
     monkeypatch.setattr(model, "answer_boxes", fill_the_box)
-    predicted = predict_boxes(model, cache, case, boxes)
+    predicted = predict_boxes(model, opened(model, cache, case), boxes)
     assert predicted.mask.shape == SHAPE
     assert dice(predicted.mask, mask) > 0.9
     for z in range(SHAPE[2]):
@@ -192,7 +196,7 @@ def test_each_box_goes_to_its_own_slice(model, cache, case, monkeypatch):
     boxes = torch.full((SHAPE[2], 4), float("nan"))
     for z in (1, 7, 8, 10):  # on both sides of a batch's border
         boxes[z] = torch.tensor([z, 2.0, 30.0, 30.0])
-    predict_boxes(model, cache, case, boxes)
+    predict_boxes(model, opened(model, cache, case), boxes)
     scale = IMAGE_SIZE / 60
     hidden = cache.read(case)
     wanted = [(float(hidden[z, 0, 0, 0]), z * scale) for z in (1, 7, 8, 10)]
@@ -202,7 +206,7 @@ def test_each_box_goes_to_its_own_slice(model, cache, case, monkeypatch):
 def test_without_a_box_a_slice_stays_empty(model, cache, case):
     """No prompt, no mask: probability is next to nothing there."""
     boxes = torch.full((SHAPE[2], 4), float("nan"))
-    predicted = predict_boxes(model, cache, case, boxes)
+    predicted = predict_boxes(model, opened(model, cache, case), boxes)
     assert not predicted.mask.any()
     assert predicted.probability.max() < 1e-6
 
@@ -216,8 +220,8 @@ def test_real_caches_feed_the_prediction(tiny_store, tmp_path):
     reference = tiny_store.volumes(case).mask
     boxes = boxes_from_reference(reference, jitter=2, seed=0)
     for predicted in (
-        predict_automatic(model, tiny_store, cache, case),
-        predict_boxes(model, cache, case, boxes),
+        predict_automatic(model, OpenCase.of(model, tiny_store, cache, case)),
+        predict_boxes(model, OpenCase.of(model, tiny_store, cache, case), boxes),
     ):
         assert predicted.mask.shape == case.shape
         assert set(np.unique(predicted.mask)) <= {0, 1}
@@ -308,10 +312,12 @@ def test_specks_are_dropped_from_automatic_masks_only(model, cache, case, monkey
         model, "config", model.config.model_copy(update={"smallest_component": 0.3})
     )
     volume = (100 + 100 * mask).astype(np.float32)
-    automatic = predict_automatic(model, store_of(volume), cache, case).mask
+    automatic = predict_automatic(model, opened(model, cache, case, volume)).mask
     assert automatic[:, :, 3:6].any()
     assert not automatic[:, :, 9].any()
-    boxed = predict_boxes(model, cache, case, boxes_from_reference(mask, jitter=0, seed=0)).mask
+    boxed = predict_boxes(
+        model, opened(model, cache, case), boxes_from_reference(mask, jitter=0, seed=0)
+    ).mask
     assert boxed[:, :, 9].any()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
+from torch import Tensor
 
 from evenhand.cases.nifti import write_nifti
 from evenhand.cases.records import Case
@@ -17,6 +18,7 @@ from evenhand.metrics import score_case
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache
 from evenhand.predict import (
+    OpenCase,
     Prediction,
     boxes_from_reference,
     predict_automatic,
@@ -42,7 +44,7 @@ def evaluate_arm(
 
     The masks of the first way are written for review. Boxes are made from the
     reference and jittered, the same for every arm: `box` has one on every slice with tumour,
-    `slice` one box on the slice with most tumour, from which the mask is carried on.
+    `slice` one box, the largest of them, from whose slice the mask is carried on.
     `by_head`: the prompt head answers boxes, not the mask decoder.
 
     Returns:
@@ -55,9 +57,10 @@ def evaluate_arm(
             reference = store.volumes(case, ()).mask
             if reference is None:  # training has refused such cases already
                 continue
+            opened = OpenCase.of(model, store, cache, case)
             for prompt in prompts:
-                of = (store, cache, case)
-                prediction = _predict(config, model, of, prompt, reference, by_head=by_head)
+                boxes = _boxes(config, case, reference)
+                prediction = _predict(model, opened, prompt, boxes, by_head=by_head)
                 if prompt == prompts[0]:
                     _write_mask(run.arm(arm), case, prediction)
                 row = _row(config, case, mask=prediction.mask, reference=reference)
@@ -78,27 +81,24 @@ def _test_cases(
                 yield store, cache, case
 
 
-def _predict(
-    config: ExperimentConfig,
-    model: AdaptedModel,
-    of: tuple[CaseStore, EmbeddingCache, Case],
-    prompt: str,
-    reference: NDArray[np.uint8],
-    *,
-    by_head: bool,
-) -> Prediction:
-    store, cache, case = of
-    if prompt == "automatic":
-        return predict_automatic(model, store, cache, case)
+def _boxes(config: ExperimentConfig, case: Case, reference: NDArray[np.uint8]) -> Tensor:
     # A seed of its own for each case, so that the order of cases does not matter.
     seed = config.seed + int(case.mask_sha256[:8], 16) if case.mask_sha256 else config.seed
-    boxes = boxes_from_reference(reference, jitter=config.training.box_jitter, seed=seed)
+    return boxes_from_reference(reference, jitter=config.training.box_jitter, seed=seed)
+
+
+def _predict(
+    model: AdaptedModel, case: OpenCase, prompt: str, boxes: Tensor, *, by_head: bool
+) -> Prediction:
+    if prompt == "automatic":
+        return predict_automatic(model, case)
     if prompt == "slice":
-        z = int(reference.sum((0, 1)).argmax())
-        return predict_from_slice(model, store, cache, case, z=z, box=boxes[z])
+        sides = (boxes[:, 2:] - boxes[:, :2]).nan_to_num()
+        z = int(sides.prod(1).argmax())  # where the tumour is widest
+        return predict_from_slice(model, case, z=z, box=boxes[z])
     if by_head:
-        return predict_hinted_boxes(model, store, cache, case, boxes)
-    return predict_boxes(model, cache, case, boxes)
+        return predict_hinted_boxes(model, case, boxes)
+    return predict_boxes(model, case, boxes)
 
 
 def _write_mask(folder: ArmFolder, case: Case, prediction: Prediction) -> None:

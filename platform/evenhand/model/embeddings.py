@@ -25,7 +25,7 @@ from evenhand.model.adapted import AdaptedModel
 from evenhand.model.backbones import Backbone, Encoder
 from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
 
-__all__ = ["EmbeddingCache", "frozen_precision"]
+__all__ = ["EmbeddingCache", "FrozenEncoder", "frozen_precision"]
 
 PREPROCESSING_VERSION = 1
 """Raised when pixels reach the encoder differently; older cache files are then not used."""
@@ -39,6 +39,43 @@ def frozen_precision(wanted: str) -> torch.dtype:
         return torch.float32 if wanted == "float32" else torch.bfloat16
     able = torch.cpu.get_capabilities()
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+class FrozenEncoder:
+    """What of a backbone's encoder is not adapted, ready to be quick.
+
+    Args:
+        backbone: is not changed.
+        tail_blocks: encoder blocks that are adapted and so not computed.
+        precision: of the arithmetic.
+    """
+
+    def __init__(self, backbone: Backbone, tail_blocks: int, precision: torch.dtype) -> None:
+        self.backbone = backbone
+        self.tail_blocks = tail_blocks
+        self.precision = precision
+        # A copy: casting the backbone itself down and up again would round its weights.
+        # Channels last: its convolutions and its linear layers then see memory in one order.
+        self._encoder = cast(
+            Encoder,
+            deepcopy(backbone.image_encoder).to(  # type: ignore[call-overload] # not in its stub
+                precision, memory_format=torch.channels_last
+            ),
+        )
+
+    @torch.inference_mode()
+    def __call__(self, slices: Tensor) -> NDArray[np.float16]:
+        """(k, h, w) fractions of the display range -> (k, channels, grid, grid)."""
+        box = Letterbox(slices.shape[1], slices.shape[2], self.backbone.image_size)
+        parts = []
+        for index in torch.split(torch.arange(slices.shape[0]), _BATCH):
+            pixels = box.apply(with_neighbours(slices[:, None], index))
+            pixels = self.backbone.normalise(pixels).to(
+                self.precision, memory_format=torch.channels_last
+            )
+            hidden = self._encoder.prefix(pixels, self.tail_blocks)
+            parts.append(hidden.to(torch.float16).contiguous().numpy())
+        return np.concatenate(parts)
 
 
 class EmbeddingCache:
@@ -128,31 +165,11 @@ class EmbeddingCache:
         missing = self.missing(cases)
         if not missing:
             return
-        # A copy: casting the backbone itself down and up again would round its weights.
-        # Channels last: its convolutions and its linear layers then see memory in one order.
-        encoder = cast(
-            Encoder,
-            deepcopy(self.backbone.image_encoder).to(  # type: ignore[call-overload] # not in its stub
-                self.precision, memory_format=torch.channels_last
-            ),
-        )
+        encoder = FrozenEncoder(self.backbone, self.tail_blocks, self.precision)
         for case in missing:
             volume = store.volumes(case, (self.sequence,)).images[self.sequence]
-            self._write(self.path(case), self._embed(encoder, display_range(volume)))
+            self._write(self.path(case), encoder(display_range(volume)))
             advance(case.shape[2])
-
-    @torch.inference_mode()
-    def _embed(self, encoder: Encoder, slices: Tensor) -> NDArray[np.float16]:
-        box = Letterbox(slices.shape[1], slices.shape[2], self.backbone.image_size)
-        parts = []
-        for index in torch.split(torch.arange(slices.shape[0]), _BATCH):
-            pixels = box.apply(with_neighbours(slices[:, None], index))
-            pixels = self.backbone.normalise(pixels).to(
-                self.precision, memory_format=torch.channels_last
-            )
-            hidden = encoder.prefix(pixels, self.tail_blocks)
-            parts.append(hidden.to(torch.float16).contiguous().numpy())
-        return np.concatenate(parts)
 
     def _write(self, path: Path, values: NDArray[np.float16]) -> None:
         draft = path.with_suffix(f".{os.getpid()}.tmp")

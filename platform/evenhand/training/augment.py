@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from evenhand.config import TrainingConfig
 
-__all__ = ["moved", "other_scanner", "random_moves"]
+__all__ = ["moved", "other_scanner", "random_moves", "without_some_sequences"]
 
 
 def random_moves(
@@ -64,3 +64,19 @@ def other_scanner(slices: Tensor, strength: float, generator: torch.Generator) -
     gain, gamma = 1 + strength * unit
     changed: Tensor = (each * gain).clamp(0, 1) ** gamma
     return changed.view(slices.shape)
+
+
+def without_some_sequences(slices: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Take sequences after the first away, each from a share of slices: some cases lack them.
+
+    Args:
+        slices: (batch, 3 sequences, h, w).
+        share: of slices that lose a sequence.
+        generator: of which.
+    """
+    others = slices.shape[1] // 3 - 1
+    if not others:
+        return slices
+    kept = torch.rand(len(slices), others, generator=generator) >= share
+    kept = torch.cat([torch.ones(len(slices), 1, dtype=torch.bool), kept], dim=1)
+    return slices * kept.repeat_interleave(3, dim=1)[..., None, None]

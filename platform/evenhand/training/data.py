@@ -16,7 +16,7 @@ from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache
 from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
-from evenhand.training.augment import moved, other_scanner, random_moves
+from evenhand.training.augment import moved, other_scanner, random_moves, without_some_sequences
 from evenhand.training.hints import draw_hints
 
 __all__ = ["Batch", "TrainingCase", "TrainingPatient", "draw", "load_patients"]
@@ -207,6 +207,7 @@ def _one_case(
     hidden = moved(torch.from_numpy(np.stack([case.hidden[z] for z in chosen])).float(), moves)
     slices = moved(with_neighbours(case.slices, index).float(), moves)
     slices = other_scanner(slices, config.intensity_jitter, generator)
+    slices = without_some_sequences(slices, config.sequence_dropout, generator)
     masks = (moved(case.masks[index, None].float(), moves)[:, 0] > 0.5).float()
     boxes = tight_boxes(masks) * (image_size / masks.shape[-1])
     boxed = torch.nonzero(~boxes[:, 0].isnan())[:, 0][: config.box_slices]
