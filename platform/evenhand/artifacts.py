@@ -76,11 +76,12 @@ OPTIONAL_COLUMNS = (
     "lesions_predicted",
     "lesions_predicted_true",
     "calibration_error",
+    "uncertainty",
 )
 """Columns that a table may have; a cell may be empty where a figure does not exist."""
 
 _CHOICES = {
-    "prompt": ("automatic", "box"),
+    "prompt": ("automatic", "box", "slice"),
     "units": ("mm", "voxel"),
     "empty": ("none", "reference", "prediction", "both"),
 }
@@ -101,6 +102,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lesions_predicted": (0, float("inf")),
     "lesions_predicted_true": (0, float("inf")),
     "calibration_error": (0, 1),
+    "uncertainty": (0, 1),
 }
 _PARTS = {"lesions_found": "lesions_reference", "lesions_predicted_true": "lesions_predicted"}
 _KEY = ("arm", "prompt", "case", "label")

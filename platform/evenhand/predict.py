@@ -50,6 +50,19 @@ class Prediction:
     mask: NDArray[np.uint8]
     probability: NDArray[np.float16]
 
+    @property
+    def uncertainty(self) -> float:
+        """1 - the Dice that the probabilities promise, 0 to 1.
+
+        If each voxel is tumour with its own probability, then 2 sum(p m) / (sum(p) + sum(m))
+        is about the Dice to expect of the mask m. It orders a reader's list; how well it
+        predicts the true Dice is measured (docs/results/model.md). One voxel is added above and
+        below the line, so that nothing found where nothing is likely is certain.
+        """
+        probability = self.probability.astype(np.float32)
+        agreed = float(probability[self.mask == 1].sum())
+        return 1 - (2 * agreed + 1) / (float(probability.sum()) + int(self.mask.sum()) + 1)
+
     @classmethod
     def from_logits(cls, logits: Tensor, *, threshold: float) -> "Prediction":
         """From (k, i, j) logits; a voxel belongs to the mask above `threshold` probability."""

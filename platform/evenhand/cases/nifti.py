@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from evenhand.errors import DataError
+from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
 
-__all__ = ["read_channels", "read_nifti", "write_nifti"]
+__all__ = ["read_channels", "read_nifti", "write_nifti", "write_nifti_whole"]
 
 _NIFTI2_HEADER_BYTES = 540
 _SLACK_BYTES = 2**20
@@ -122,6 +123,26 @@ def write_nifti(path: Path, voxels: NDArray[Any], affine: Affine) -> None:
     with path.open("wb") as file:
         for member in _each(_compressed, blocks):
             file.write(member)
+
+
+def write_nifti_whole(path: Path, voxels: NDArray[Any], affine: Affine) -> None:
+    """Write as `write_nifti` does, into a folder that is made if need be: whole or not at all.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    draft = path.with_name(f".{path.name.removesuffix('.nii.gz')}.{os.getpid()}.nii.gz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(draft, voxels, affine)
+        draft.replace(path)
+    except OSError as error:
+        raise ResourceError(
+            f"'{path}' could not be written: {error.strerror}. Free space or name another folder."
+        ) from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _compressed(block: bytes) -> bytes:

@@ -10,7 +10,17 @@ import typer
 from rich.markup import escape
 
 from evenhand import __version__, plugins
-from evenhand.cli import cases, deidentify, forget, ledger, plan_privacy, quality, run, weights
+from evenhand.cli import (
+    cases,
+    deidentify,
+    forget,
+    ledger,
+    plan_privacy,
+    predict,
+    quality,
+    run,
+    weights,
+)
 from evenhand.errors import EvenhandError
 from evenhand.progress import console
 
@@ -44,7 +54,7 @@ def _root(
     """Private, federated adapters for tumour segmentation, audited and reviewed."""
 
 
-for _module in (weights, cases, quality, deidentify, forget, ledger, plan_privacy, run):
+for _module in (weights, cases, quality, deidentify, forget, ledger, plan_privacy, run, predict):
     _module.register(app)
 for _point in plugins.announced("evenhand.commands"):
     _point.load()(app)

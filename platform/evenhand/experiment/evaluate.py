@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from evenhand.cases.nifti import write_nifti
+from evenhand.cases.nifti import write_nifti_whole
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
-from evenhand.experiment.layout import ArmFolder, RunFolder
+from evenhand.experiment.layout import RunFolder
 from evenhand.experiment.stages import stepper
 from evenhand.metrics import score_case
 from evenhand.model.adapted import AdaptedModel
@@ -62,9 +62,11 @@ def evaluate_arm(
                 boxes = _boxes(config, case, reference)
                 prediction = _predict(model, opened, prompt, boxes, by_head=by_head)
                 if prompt == prompts[0]:
-                    _write_mask(run.arm(arm), case, prediction)
+                    path = run.arm(arm).mask_path(case.case_id)
+                    write_nifti_whole(path, prediction.mask, case.affine)
                 row = _row(config, case, mask=prediction.mask, reference=reference)
-                rows.append({"arm": arm, "prompt": prompt, **row})
+                row |= {"arm": arm, "prompt": prompt, "uncertainty": prediction.uncertainty}
+                rows.append(row)
                 bar.advance(task)
     return rows
 
@@ -99,17 +101,6 @@ def _predict(
     if by_head:
         return predict_hinted_boxes(model, case, boxes)
     return predict_boxes(model, case, boxes)
-
-
-def _write_mask(folder: ArmFolder, case: Case, prediction: Prediction) -> None:
-    path = folder.mask_path(case.case_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        write_nifti(draft, prediction.mask, case.affine)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _row(

@@ -40,7 +40,14 @@ if TYPE_CHECKING:
     from evenhand.privacy.secure_sum import Together
     from evenhand.privacy.site import Site
 
-__all__ = ["ArmFolder", "CasesDigest", "HospitalHome", "RunFolder", "build_model"]
+__all__ = [
+    "ArmFolder",
+    "CasesDigest",
+    "HospitalHome",
+    "RunFolder",
+    "build_model",
+    "model_of_adapter",
+]
 
 MASK_SUFFIX = ".nii.gz"
 """Of a proposed mask, after the case id."""
@@ -309,6 +316,23 @@ class ArmFolder:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(json.dumps(dict(record)).encode() + b"\n")
+
+
+def model_of_adapter(path: Path) -> "AdaptedModel":
+    """The backbone that an adapter belongs to, with the adapter on it.
+
+    Raises:
+        AdapterError: the file is no adapter, or of other weights than are published.
+    """
+    from evenhand.model.adapted import AdaptedModel
+    from evenhand.model.adapter_files import load_onto, read_adapter
+    from evenhand.model.backbones import load_backbone
+
+    adapter = read_adapter(path)
+    backbone = load_backbone(adapter.backbone, adapter.model.image_size)
+    model = AdaptedModel(backbone, adapter.model, seed=0, sequences=adapter.sequences)
+    load_onto(path, model)
+    return model
 
 
 def build_model(config: ExperimentConfig) -> "AdaptedModel":
