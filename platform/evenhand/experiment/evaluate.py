@@ -64,9 +64,8 @@ def evaluate_arm(
                 if prompt == prompts[0]:
                     path = run.arm(arm).mask_path(case.case_id)
                     write_nifti_whole(path, prediction.mask, case.affine)
-                row = _row(config, case, mask=prediction.mask, reference=reference)
-                row |= {"arm": arm, "prompt": prompt, "uncertainty": prediction.uncertainty}
-                rows.append(row)
+                row = _row(config, case, prediction=prediction, reference=reference)
+                rows.append({"arm": arm, "prompt": prompt, **row})
                 bar.advance(task)
     return rows
 
@@ -107,12 +106,18 @@ def _row(
     config: ExperimentConfig,
     case: Case,
     *,
-    mask: NDArray[np.uint8],
+    prediction: Prediction,
     reference: NDArray[np.uint8],
 ) -> dict[str, Any]:
     units = config.data.units
     spacing = case.affine.spacing_mm if units == "mm" else (1.0, 1.0, 1.0)
-    score = score_case(mask, reference, spacing=spacing, nsd_tolerance=config.audit.nsd_tolerance)
+    score = score_case(
+        prediction.mask,
+        reference,
+        spacing=spacing,
+        nsd_tolerance=config.audit.nsd_tolerance,
+        probability=prediction.probability,
+    )
     patient = case.patient
     return {
         "case": case.case_id,
@@ -123,5 +128,6 @@ def _row(
         "race": patient.race,
         "ethnicity": patient.ethnicity,
         "units": units,
+        "uncertainty": prediction.uncertainty,
         **score.as_row(),
     }
