@@ -21,8 +21,10 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 demo: install
 	$(BIN)/evenhand run configs/demo.toml
 
+# Two at a time, each on one core; what starts processes and browsers runs alone.
 test: install-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/integration
+	$(BIN)/python -m pytest tests/e2e
 
 check: lint test
 

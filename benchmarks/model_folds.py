@@ -9,7 +9,8 @@ stopped run goes on where it was.
     python benchmarks/model_folds.py RUN OUT --row unet --fold 0      # one of them
     python benchmarks/model_folds.py RUN OUT --table
 
-Rows: adapter (as configs/lgg.toml says), one-sequence (FLAIR alone), unet (MONAI's, from
+Rows: adapter (as configs/lgg.toml says), prompted (the head told a box or a neighbour's mask on
+every slice), one-sequence (FLAIR alone), unet (MONAI's, from
 scratch, as many seconds as the adapter had on that fold), decoder-lora and decoder (box prompts
 to SAM's mask decoder, low-rank or all of it trained), no-embedding (the head without the
 foundation model), few-N (N training patients), without-HOSPITAL (trained on the others, tested
@@ -94,6 +95,8 @@ def _result(asked: argparse.Namespace, fold: int) -> dict[str, object]:
     row, settings = asked.row, list(asked.set)
     if row == "one-sequence":
         settings += ['data.sequences=["FLAIR"]', "data.may_lack=[]"]
+    if row == "prompted":
+        settings += ["model.head_hints=true", "training.box_hints=0.5", "training.mask_hints=0.5"]
     if row in ("decoder-lora", "decoder"):
         settings += ["model.head=none", "model.head_hints=false", "model.decoder_lora_rank=4"]
         settings += ["training.box_share=1.0", "training.epochs=40"]
@@ -187,11 +190,20 @@ def _adapter_prompts(model: AdaptedModel) -> Prompts:
         if model.head is None:
             yield "box", predict_boxes(model, case, boxes)
             return
-        yield "automatic", predict_automatic(model, case)
         if model.head.hints:
             yield "box", predict_hinted_boxes(model, case, boxes)
             z = int((boxes[:, 2:] - boxes[:, :2]).nan_to_num().prod(1).argmax())
             yield "slice", predict_from_slice(model, case, z=z, box=boxes[z])
+            return
+        whole = predict_automatic(model, case)
+        yield "automatic", whole
+        if len(model.sequences) > 1:
+            alone = case.slices.clone()
+            alone[:, 1:] = 0
+            first = predict_automatic(model, replace(case, slices=alone))
+            either = np.maximum(whole.probability, first.probability)
+            mask = (either > 0.5).astype(np.uint8)
+            yield "union", Prediction(without_specks(mask, 0.3), either)
 
     return ask
 

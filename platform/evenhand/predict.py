@@ -24,6 +24,7 @@ from evenhand.model.prompts import jittered, tight_boxes
 __all__ = [
     "OpenCase",
     "Prediction",
+    "answer_box",
     "boxes_from_reference",
     "predict_automatic",
     "predict_boxes",
@@ -95,17 +96,23 @@ class OpenCase:
 
     @classmethod
     def from_images(
-        cls, model: AdaptedModel, images: Mapping[str, NDArray[np.float32]]
+        cls,
+        model: AdaptedModel,
+        images: Mapping[str, NDArray[np.float32]],
+        *,
+        encoder: FrozenEncoder | None = None,
     ) -> "OpenCase":
         """Open images that are in no store, and compute their embedding.
 
         Args:
             model: what will be asked.
             images: (i, j, k) by sequence, on one grid; the model's first sequence among them.
+            encoder: computes the embedding; None: the model's own, which takes a moment to make.
         """
         slices = display_slices(images, model.sequences)
-        precision = frozen_precision(model.config.precision)
-        encoder = FrozenEncoder(model.backbone, model.tail_blocks, precision)
+        if encoder is None:
+            precision = frozen_precision(model.config.precision)
+            encoder = FrozenEncoder(model.backbone, model.tail_blocks, precision)
         return cls._with(model, slices, encoder(slices[:, 0]))
 
     @classmethod
@@ -203,6 +210,25 @@ def predict_hinted_boxes(
             answer = model.propose(with_neighbours(case.slices, told), hidden[given], hints)
             logits[told] = square.invert(answer)
     return Prediction.from_logits(logits, threshold=threshold)
+
+
+@torch.inference_mode()
+def answer_box(model: AdaptedModel, case: OpenCase, *, z: int, box: Tensor) -> Tensor:
+    """Logits (i, j) of one slice from a box on it: quick enough to wait for.
+
+    Args:
+        model: its head takes hints (model.head_hints); else the mask decoder answers.
+        case: what is segmented.
+        z: the slice.
+        box: (4,), x0 y0 x1 y1 in pixels of the slice.
+    """
+    hidden = torch.tensor(case.hidden[z : z + 1]).float()
+    if not model.config.head_hints:
+        square = Letterbox(case.square.height, case.square.width, model.config.image_size)
+        return square.invert(model.answer_boxes(hidden, square.boxes(box[None])))[0]
+    hints = box_hints(case.square.boxes(box[None]), case.square.size)
+    slices = with_neighbours(case.slices, torch.tensor([z]))
+    return case.square.invert(model.propose(slices, hidden, hints))[0]
 
 
 @torch.inference_mode()
