@@ -4,17 +4,16 @@ Folds are stratified by hospital, and nothing of a test fold is seen by training
 threshold (0.5 everywhere) nor by a setting. Each row and fold leaves one JSON file in OUT, so a
 stopped run goes on where it was.
 
-    evenhand run configs/lgg.toml --set 'arms=["box-zero-shot"]' --set data.source=PATH --out RUN
+    evenhand run configs/lgg-folds.toml --set data.source=PATH --out RUN
     python benchmarks/model_folds.py RUN OUT --row adapter            # all five folds
     python benchmarks/model_folds.py RUN OUT --row unet --fold 0      # one of them
     python benchmarks/model_folds.py RUN OUT --table
 
-Rows: adapter (as configs/lgg.toml says), prompted (the head told a box or a neighbour's mask on
-every slice), one-sequence (FLAIR alone), unet (MONAI's, from
-scratch, as many seconds as the adapter had on that fold), decoder-lora and decoder (box prompts
-to SAM's mask decoder, low-rank or all of it trained), no-embedding (the head without the
-foundation model), few-N (N training patients), without-HOSPITAL (trained on the others, tested
-on all its patients).
+Rows: adapter (as configs/lgg-folds.toml says), prompted (the head told a box or a neighbour's
+mask on every slice), one-sequence (FLAIR alone), unet (MONAI's, from scratch, as many seconds as
+the adapter had on that fold), decoder-lora and decoder (box prompts to SAM's mask decoder,
+low-rank or all of it trained), no-embedding (the head without the foundation model), few-N (N
+training patients), without-HOSPITAL (trained on the others, tested on all its patients).
 """
 
 import argparse
@@ -85,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="where results go")
     parser.add_argument("--row", default="adapter")
     parser.add_argument("--fold", type=int, choices=range(FOLDS))
-    parser.add_argument("--config", type=Path, default=Path("configs/lgg.toml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/lgg-folds.toml"))
     parser.add_argument("--set", action="append", default=[], help="as in evenhand run")
     parser.add_argument("--table", action="store_true", help="print what OUT holds")
     return parser.parse_args()
