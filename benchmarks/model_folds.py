@@ -4,14 +4,16 @@ Folds are stratified by hospital, and nothing of a test fold is seen by training
 threshold (0.5 everywhere) nor by a setting. Each row and fold leaves one JSON file in OUT, so a
 stopped run goes on where it was.
 
-    evenhand run configs/lgg-folds.toml --set data.source=PATH --out RUN
+    evenhand run configs/lgg-folds.toml --set data.source=PATH --out RUN \
+        --set 'data.sequences=["FLAIR","ce-gd_T1w"]' --set 'data.may_lack=["ce-gd_T1w"]'
     python benchmarks/model_folds.py RUN OUT --row adapter            # all five folds
     python benchmarks/model_folds.py RUN OUT --row unet --fold 0      # one of them
     python benchmarks/model_folds.py RUN OUT --table
 
 Rows: adapter (as configs/lgg-folds.toml says), prompted (the head told a box or a neighbour's
-mask on every slice), one-sequence (FLAIR alone), unet (MONAI's, from scratch, as many seconds as
-the adapter had on that fold), decoder-lora and decoder (box prompts to SAM's mask decoder,
+mask on every slice), two-sequences (the head also sees the contrast-enhanced T1w;
+`union`: what it finds with or without it), unet (MONAI's, from scratch, as many seconds as the
+adapter had on that fold), decoder-lora and decoder (box prompts to SAM's mask decoder,
 low-rank or all of it trained), no-embedding (the head without the foundation model), few-N (N
 training patients), without-HOSPITAL (trained on the others, tested on all its patients).
 """
@@ -92,8 +94,9 @@ def _arguments() -> argparse.Namespace:
 
 def _result(asked: argparse.Namespace, fold: int) -> dict[str, object]:
     row, settings = asked.row, list(asked.set)
-    if row == "one-sequence":
-        settings += ['data.sequences=["FLAIR"]', "data.may_lack=[]"]
+    if row == "two-sequences":
+        settings += ['data.sequences=["FLAIR","ce-gd_T1w"]', 'data.may_lack=["ce-gd_T1w"]']
+        settings += ["training.sequence_dropout=0.3"]
     if row == "prompted":
         settings += ["model.head_hints=true", "training.box_hints=0.5", "training.mask_hints=0.5"]
     if row in ("decoder-lora", "decoder"):

@@ -305,8 +305,8 @@ class TestFullDisk:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device", str(path))
 
-        monkeypatch.setattr("evenhand.experiment.evaluate.write_nifti", cut_off)
-        with pytest.raises(ResourceError, match=r"No space left on device.*same command again"):
+        monkeypatch.setattr("evenhand.cases.nifti.write_nifti", cut_off)
+        with pytest.raises(ResourceError, match=r"No space left on device.*Free space"):
             run(config_of(), tmp_path / "out")
         masks = tmp_path / "out" / "arms" / "box-zero-shot" / "masks"
         assert list(masks.iterdir()) == []

@@ -147,6 +147,7 @@ OPTIONAL = {
     "lesions_predicted": 4,
     "lesions_predicted_true": 2,
     "calibration_error": None,
+    "uncertainty": 0.2,
 }
 
 

@@ -119,8 +119,8 @@ class ReviewRun:
             with RunFolder(self.folder).predictions_path.open(encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row.get("arm") == self.arm]
             # The first way of prompting is the one whose masks are reviewed.
-            first = rows[0]["prompt"] if rows else ""
-            found = {r["case"]: float(r["uncertainty"]) for r in rows if r["prompt"] == first}
+            first = rows[0].get("prompt") if rows else None
+            found = {r["case"]: float(r["uncertainty"]) for r in rows if r.get("prompt") == first}
         except (OSError, KeyError, TypeError, ValueError):
             return {}
         return {case: value for case, value in found.items() if math.isfinite(value)}

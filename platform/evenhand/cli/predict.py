@@ -48,8 +48,7 @@ def _predict(
 
     Example: evenhand predict adapter.safetensors flair.nii.gz --out mask.nii.gz
 
-    Example: evenhand predict adapter.safetensors flair.nii.gz --also ce-gd_T1w=t1.nii.gz --box
-    17,90,60,140,110 --out mask.nii.gz
+    Example: evenhand predict adapter.safetensors flair.nii.gz --box 17,90,60,140,110 --out m.nii.gz
     """
     from evenhand.cases.nifti import write_nifti_whole
     from evenhand.experiment.layout import model_of_adapter
