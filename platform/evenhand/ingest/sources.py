@@ -15,7 +15,7 @@ from evenhand.ingest.people import People, read_people
 from evenhand.ingest.png_table import plan_png_table
 from evenhand.ingest.recipes import SourcePlan
 
-__all__ = ["Choices", "SourceKind", "guess_kind", "plan_source"]
+__all__ = ["Choices", "SourceKind", "guess_kind", "plan_source", "pseudonymiser"]
 
 _LOOKED_AT = 200
 _ONE_EACH = (
@@ -107,7 +107,7 @@ def plan_source(
         UsageError: a choice is missing or does not fit, or the source is of another kind.
         DataError: the source as a whole cannot be taken in.
     """
-    names = _names(kind, choices)
+    names = pseudonymiser(kind, choices)
     if kind is SourceKind.DICOM:
         return _plan_dicom(source, choices, names, progress)
     rows = read_people(choices.patients) if choices.patients else None
@@ -139,7 +139,12 @@ def plan_source(
     )
 
 
-def _names(kind: SourceKind, choices: Choices) -> Pseudonymiser | None:
+def pseudonymiser(kind: SourceKind, choices: Choices) -> Pseudonymiser | None:
+    """Return what names patients; None where names are kept.
+
+    Raises:
+        UsageError: no key is given where one is needed, or its file is no key.
+    """
     if choices.key is not None:
         return Pseudonymiser(HospitalKey.read(choices.key))
     if choices.keep_names and kind is not SourceKind.DICOM:
