@@ -94,6 +94,10 @@ def _ingest(
     body_part: Annotated[
         str, typer.Option(help="What is shown, if you know: head, brain (skull-stripped), other.")
     ] = "",
+    encrypt: Annotated[
+        bool,
+        typer.Option("--encrypt", help="Make the store encrypted; its key lies in EVENHAND_HOME."),
+    ] = False,
     masks_required: Annotated[bool, typer.Option(help="Refuse cases without a mask.")] = True,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes to work with; default: one a core.")
@@ -143,6 +147,7 @@ def _ingest(
             masks_required=masks_required,
             key=key,
             faces=faces,
+            sealed=encrypt,
             dry_run=dry_run,
         )
         return
@@ -177,7 +182,7 @@ def _ingest(
         if dry_run:
             _end_dry_run(plan)
         else:
-            _admit(plan, into / hospital[0], hospital[0], jobs, faces)
+            _admit(plan, into / hospital[0], hospital[0], jobs, faces, sealed=encrypt)
 
 
 def _end_dry_run(plan: "SourcePlan") -> None:
@@ -201,14 +206,22 @@ def _face_policy(body_part: str, deface: bool, keep_faces: str) -> "FacePolicy":
 
 
 def _admit(
-    plan: "SourcePlan", path: Path, hospital: str, jobs: int | None, faces: "FacePolicy"
+    plan: "SourcePlan",
+    path: Path,
+    hospital: str,
+    jobs: int | None,
+    faces: "FacePolicy",
+    *,
+    sealed: bool,
 ) -> None:
     from evenhand.ingest.admit import admit
 
     if not plan.recipes:
         raise DataError("No case can be taken in; the reasons are above. Nothing was written.")
     with steps("Ingesting") as step:
-        report = admit(plan.recipes, path, hospital, faces=faces, jobs=jobs, progress=step)
+        report = admit(
+            plan.recipes, path, hospital, faces=faces, sealed=sealed, jobs=jobs, progress=step
+        )
     _show_admitted(report)
     if refused := report.count("refused") + _refused(plan):
         raise DataError(
@@ -234,6 +247,7 @@ def _bids(
     masks_required: bool,
     key: Path | None,
     faces: "FacePolicy",
+    sealed: bool,
     dry_run: bool,
 ) -> None:
     from evenhand.ingest.bids import ingest_bids, plan_bids
@@ -264,6 +278,7 @@ def _bids(
                 masks_required=masks_required,
                 names=names,
                 faces=faces,
+                sealed=sealed,
                 progress=step,
             )
     if dry_run:

@@ -71,7 +71,8 @@ class HospitalHome:
         """The embedding cache that fits a model."""
         from evenhand.model.embeddings import EmbeddingCache
 
-        return EmbeddingCache.of_model(self.path / "embeddings", model, sequence)
+        key = self.store().key
+        return EmbeddingCache.of_model(self.path / "embeddings", model, sequence, key)
 
     def site(self) -> "Site":
         """The hospital's own place, with its key, ledger and policy.

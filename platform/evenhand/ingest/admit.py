@@ -59,6 +59,7 @@ def admit(
     hospital: str,
     *,
     faces: FacePolicy | None = None,
+    sealed: bool = False,
     jobs: int | None = None,
     memory_bytes: int | None = None,
     case_seconds: float = 600.0,
@@ -74,6 +75,7 @@ def admit(
         path: the store; made if need be.
         hospital: whose store it is.
         faces: what is done where there may be a face; None: nobody looks.
+        sealed: encrypt the cases with the hospital's key.
         jobs: processes; None: one a core.
         memory_bytes: what each may take; None: a fair share of the machine.
         case_seconds: how long one case may take.
@@ -86,7 +88,7 @@ def admit(
     """
     _refuse_doubles(recipes)
     is_new = not path.exists()
-    store = CaseStore.create(path, hospital)
+    store = CaseStore.create(path, hospital, sealed=sealed)
     outcomes: dict[int, CaseOutcome] = {}
     step = progress or (lambda _done, _total: None)
     step(0, len(recipes))
