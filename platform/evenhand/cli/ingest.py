@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from evenhand.ingest.faces.guard import FacePolicy
     from evenhand.ingest.faces.judge import BodyPart
     from evenhand.ingest.recipes import Finding, SourcePlan
+    from evenhand.ingest.workers import Workers
 
 __all__ = ["register"]
 
 _PIPE_WIDTH = 160
 """Columns of a table that no terminal shows."""
+_WORKERS_WANT = ("evenhand.ingest.dicom.headers", "evenhand.ingest.admit")
+"""Modules that processes import while this one still looks at the source."""
 _ALIKE = 5
 """Findings that differ only in their number are counted from this many on."""
 
@@ -134,6 +137,7 @@ def _ingest(
     from evenhand.cases.records import is_name
     from evenhand.cli.from_pacs import at_hand, kind_of
     from evenhand.ingest.sources import Choices, SourceKind, plan_source, pseudonymiser
+    from evenhand.ingest.workers import Workers, cores
 
     faces = _face_policy(body_part, deface, keep_faces)
     found = kind_of(source, kind)
@@ -158,31 +162,34 @@ def _ingest(
             "A hospital's name is 1 to 64 letters, digits, '-' or '_', and starts with a letter or "
             "digit; --hospital has another."
         )
-    choices = Choices(
-        hospital=hospital[0],
-        key=key,
-        keep_names=keep_names,
-        sequences=tuple(sequence or ()),
-        tumour=tuple(tumour or ()),
-        masks_from=masks_from,
-        masks_required=masks_required,
-        series_names=series_names,
-        patients=patients,
-        patient_column=patient_column,
-        pixel_mm=pixel_mm,
-        jobs=jobs,
-    )
-    pseudonymiser(found, choices)  # a missing key is said before anything is fetched or read
-    with at_hand(source, into, studies, pacs_login, keep=dry_run) as local:
-        with steps("Looking") as step:
-            plan = plan_source(local, found, choices, step)
-        if mapping is not None:
-            _write_mapping(mapping, plan)
-        _show_source(plan)
-        if dry_run:
-            _end_dry_run(plan)
-        else:
-            _admit(plan, into / hospital[0], hospital[0], jobs, faces, sealed=encrypt)
+    with Workers(
+        jobs or cores(), modules=_WORKERS_WANT if found is SourceKind.DICOM else ()
+    ) as own:
+        choices = Choices(
+            hospital=hospital[0],
+            key=key,
+            keep_names=keep_names,
+            sequences=tuple(sequence or ()),
+            tumour=tuple(tumour or ()),
+            masks_from=masks_from,
+            masks_required=masks_required,
+            series_names=series_names,
+            patients=patients,
+            patient_column=patient_column,
+            pixel_mm=pixel_mm,
+            workers=own,
+        )
+        pseudonymiser(found, choices)  # a missing key is said before anything is fetched or read
+        with at_hand(source, into, studies, pacs_login, keep=dry_run) as local:
+            with steps("Looking") as step:
+                plan = plan_source(local, found, choices, step)
+            if mapping is not None:
+                _write_mapping(mapping, plan)
+            _show_source(plan)
+            if dry_run:
+                _end_dry_run(plan)
+            else:
+                _admit(plan, into / hospital[0], hospital[0], own, faces, sealed=encrypt)
 
 
 def _end_dry_run(plan: "SourcePlan") -> None:
@@ -209,7 +216,7 @@ def _admit(
     plan: "SourcePlan",
     path: Path,
     hospital: str,
-    jobs: int | None,
+    workers: "Workers",
     faces: "FacePolicy",
     *,
     sealed: bool,
@@ -220,7 +227,7 @@ def _admit(
         raise DataError("No case can be taken in; the reasons are above. Nothing was written.")
     with steps("Ingesting") as step:
         report = admit(
-            plan.recipes, path, hospital, faces=faces, sealed=sealed, jobs=jobs, progress=step
+            plan.recipes, path, hospital, faces=faces, sealed=sealed, workers=workers, progress=step
         )
     _show_admitted(report)
     if refused := report.count("refused") + _refused(plan):

@@ -7,6 +7,7 @@ sweeps the drafts away, finds the whole cases by their fingerprints, and goes on
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from evenhand.cases.store import CaseDraft, CaseStore
 from evenhand.errors import DataError, EvenhandError, ResourceError, StoreError
 from evenhand.ingest.faces.guard import FacePolicy, guarded
 from evenhand.ingest.recipes import Recipe
-from evenhand.ingest.workers import cores, run_isolated
+from evenhand.ingest.workers import Workers, cores
 
 __all__ = ["AdmitReport", "CaseOutcome", "admit"]
 
@@ -60,6 +61,7 @@ def admit(
     *,
     faces: FacePolicy | None = None,
     sealed: bool = False,
+    workers: Workers | None = None,
     jobs: int | None = None,
     memory_bytes: int | None = None,
     case_seconds: float = 600.0,
@@ -76,6 +78,7 @@ def admit(
         hospital: whose store it is.
         faces: what is done where there may be a face; None: nobody looks.
         sealed: encrypt the cases with the hospital's key.
+        workers: that make the cases; None: processes of this call's own, as the next two say.
         jobs: processes; None: one a core.
         memory_bytes: what each may take; None: a fair share of the machine.
         case_seconds: how long one case may take.
@@ -93,14 +96,12 @@ def admit(
     step = progress or (lambda _done, _total: None)
     step(0, len(recipes))
     try:
-        with store.locked():
-            for answer in run_isolated(
-                _make,
-                [_Task(path, recipe, faces) for recipe in recipes],
-                jobs=jobs or cores(),
-                memory_bytes=memory_bytes,
-                seconds=case_seconds,
-            ):
+        with (
+            store.locked(),
+            nullcontext(workers) if workers else Workers(jobs or cores(), memory_bytes) as makers,
+        ):
+            tasks = [_Task(path, recipe, faces) for recipe in recipes]
+            for answer in makers.run(_make, tasks, seconds=case_seconds):
                 recipe = recipes[answer.index]
                 if isinstance(answer.error, ResourceError):
                     raise answer.error

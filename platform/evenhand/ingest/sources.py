@@ -14,6 +14,7 @@ from evenhand.ingest.nnunet import plan_nnunet
 from evenhand.ingest.people import People, read_people
 from evenhand.ingest.png_table import plan_png_table
 from evenhand.ingest.recipes import SourcePlan
+from evenhand.ingest.workers import Workers
 
 __all__ = ["Choices", "SourceKind", "guess_kind", "plan_source", "pseudonymiser"]
 
@@ -50,6 +51,7 @@ class Choices:
     patient_column: str | None = None
     pixel_mm: float | None = None
     jobs: int | None = None
+    workers: Workers | None = None
 
 
 def guess_kind(source: Path) -> SourceKind:
@@ -182,5 +184,6 @@ def _plan_dicom(
         masks_from=cast("Literal['any', 'seg', 'rtstruct']", choices.masks_from),
         masks_required=choices.masks_required,
         jobs=choices.jobs,
+        workers=choices.workers,
     )
     return plan_dicom(source, options, progress)
