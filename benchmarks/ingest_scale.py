@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/ingest_scale.py [CASES ...] (default 100 300 1000)
 
-Makes studies of 4 slices, 64 x 64, one patient each, and takes them in with `evenhand ingest`, each
-number of cases into a store of its own, in a process of its own. Seconds of CPU are those of all its
+Makes studies of 4 slices, 64 x 64, one patient each, and takes them in with `evenhand ingest`,
+each number of cases into a store of its own. Seconds of CPU are those of all its
 processes, memory is that of the largest of them. Nothing here comes from a patient.
 """
 

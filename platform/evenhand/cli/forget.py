@@ -55,7 +55,8 @@ def _forget(
         raise UsageError(f"'{missing}' is no folder of a federation's node (no studies in it).")
     name = _pseudonym(patient, key)
     erased, case_ids = erase_patient(name, stores=store or (), runs=run or (), nodes=node or ())
-    roots = (*(store or ()), *(run or ()), *(each / "studies" for each in node or ()))
+    linked = [place.resolve() for each in run or () for place in each.glob("hospitals/*/store")]
+    roots = (*(store or ()), *(run or ()), *(each / "studies" for each in node or ()), *linked)
     left = [path for root in roots for path in mentions(root, {name, *case_ids})]
     cases = sum(len(each.case_ids) for each in erased)
     if not any(each.files or each.rows for each in erased) and not left:

@@ -107,7 +107,7 @@ def _row(
     reference: NDArray[np.uint8],
 ) -> dict[str, Any]:
     units = config.data.units
-    spacing = case.affine.spacing_mm if units == "mm" else (1.0, 1.0, 1.0)
+    spacing = case.affine if units == "mm" else (1.0, 1.0, 1.0)
     score = score_case(mask, reference, spacing=spacing, nsd_tolerance=config.audit.nsd_tolerance)
     patient = case.patient
     return {
