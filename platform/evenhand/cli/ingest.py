@@ -97,6 +97,13 @@ def _ingest(
     body_part: Annotated[
         str, typer.Option(help="What is shown, if you know: head, brain (skull-stripped), other.")
     ] = "",
+    look_for_text: Annotated[
+        bool,
+        typer.Option(
+            "--look-for-text",
+            help="Refuse cases whose pictures show text (needs the part 'ocr'; not for BIDS).",
+        ),
+    ] = False,
     encrypt: Annotated[
         bool,
         typer.Option("--encrypt", help="Make the store encrypted; its key lies in EVENHAND_HOME."),
@@ -142,6 +149,8 @@ def _ingest(
     faces = _face_policy(body_part, deface, keep_faces)
     found = kind_of(source, kind)
     if found is SourceKind.BIDS:
+        if look_for_text:
+            raise UsageError("--look-for-text is not for BIDS; leave it out.")
         _bids(
             Path(source),
             into,
@@ -189,7 +198,15 @@ def _ingest(
             if dry_run:
                 _end_dry_run(plan)
             else:
-                _admit(plan, into / hospital[0], hospital[0], own, faces, sealed=encrypt)
+                _admit(
+                    plan,
+                    into / hospital[0],
+                    hospital[0],
+                    own,
+                    faces,
+                    text=look_for_text,
+                    sealed=encrypt,
+                )
 
 
 def _end_dry_run(plan: "SourcePlan") -> None:
@@ -219,6 +236,7 @@ def _admit(
     workers: "Workers",
     faces: "FacePolicy",
     *,
+    text: bool,
     sealed: bool,
 ) -> None:
     from evenhand.ingest.admit import admit
@@ -227,7 +245,14 @@ def _admit(
         raise DataError("No case can be taken in; the reasons are above. Nothing was written.")
     with steps("Ingesting") as step:
         report = admit(
-            plan.recipes, path, hospital, faces=faces, sealed=sealed, workers=workers, progress=step
+            plan.recipes,
+            path,
+            hospital,
+            faces=faces,
+            look_for_text=text,
+            sealed=sealed,
+            workers=workers,
+            progress=step,
         )
     _show_admitted(report)
     if refused := report.count("refused") + _refused(plan):

@@ -17,6 +17,7 @@ from evenhand.cases.store import CaseDraft, CaseStore
 from evenhand.errors import DataError, EvenhandError, ResourceError, StoreError
 from evenhand.ingest.faces.guard import FacePolicy, guarded
 from evenhand.ingest.recipes import Recipe
+from evenhand.ingest.text_guard import MARK, free_of_text
 from evenhand.ingest.workers import Workers, cores
 
 __all__ = ["AdmitReport", "CaseOutcome", "admit"]
@@ -52,6 +53,12 @@ class _Task:
     store: Path
     recipe: Recipe
     faces: FacePolicy | None
+    look_for_text: bool
+
+    def fingerprint(self) -> str:
+        """What the case is made from, and by which rules."""
+        text = MARK if self.look_for_text else ""
+        return self.recipe.fingerprint() + (self.faces.mark if self.faces else "") + text
 
 
 def admit(
@@ -60,6 +67,7 @@ def admit(
     hospital: str,
     *,
     faces: FacePolicy | None = None,
+    look_for_text: bool = False,
     sealed: bool = False,
     workers: Workers | None = None,
     jobs: int | None = None,
@@ -77,6 +85,7 @@ def admit(
         path: the store; made if need be.
         hospital: whose store it is.
         faces: what is done where there may be a face; None: nobody looks.
+        look_for_text: refuse cases that show burned-in text.
         sealed: encrypt the cases with the hospital's key.
         workers: that make the cases; None: processes of this call's own, as the next two say.
         jobs: processes; None: one a core.
@@ -100,7 +109,7 @@ def admit(
             store.locked(),
             nullcontext(workers) if workers else Workers(jobs or cores(), memory_bytes) as makers,
         ):
-            tasks = [_Task(path, recipe, faces) for recipe in recipes]
+            tasks = [_Task(path, recipe, faces, look_for_text) for recipe in recipes]
             for answer in makers.run(_make, tasks, seconds=case_seconds):
                 recipe = recipes[answer.index]
                 if isinstance(answer.error, ResourceError):
@@ -128,7 +137,7 @@ def _outcome(
 def _make(task: _Task) -> CaseDraft | None:
     """Write a draft of a case; None if the store holds what it would be."""
     store, recipe = CaseStore(task.store), task.recipe
-    fingerprint = recipe.fingerprint() + (task.faces.mark if task.faces else "")
+    fingerprint = task.fingerprint()
     try:
         if store.case(recipe.case_id).source == fingerprint:
             return None
@@ -142,6 +151,8 @@ def _make(task: _Task) -> CaseDraft | None:
     content = recipe.read()
     if task.faces is not None:
         content = guarded(content, task.faces)
+    if task.look_for_text:
+        content = free_of_text(content)
     try:
         return store.draft(
             case_id=recipe.case_id,
