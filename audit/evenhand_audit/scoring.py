@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evenhand.errors import DataError
+from evenhand.geometry import Affine
 from evenhand.ingest.mask_files import (
     LabelMasks,
     on_one_grid,
@@ -215,11 +216,11 @@ def probability_of(case: CaseFiles, model: str, masks: LabelMasks) -> NDArray[An
     return probability
 
 
-def _spacing(source: MaskSource, masks: LabelMasks, name: str) -> tuple[float, ...]:
+def _spacing(source: MaskSource, masks: LabelMasks, name: str) -> tuple[float, ...] | Affine:
     if source.units == "voxel":
         return (1.0,) * len(masks.shape)
     if masks.affine is not None:
-        return masks.affine.spacing_mm
+        return masks.affine
     if source.pixel_mm is None:
         raise DataError(
             f"'{name}' is a picture, which does not say how large its pixels are. Give "

@@ -29,8 +29,8 @@ from evenhand.artifacts import write_atomically
 from evenhand.config import Section, load_section
 from evenhand.errors import ConfigError, EvenhandError, FederationError
 from evenhand.experiment.layout import ArmFolder
+from evenhand.home import evenhand_home
 from evenhand.privacy.keys import HospitalKey, fingerprint_of, is_signed
-from evenhand.privacy.site import evenhand_home
 from evenhand_federated.certificates import (
     EXPIRY_DAYS,
     days_left,

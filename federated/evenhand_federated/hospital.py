@@ -23,9 +23,10 @@ from evenhand.cases.store import CaseStore
 from evenhand.config import Section, load_section
 from evenhand.errors import ConfigError, FederationError, StoreError
 from evenhand.experiment.layout import HospitalHome, build_model
+from evenhand.home import evenhand_home
 from evenhand.privacy.keys import fingerprint_of
 from evenhand.privacy.policy import Proposal
-from evenhand.privacy.site import Site, evenhand_home
+from evenhand.privacy.site import Site
 from evenhand_federated.certificates import make_node_key
 from evenhand_federated.coordinator import EnrolmentAnswer, Invitation
 from evenhand_federated.message_log import MessageLog

@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
-from evenhand.privacy.site import HOME_VARIABLE, POLICY_VARIABLE
+from evenhand.home import HOME_VARIABLE
+from evenhand.privacy.site import POLICY_VARIABLE
 from evenhand_federated.certificates import node_key_of
 from evenhand_federated.flower import environment, program
 from evenhand_federated.hospital import NODE_VARIABLE, HospitalFolder

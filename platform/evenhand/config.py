@@ -72,7 +72,9 @@ class DataConfig(Section):
     """Where cases come from and how patients are split."""
 
     source: Path | None = None
-    """A BIDS tree; exactly one of `source` and `phantom` is given."""
+    """A BIDS tree; exactly one of `source`, `stores` and `phantom` is given."""
+    stores: dict[str, Path] = {}
+    """Stores that `evenhand ingest` made, by hospital; all of them take part."""
     phantom: PhantomConfig | None = None
     hospitals: tuple[str, ...] = ()
     """Hospitals that take part; empty: all that are found."""
@@ -88,8 +90,13 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
-        if (self.source is None) == (self.phantom is None):
-            raise ValueError("give exactly one of data.source (a BIDS tree) and [data.phantom]")
+        if sum((self.source is not None, bool(self.stores), self.phantom is not None)) != 1:
+            raise ValueError(
+                "give exactly one of data.source (a BIDS tree), data.stores (stores by hospital) "
+                "and [data.phantom]"
+            )
+        if self.stores and (self.hospitals or self.left_out):
+            raise ValueError("data.stores names the hospitals; leave hospitals and left_out out")
         return self
 
     @model_validator(mode="after")

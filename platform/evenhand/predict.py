@@ -20,6 +20,7 @@ from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder, frozen_prec
 from evenhand.model.head import box_hints
 from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
+from evenhand.model.sealed_slices import SealedSlices
 
 __all__ = [
     "OpenCase",
@@ -77,12 +78,12 @@ class OpenCase:
 
     Attributes:
         slices: (k, sequences, s, s) in the head's square, fractions of the display range.
-        hidden: (k, channels, grid, grid) frozen activations; may be memory-mapped.
+        hidden: (k, channels, grid, grid) frozen activations; may be memory-mapped or sealed.
         square: how a slice lies in the head's square.
     """
 
     slices: Tensor
-    hidden: NDArray[np.float16]
+    hidden: NDArray[np.float16] | SealedSlices
     square: Letterbox
 
     @classmethod
@@ -116,7 +117,9 @@ class OpenCase:
         return cls._with(model, slices, encoder(slices[:, 0]))
 
     @classmethod
-    def _with(cls, model: AdaptedModel, slices: Tensor, hidden: NDArray[np.float16]) -> "OpenCase":
+    def _with(
+        cls, model: AdaptedModel, slices: Tensor, hidden: NDArray[np.float16] | SealedSlices
+    ) -> "OpenCase":
         square = Letterbox(slices.shape[-2], slices.shape[-1], model.config.head_size)
         return cls(square.apply(slices), hidden, square)
 

@@ -18,7 +18,7 @@ from review_browser import (
     wait_ready,
 )
 
-from evenhand.cases.store import array_sha256
+from evenhand.cases.hashing import array_sha256
 from evenhand.review import Reason, ReviewStore, Verdict
 from evenhand_ui.masks import read_mask
 from evenhand_ui.runs import ReviewRun

@@ -13,8 +13,8 @@ import highdicom
 import numpy as np
 import pytest
 
+from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
-from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
 from evenhand.ingest.dicom.phantom import Study, write_series
 from evenhand.review import TRAIL_COLUMNS, Decision, Reason, ReviewStore, Verdict

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 
-from evenhand.cases.store import array_sha256
+from evenhand.cases.hashing import array_sha256
 from evenhand.metrics import score_case
 from evenhand.review import ReviewStore, Verdict, claim_case
 from evenhand_ui import drafts, sitting

@@ -1,11 +1,13 @@
 """A server on 127.0.0.1 that behaves, or misbehaves, as a test asks; it counts what it sends."""
 
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 __all__ = ["Loopback", "Served", "loopback"]
 
@@ -70,8 +72,8 @@ class Loopback:
 
 
 @contextmanager
-def loopback() -> Iterator[Loopback]:
-    """Run a server on a free port until the block ends."""
+def loopback(certificate: Path | None = None) -> Iterator[Loopback]:
+    """Run a server on a free port until the block ends; over TLS if a PEM for it is given."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -81,7 +83,15 @@ def loopback() -> Iterator[Loopback]:
             """Keep the test's output clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state = Loopback(f"http://127.0.0.1:{server.server_address[1]}")
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        server.handle_error = lambda *_: None  # clients that do not trust it hang up
+    scheme = "http" if certificate is None else "https"
+    state = Loopback(f"{scheme}://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

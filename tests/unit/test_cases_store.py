@@ -5,14 +5,17 @@ import hashlib
 import json
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evenhand.cases import store as store_module
+from evenhand.cases import case_folder
+from evenhand.cases.hashing import array_sha256
+from evenhand.cases.nifti import write_nifti
 from evenhand.cases.records import Case, Patient
-from evenhand.cases.store import CaseStore, array_sha256
+from evenhand.cases.store import CaseStore
 from evenhand.errors import ResourceError, StoreError
 from evenhand.geometry import Affine
 
@@ -99,13 +102,13 @@ def test_a_full_disk_keeps_the_old_case_and_nothing_else(
     add(store)
     calls = []
 
-    def full(path: Path, *_: object) -> None:
-        calls.append(path)
-        path.write_bytes(b"half")
+    def full(*volume: object) -> Iterator[bytes]:
+        calls.append(volume)
+        yield b"half"
         if len(calls) == fails_at:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_module, "write_nifti", full)
+    monkeypatch.setattr(case_folder, "nifti_members", full)
     for name in ("p1", "p2"):
         calls.clear()
         with pytest.raises(ResourceError, match=r"No space left on device.*Free some disk space"):
@@ -126,7 +129,7 @@ def test_voxels_that_were_changed_or_lost_are_found(store: CaseStore) -> None:
     case = add(store)
     flair = store.path / "cases" / "p1" / "FLAIR.nii.gz"
     kept = flair.read_bytes()
-    store_module.write_nifti(flair, IMAGE * 2, case.affine)
+    write_nifti(flair, IMAGE * 2, case.affine)
     with pytest.raises(StoreError, match="changed since it was ingested"):
         store.volumes(case)
     flair.write_bytes(kept[:-20])

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import shutil
 import stat
 import zipfile
 import zlib
@@ -14,9 +15,10 @@ import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner
 
+from evenhand.cases.erase import mentions
 from evenhand.cases.store import CaseStore
 from evenhand.cli import app
-from evenhand.errors import DataError, EvenhandError, UsageError
+from evenhand.errors import DataError, EvenhandError, ResourceError, UsageError
 from evenhand.ingest.deid import HospitalKey, Pseudonymiser, scanner
 from evenhand.ingest.deid.dicom import quiet_pydicom
 from evenhand.ingest.deid.planted import plant
@@ -322,6 +324,39 @@ class TestForget:
         record = json.loads(proof.read_text())
         assert any(place["place"].endswith("aa/splits.json") for place in record["places"])
         assert call("forget", one, "--node", tmp_path, "--proof", proof)[0] == UsageError.exit_code
+
+    @pytest.mark.parametrize("failing", ["embeddings", "masks", "predictions.csv", "cases"])
+    def test_a_deletion_that_was_cut_off_is_given_again(self, run, tmp_path, monkeypatch, failing):
+        """Wherever the disk refuses, the same command finishes, and nothing is lost from sight."""
+        store = CaseStore(run / "hospitals" / "north" / "store")
+        one = next(iter(store))
+        words = ("forget", one.patient.patient_id, "--run", run, "--proof", tmp_path / "p.json")
+        whole = {"unlink": Path.unlink, "replace": Path.replace, "rmtree": shutil.rmtree}
+
+        def refusing(name):
+            def call_it(path, *args, **kwargs):
+                hidden = failing == "cases" and ".gone-" in str(path)
+                if hidden or (failing != "cases" and failing in str(path)):
+                    raise OSError(errno.EIO, "Input/output error", str(path))
+                return whole[name](path, *args, **kwargs)
+
+            return call_it
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", refusing("unlink"))
+            patch.setattr(Path, "replace", refusing("replace"))
+            patch.setattr(shutil, "rmtree", refusing("rmtree"))
+            code, printed = call(*words)
+            assert code == ResourceError.exit_code
+            assert "give the same command again" in printed
+        assert not (tmp_path / "p.json").exists()
+        code, printed = call(*words)
+        assert code == 0, printed
+        assert json.loads((tmp_path / "p.json").read_text())["still_mentioned_in"] == []
+        assert not (run / "hospitals" / "north" / "embeddings").exists()
+        assert not (run / "arms" / "pooled" / "masks" / f"{one.case_id}.nii.gz").exists()
+        assert mentions(run, {one.case_id, one.patient.patient_id}) == []
+        assert list((store.path / "cases").glob(".*")) == []
 
     def test_a_file_that_still_mentions_the_patient_is_reported(self, run, tmp_path):
         """A deletion that is not whole does not look like one."""

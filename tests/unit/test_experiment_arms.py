@@ -1,7 +1,10 @@
 """Which arms there are, and what each one's result depends on."""
 
+import shutil
+
 import pytest
 
+from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
 from evenhand.errors import ConfigError, DataError
 from evenhand.experiment.arms import Arm, arms_of
@@ -148,7 +151,8 @@ class TestFingerprint:
 
 def prepare(tree, folder, **data):
     """Ingest and split a tree; return its run folder."""
-    raw = {"name": "tiny", "data": {"source": str(tree)} | data}
+    given = {} if tree is None else {"source": str(tree)}
+    raw = {"name": "tiny", "data": given | data}
     run = RunFolder(folder)
     with progress_bar() as bar:
         prepare_cases(run, ExperimentConfig.model_validate(raw), bar)
@@ -192,6 +196,40 @@ class TestCases:
         with pytest.raises(DataError, match=r"Hospital alone has 1 patient.*data\.left_out"):
             prepare(bids_tree, run)
         assert not (run / "splits.json").exists()
+
+    def test_stores_that_are_there(self, tiny_stores, tmp_path):
+        """Stores that `evenhand ingest` made are linked, not copied; a moved one is linked anew."""
+        paths = {name: store.path for name, store in tiny_stores.items()}
+        moved = shutil.copytree(paths["north"], tmp_path / "moved")
+        for north in (paths["north"], moved):
+            paths["north"] = north
+            run = prepare(None, tmp_path / "run", stores=paths)
+            assert run.split().hospitals == ("north", "south")
+            for name, path in paths.items():
+                assert run.hospital(name).store().case_ids() == CaseStore(path).case_ids()
+                assert (run.hospital(name).path / "store").resolve() == path.resolve()
+
+    def test_a_store_that_does_not_fit(self, tiny_stores, tmp_path):
+        """Another hospital's store, a missing sequence, a missing mask: named before any work."""
+        north = tiny_stores["north"].path
+        with pytest.raises(ConfigError, match="the store of north, not of south"):
+            prepare(None, tmp_path / "a", stores={"south": north})
+        with pytest.raises(DataError, match=r"3 case.* of hospital north have no sequence 'T2w'"):
+            prepare(None, tmp_path / "b", stores={"north": north}, sequences=["T2w"])
+        copy = CaseStore(shutil.copytree(north, tmp_path / "unmarked"))
+        case = next(iter(copy))
+        copy.add(
+            case_id=case.case_id,
+            patient=case.patient,
+            affine=case.affine,
+            images=copy.volumes(case).images,
+            mask=None,
+            source="test",
+        )
+        with pytest.raises(DataError, match=r"1 case.* of hospital north have no mask"):
+            prepare(None, tmp_path / "c", stores={"north": copy.path})
+        with pytest.raises(ValueError, match="exactly one of"):
+            prepare(tmp_path, tmp_path / "d", stores={"north": north})
 
     def test_missing_source(self, tmp_path):
         """A path that is not there is named."""

@@ -21,6 +21,7 @@ from evenhand.errors import AdapterError, ResourceError, UsageError
 from evenhand.experiment import arms, pipeline, stages
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.experiment.pipeline import run_experiment
+from evenhand.ingest.bids import ingest_bids
 from evenhand.model import adapter_files, embeddings
 from evenhand.model.adapter_files import read_adapter, save_adapter
 from evenhand.model.backbones import Backbone
@@ -156,6 +157,23 @@ class TestWholeWay:
         strange = [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".tmp"]
         strange += [p for p in (tmp_path / "out").rglob(".*") if p.name != ".lock"]
         assert strange == []
+
+
+class TestStores:
+    """A run over stores that `evenhand ingest` made."""
+
+    def test_sealed_and_plain_stores_give_one_result(self, calls, tmp_path, tiny_tree):
+        """Whether a store is encrypted changes no figure; its embeddings are encrypted, too."""
+        tables = []
+        for sealed in (True, False):
+            place = tmp_path / f"sealed-{sealed}"
+            report = ingest_bids(tiny_tree, place, sealed=sealed)
+            data = {"stores": {own.hospital: str(own.store) for own in report.hospitals}}
+            run(config_of(data=data), place / "run")
+            tables.append((place / "run" / "predictions.csv").read_bytes())
+            cached = {path.suffix for path in (place / "run").glob("hospitals/*/embeddings/*")}
+            assert cached == {".sealed" if sealed else ".npy"}
+        assert tables[0] == tables[1]
 
 
 class TestAgain:

@@ -5,14 +5,14 @@ import gzip
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from evenhand.cases import store as store_module
+from evenhand.cases import case_folder
 from evenhand.cases.store import CaseStore
 from evenhand.cli import main
 from evenhand.errors import DataError, ResourceError
@@ -259,16 +259,16 @@ def test_a_full_disk_keeps_whole_cases_only(
     fails_at: int, kept: list[str], tiny_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no space left, finished cases stay, drafts and empty stores go, a rerun goes on."""
-    real, calls = store_module.write_nifti, []
+    real, calls = case_folder.nifti_members, []
 
-    def full(path: Path, *rest: object) -> None:
-        calls.append(path)
+    def full(*volume: object) -> Iterator[bytes]:
+        calls.append(volume)
         if len(calls) == fails_at:
-            path.write_bytes(b"half")
+            yield b"half"
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, *rest)  # type: ignore[arg-type]
+        yield from real(*volume)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store_module, "write_nifti", full)
+    monkeypatch.setattr(case_folder, "nifti_members", full)
     with pytest.raises(ResourceError, match="No space left on device") as caught:
         ingest_bids(tiny_tree, tmp_path / "s")
     assert caught.value.exit_code == 1
@@ -276,7 +276,7 @@ def test_a_full_disk_keeps_whole_cases_only(
     assert (sorted(path.name for path in folder.iterdir()) if folder.exists() else []) == kept
     assert (tmp_path / "s" / "north").exists() == bool(kept)
     assert not (tmp_path / "s" / "south").exists()
-    monkeypatch.setattr(store_module, "write_nifti", real)
+    monkeypatch.setattr(case_folder, "nifti_members", real)
     report = ingest_bids(tiny_tree, tmp_path / "s")
     assert (report.written, report.reused) == (5 - len(kept), len(kept))
     assert len(list(CaseStore(tmp_path / "s" / "north"))) == 3

@@ -11,7 +11,7 @@ from dicom_reading import KEY, NAMES
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from evenhand.cases.erase import erase_from_store
+from evenhand.cases.erase import erase_patient
 from evenhand.cases.quarantine import quarantine, quarantined, release
 from evenhand.cases.records import Patient
 from evenhand.cases.store import CaseStore
@@ -203,7 +203,7 @@ def test_quarantine_takes_a_case_out_and_back(store: CaseStore, tmp_path: Path) 
     assert {p.name: p.read_bytes() for p in (store.path / "cases" / "c1").iterdir()} == before
     with pytest.raises(UsageError, match="No case of that id"):
         release(store, "c1")
-    assert erase_from_store(store, "pbad").case_ids == ("bad",)
+    assert erase_patient("pbad", stores=(store.path,), runs=(), nodes=())[1] == {"bad"}
     assert quarantined(store.path) == {}
 
 

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from evenhand.artifacts import OPTIONAL_COLUMNS, PREDICTION_COLUMNS
 from evenhand.errors import DataError
+from evenhand.geometry import Affine
 from evenhand.metrics import count_lesions, score_case
 from evenhand.metrics.surfaces import edge_voxels
 
@@ -109,6 +110,36 @@ def test_empty_masks_follow_the_rule(predicted, reference, empty, expected):
     score = score_case(masks[0], masks[1], spacing=(1.0, 2.0, 3.0), nsd_tolerance=2.0)
     assert (score.dice, score.hd95, score.nsd) == expected
     assert score.empty == empty
+
+
+def test_a_sheared_grid_is_measured_where_its_voxels_lie():
+    """Tilted gantry: distances, volume and diagonal are those of the voxels' places in the patient.
+
+    Columns of the affine: i = (1, 0, 0), j = (0, 1, 0), k = (0, 1, 1). From voxel (1, 2, 1) to
+    (1, 1, 2) it is -j + k = (0, 0, 1), 1 mm; right angles would make it sqrt(1 + 2).
+    """
+    affine = Affine(np.array([[1, 0, 0, 5], [0, 1, 1, 6], [0, 0, 1, 7], [0, 0, 0, 1.0]]))
+    masks = np.zeros((2, 3, 4, 4), dtype=np.uint8)
+    masks[0, 1, 2, 1] = masks[1, 1, 1, 2] = 1
+    score = score_case(masks[0], masks[1], spacing=affine, nsd_tolerance=1.0)
+    assert (score.hd95, score.nsd) == (pytest.approx(1.0), 1.0)
+    assert score.volume_reference == pytest.approx(1.0)
+    square = score_case(masks[0], masks[1], spacing=affine.spacing_mm, nsd_tolerance=1.0)
+    assert square.hd95 == pytest.approx(math.sqrt(3))
+    empty = score_case(0 * masks[0], masks[1], spacing=affine, nsd_tolerance=1.0)
+    # The farther corners: 3 i + 4 j + 4 k = (3, 8, 4).
+    assert empty.hd95 == pytest.approx(math.hypot(3, 8, 4))
+
+
+def test_a_straight_affine_is_its_spacing():
+    """Where axes stand at right angles, turned or mirrored, the affine changes no bit."""
+    chance = np.random.default_rng(0)
+    masks = chance.random((2, 9, 8, 7)) > 0.6
+    turned = Affine(np.array([[0, -2, 0, 5], [1, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]]))
+    given = {"nsd_tolerance": 2.0}
+    assert score_case(*masks, spacing=turned, **given) == score_case(
+        *masks, spacing=turned.spacing_mm, **given
+    )
 
 
 @pytest.mark.parametrize(

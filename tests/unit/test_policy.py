@@ -7,8 +7,9 @@ import pytest
 
 from evenhand.config import ExperimentConfig
 from evenhand.errors import ConfigError, PolicyError
+from evenhand.home import HOME_VARIABLE, evenhand_home
 from evenhand.privacy.policy import Proposal, load_policy, open_policy
-from evenhand.privacy.site import HOME_VARIABLE, POLICY_FILE, POLICY_VARIABLE, Site, evenhand_home
+from evenhand.privacy.site import POLICY_FILE, POLICY_VARIABLE, Site
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "configs" / "site-policy.toml"
 

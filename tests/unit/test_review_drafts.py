@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from evenhand.cases.erase import erase_from_run
+from evenhand.cases.erase import erase_patient
 from evenhand.errors import DataError, ResourceError
 from evenhand_ui import drafts as module
 from evenhand_ui.drafts import Box, Draft, DraftConflictError, Drafts
@@ -146,7 +146,7 @@ def test_forgotten_with_the_patient(tmp_path):
         corrected.parent.mkdir(parents=True)
         corrected.write_bytes(b"mask")
         kept[case_id] = (place / "1.gz", corrected)
-    erase_from_run(run, "p-n001")
+    erase_patient("p-n001", stores=(), runs=(run,), nodes=())
     assert [path.exists() for path in kept["n001"]] == [False, False]
     assert [path.exists() for path in kept["n002"]] == [True, True]
 

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
-from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
 from evenhand_ui import masks

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
-from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, StoreError, UsageError
 from evenhand.review import Decision, ReviewStore, State, Verdict
 from evenhand_ui.runs import ReviewRun

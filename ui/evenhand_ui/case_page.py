@@ -6,6 +6,7 @@ the viewer says that it was decided.
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,7 @@ def _exchange(office: Office, item: WorkItem, reading: Reading) -> None:
             sequence = next(iter(reading.case.sequences))
             st.download_button(
                 f"Image ({sequence})",
-                office.run.image_path(reading.case, sequence).read_bytes,
+                partial(office.run.image_file, reading.case, sequence),
                 file_name=f"{name}_{sequence}.nii.gz",
                 mime="application/gzip",
                 on_click="ignore",

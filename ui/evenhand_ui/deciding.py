@@ -87,7 +87,7 @@ def _decision(
     path = sha256 = dice = hd95 = None
     if corrected is not None:
         path, sha256 = name_correction(case, corrected)
-        spacing = case.affine.spacing_mm if run.units == "mm" else (1.0, 1.0, 1.0)
+        spacing = case.affine if run.units == "mm" else (1.0, 1.0, 1.0)
         score = score_case(
             corrected, reading.proposed, spacing=spacing, nsd_tolerance=_NSD_TOLERANCE
         )

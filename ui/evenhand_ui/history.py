@@ -4,7 +4,7 @@ import time
 
 import streamlit as st
 
-from evenhand.cases.store import array_sha256
+from evenhand.cases.hashing import array_sha256
 from evenhand.errors import EvenhandError, ReviewError
 from evenhand.review import Decision, Entry, State, Verdict, claim_case
 from evenhand_ui.deciding import corrected_mask

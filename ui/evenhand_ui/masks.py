@@ -9,14 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import read_nifti, write_nifti
 from evenhand.cases.records import Case
-from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
 from evenhand.review import Entry
@@ -29,6 +30,7 @@ __all__ = [
     "name_correction",
     "read_mask",
     "recorded_mask",
+    "refuse_changed",
     "summarise_mask",
 ]
 
@@ -75,12 +77,21 @@ def recorded_mask(folder: Path, entry: Entry, case: Case) -> NDArray[np.uint8]:
     """
     path = folder / str(entry.decision.corrected_path)
     mask = read_mask(path, case)
+    refuse_changed(mask, path, entry)
+    return mask
+
+
+def refuse_changed(mask: NDArray[Any], path: Path, entry: Entry) -> None:
+    """Compare a corrected mask that was read from a file with the hash in the decision's record.
+
+    Raises:
+        DataError: they differ.
+    """
     if array_sha256(mask) != entry.decision.corrected_sha256:
         raise DataError(
             f"The corrected mask '{path.name}' of decision {entry.position} was changed after it "
             "was recorded; restore it from a backup."
         )
-    return mask
 
 
 def summarise_mask(path: Path) -> MaskSummary:

@@ -139,10 +139,9 @@ class ReviewRun:
         """Where the proposed mask of a case lies."""
         return RunFolder(self.folder).arm(self.arm).mask_path(case_id)
 
-    def image_path(self, case: Case, sequence: str) -> Path:
-        """Where an image of a case lies in its hospital's store."""
-        store = self.stores[case.patient.hospital]
-        return store.path / "cases" / case.case_id / f"{sequence}.nii.gz"
+    def image_file(self, case: Case, sequence: str) -> bytes:
+        """Return an image of a case as a gzipped NIfTI file."""
+        return self.stores[case.patient.hospital].image_file(case, sequence)
 
     def case(self, case_id: str) -> Case:
         """Return the record of a case that has a proposed mask.

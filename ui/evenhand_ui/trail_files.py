@@ -7,12 +7,11 @@ from numpy.typing import NDArray
 
 from evenhand.artifacts import write_atomically
 from evenhand.cases.nifti import read_nifti, write_nifti
-from evenhand.cases.store import array_sha256
-from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
+from evenhand.errors import ResourceError, ReviewError, UsageError
 from evenhand.experiment.layout import RunFolder
 from evenhand.geometry import Affine
 from evenhand.review import ChainCheck, ReviewStore, State, state_of, trail_csv, trail_html
-from evenhand_ui.masks import read_mask, recorded_mask, summarise_mask
+from evenhand_ui.masks import read_mask, recorded_mask, refuse_changed, summarise_mask
 from evenhand_ui.runs import ReviewRun
 
 __all__ = ["export_run", "open_store", "reviewed_mask", "verify_trail"]
@@ -47,11 +46,7 @@ def verify_trail(run: Path, database: str | None = None) -> str:
                 continue
             corrected = path.parent / entry.decision.corrected_path
             mask, _ = read_nifti(corrected, name=corrected.name)
-            if array_sha256(mask) != entry.decision.corrected_sha256:
-                raise DataError(
-                    f"The corrected mask '{corrected.name}' of decision {entry.position} was "
-                    "changed after it was recorded; restore it from a backup."
-                )
+            refuse_changed(mask, corrected, entry)
     return f"{check.length} decisions, chain intact; hash of the last one: {check.head_sha256}"
 
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from evenhand.config import PrivacyConfig, TrainingConfig
 from evenhand.experiment.layout import RunFolder
+from evenhand.home import HOME_VARIABLE
 from evenhand.privacy.accounting import Mechanism
 from evenhand.privacy.cohort import Cohort
 from evenhand.privacy.ledger import Ledger
-from evenhand.privacy.site import HOME_VARIABLE, POLICY_VARIABLE
+from evenhand.privacy.site import POLICY_VARIABLE
 from evenhand.training.data import TrainingCase, TrainingPatient
 from evenhand.training.private import train_private
 from evenhand_audit.attack.checks import (

@@ -20,20 +20,19 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evenhand.cases.quarantine import quarantined_of
+from evenhand.cases.removal import cases_of, files_of, remove_case
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, ResourceError
 
 __all__ = [
     "Erasure",
-    "erase_from_node",
-    "erase_from_run",
-    "erase_from_store",
+    "erase_patient",
     "mentions",
     "write_proof",
 ]
@@ -68,88 +67,97 @@ class Erasure:
     rows: int
 
 
-def erase_from_store(store: CaseStore, patient_id: str) -> Erasure:
-    """Delete a patient's cases from a store, those in quarantine too.
+def erase_patient(
+    patient_id: str, *, stores: Sequence[Path], runs: Sequence[Path], nodes: Sequence[Path]
+) -> tuple[list[Erasure], set[str]]:
+    """Delete a patient from stores, runs, and a federation's nodes.
+
+    What is made from cases goes first, the cases last: by them the same call finds what is left
+    after a deletion that was cut off.
 
     Args:
-        store: of one hospital.
         patient_id: the pseudonym.
-    """
-    own = [case.case_id for case in store if case.patient.patient_id == patient_id]
-    cases = tuple(own + quarantined_of(store.path, patient_id))
-    files = size = 0
-    for case_id in cases:
-        folders = [store.path / room / case_id for room in ("cases", "quarantine")]
-        found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        files, size = files + len(found), size + sum(path.stat().st_size for path in found)
-        store.remove(case_id)
-    return Erasure(store.path, cases, files, size, 0)
+        stores: folders of case stores; those of runs need not be named.
+        runs: folders of runs: stores, embeddings, moments, masks, tables, splits, drafts.
+        nodes: the hospital's folders of federations: splits, embeddings, moments.
 
-
-def erase_from_run(run: Path, patient_id: str) -> list[Erasure]:
-    """Delete a patient from the folder of a run: stores, embeddings, masks, tables.
-
-    The embeddings and moments of a hospital go as a whole if one of its cases goes.
+    Returns:
+        What was deleted where, and the ids of the patient's cases.
 
     Raises:
-        DataError: a table of the run is damaged; nothing of it is changed.
+        StoreError: a store is damaged, or another command writes into it.
+        DataError: a table or a split is damaged; nothing of it is changed.
         ResourceError: a file cannot be deleted or written.
     """
+    homes = [home for run in runs for home in _homes(run)]
+    opened: dict[Path, CaseStore] = {}
+    for path in (*stores, *(home / "store" for home in homes)):
+        opened.setdefault(path.resolve(), CaseStore(path))  # a run's store may be a link to another
+    found = {place: cases_of(store, patient_id) for place, store in opened.items()}
+    case_ids = {case_id for ids in found.values() for case_id in ids}
     done = []
     try:
-        for home in sorted((run / "hospitals").glob("*/")):
-            if not (home / "store" / "store.json").is_file():
-                continue
-            erased = erase_from_store(CaseStore(home / "store"), patient_id)
-            if erased.case_ids:
-                done += [erased, *_clear_learned(home)]
-        cases = {case_id for erased in done for case_id in erased.case_ids}
-        for mask in sorted((run / "arms").glob("*/masks/*.nii.gz")):
-            if mask.name.removesuffix(".nii.gz") in cases:
-                done.append(Erasure(mask.parent, (), 1, mask.stat().st_size, 0))
-                mask.unlink()
-        for kind in ("corrected", "drafts"):
-            done += [_clear(run / "review" / kind / case_id) for case_id in sorted(cases)]
-        done.append(_from_table(run / "predictions.csv", cases, patient_id))
-        done.append(_from_split(run / "splits.json", {*cases, patient_id}))
-    except OSError as error:
-        raise ResourceError(
-            f"Could not delete everything under '{run}': {error.strerror}. Mend that and give the "
-            "same command again."
-        ) from None
-    return [erased for erased in done if erased.case_ids or erased.files or erased.rows]
-
-
-def erase_from_node(node: Path, patient_id: str, case_ids: set[str]) -> list[Erasure]:
-    """Delete a patient from the studies of a federation's node: splits, embeddings, moments.
-
-    The embeddings do not tell whose they are, so those of a study that names the patient go as
-    a whole. They go before its split, so that a deletion that was cut off can be given again.
-
-    Args:
-        node: the hospital's folder of the federation.
-        patient_id: the pseudonym.
-        case_ids: of the patient, where known.
-
-    Raises:
-        DataError: a split is damaged.
-        ResourceError: a file cannot be deleted or written.
-    """
-    done = []
-    try:
-        for study in sorted((node / "studies").glob("*/")):
-            named, split = {*case_ids, patient_id}, study / "splits.json"
-            if not split.is_file() or not mentions(study, named):
-                continue
-            for home in sorted(study.glob("*/")):
+        for home in homes:
+            if found[(home / "store").resolve()]:
                 done += _clear_learned(home)
-            done.append(_from_split(split, named))
+        for run in runs:
+            done += _from_run(run, patient_id, case_ids)
+        for node in nodes:
+            done += _from_node(node, {*case_ids, patient_id})
+        done += [_from_store(store, found[place]) for place, store in opened.items()]
     except OSError as error:
         raise ResourceError(
-            f"Could not delete everything under '{node}': {error.strerror}. Mend that and give the "
-            "same command again."
+            f"Could not delete everything: '{error.filename}': {error.strerror}. Mend that and "
+            "give the same command again."
         ) from None
-    return [erased for erased in done if erased.files or erased.rows]
+    return [each for each in done if each.case_ids or each.files or each.rows], case_ids
+
+
+def _homes(run: Path) -> list[Path]:
+    """Folders of a run's hospitals that have a store."""
+    return [
+        home
+        for home in sorted((run / "hospitals").glob("*/"))
+        if (home / "store" / "store.json").is_file()
+    ]
+
+
+def _from_store(store: CaseStore, case_ids: tuple[str, ...]) -> Erasure:
+    found = [path for case_id in case_ids for path in files_of(store, case_id)]
+    size = sum(path.stat().st_size for path in found)
+    with store.locked():
+        for case_id in case_ids:
+            remove_case(store, case_id)
+    return Erasure(store.path, case_ids, len(found), size, 0)
+
+
+def _from_run(run: Path, patient_id: str, case_ids: set[str]) -> list[Erasure]:
+    done = []
+    for mask in sorted((run / "arms").glob("*/masks/*.nii.gz")):
+        if mask.name.removesuffix(".nii.gz") in case_ids:
+            done.append(Erasure(mask.parent, (), 1, mask.stat().st_size, 0))
+            mask.unlink()
+    for kind in ("corrected", "drafts"):
+        done += [_clear(run / "review" / kind / case_id) for case_id in sorted(case_ids)]
+    done.append(_from_table(run / "predictions.csv", case_ids, patient_id))
+    done.append(_from_split(run / "splits.json", {*case_ids, patient_id}))
+    return done
+
+
+def _from_node(node: Path, named: set[str]) -> list[Erasure]:
+    """The embeddings do not tell whose they are: those of a study that names the patient all go.
+
+    They go before its split, so that a deletion that was cut off can be given again.
+    """
+    done = []
+    for study in sorted((node / "studies").glob("*/")):
+        split = study / "splits.json"
+        if not split.is_file() or not mentions(study, named):
+            continue
+        for home in sorted(study.glob("*/")):
+            done += _clear_learned(home)
+        done.append(_from_split(split, named))
+    return done
 
 
 def _clear_learned(home: Path) -> list[Erasure]:

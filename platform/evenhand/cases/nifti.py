@@ -4,7 +4,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
 
-__all__ = ["read_channels", "read_nifti", "write_nifti", "write_nifti_whole"]
+__all__ = [
+    "nifti_members",
+    "parse_nifti",
+    "read_channels",
+    "read_nifti",
+    "write_nifti",
+    "write_nifti_whole",
+]
 
 _NIFTI2_HEADER_BYTES = 540
 _SLACK_BYTES = 2**20
@@ -56,7 +63,16 @@ def read_nifti(path: Path, *, name: str) -> tuple[NDArray[Any], Affine]:
         DataError: missing, truncated or damaged, not 3-D, not numbers, or an
             affine that cannot be inverted.
     """
-    voxels, matrix = _load(path, name, dimensions=(3,))
+    return parse_nifti(_content(path, name), name=name)
+
+
+def parse_nifti(content: bytes, *, name: str) -> tuple[NDArray[Any], Affine]:
+    """Read a volume from the content of a file, as `read_nifti` does.
+
+    Raises:
+        DataError: as `read_nifti`.
+    """
+    voxels, matrix = _parsed(content, name, dimensions=(3,))
     return voxels, _affine(matrix, name)
 
 
@@ -66,26 +82,36 @@ def read_channels(path: Path, *, name: str) -> tuple[NDArray[Any], Affine]:
     Raises:
         DataError: as `read_nifti`.
     """
-    voxels, matrix = _load(path, name, dimensions=(3, 4))
+    voxels, matrix = _parsed(_content(path, name), name, dimensions=(3, 4))
     return voxels[..., None] if voxels.ndim == 3 else voxels, _affine(matrix, name)
 
 
-def _load(
-    path: Path, name: str, *, dimensions: tuple[int, ...]
+def _content(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"'{name}' is missing; a NIfTI volume was wanted. Restore it.") from None
+    except OSError:
+        raise _damaged(name) from None
+
+
+def _damaged(name: str) -> DataError:
+    return DataError(
+        f"'{name}' is truncated, damaged or not NIfTI: it could not be read to its end. "
+        "Copy it again from where it came from."
+    )
+
+
+def _parsed(
+    content: bytes, name: str, *, dimensions: tuple[int, ...]
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     try:
-        content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = _inflated(content)
         image = _kind(content).from_bytes(content)
         voxels: NDArray[Any] = np.asarray(image.dataobj)
-    except FileNotFoundError:
-        raise DataError(f"'{name}' is missing; a NIfTI volume was wanted. Restore it.") from None
     except _READ_ERRORS:
-        raise DataError(
-            f"'{name}' is truncated, damaged or not NIfTI: it could not be read to its end. "
-            "Copy it again from where it came from."
-        ) from None
+        raise _damaged(name) from None
     if voxels.ndim not in dimensions or voxels.dtype.kind not in "biuf":
         raise DataError(
             f"'{name}' must hold a 3-D volume of numbers; it has shape {voxels.shape} and type "
@@ -115,14 +141,18 @@ def write_nifti(path: Path, voxels: NDArray[Any], affine: Affine) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    with path.open("wb") as file:
+        file.writelines(nifti_members(voxels, affine))
+
+
+def nifti_members(voxels: NDArray[Any], affine: Affine) -> Iterator[bytes]:
+    """Yield the pieces of a gzipped NIfTI-1 file of a volume, as `write_nifti` writes them."""
     image = nib.Nifti1Image(voxels, affine.ras_from_voxel, dtype=voxels.dtype)
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
     blocks = [content[at : at + _BLOCK_BYTES] for at in range(0, len(content), _BLOCK_BYTES)]
     del content
-    with path.open("wb") as file:
-        for member in _each(_compressed, blocks):
-            file.write(member)
+    yield from _each(_compressed, blocks)
 
 
 def write_nifti_whole(path: Path, voxels: NDArray[Any], affine: Affine) -> None:

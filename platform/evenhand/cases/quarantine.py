@@ -15,7 +15,7 @@ from pathlib import Path
 from evenhand.cases.store import CaseStore
 from evenhand.errors import ResourceError, UsageError
 
-__all__ = ["quarantine", "quarantined", "quarantined_of", "release"]
+__all__ = ["quarantine", "quarantined", "release"]
 
 _REASONS = "reasons.json"
 
@@ -29,19 +29,6 @@ def quarantined(store: Path) -> dict[str, tuple[str, ...]]:
             found[path.parent.name] = tuple(str(reason) for reason in reasons)
         except (OSError, ValueError, TypeError):
             found[path.parent.name] = ("its reasons cannot be read",)
-    return found
-
-
-def quarantined_of(store: Path, patient_id: str) -> list[str]:
-    """Cases of one patient that are set aside."""
-    found = []
-    for path in sorted((store / "quarantine").glob("*/case.json")):
-        try:
-            owner = json.loads(path.read_text(encoding="utf-8"))["patient"]["patient_id"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if owner == patient_id:
-            found.append(path.parent.name)
     return found
 
 

@@ -1,73 +1,75 @@
 """The case store of one hospital on disk.
 
     STORE/
-      store.json                     schema version, hospital
+      store.json                     schema version, hospital, fingerprint of the key if sealed
       cases/CASE_ID/case.json        the record: patient attributes, geometry, checksums
       cases/CASE_ID/FLAIR.nii.gz     one file a sequence
       cases/CASE_ID/mask.nii.gz      0 and 1, uint8; absent where there is no reference
       cases/CASE_ID/evidence.json    what was done to the source; absent for BIDS
+      quarantine/CASE_ID/            cases that are set aside (see `evenhand.cases.quarantine`)
 
 A case appears whole or not at all: it is written into a hidden folder beside
 its place and renamed. Folders are readable by their owner only (0700). Equal
 cases are equal files: nothing in a store tells the time at which it was made.
 
-Schema 2 added `acquisition` and the evidence. A store of schema 1 is read as it
-is; the first command that writes into it raises its number.
+A sealed store is encrypted (see `evenhand.cases.sealing`): each file of a case ends in `.sealed`,
+and reading and writing are the same to everybody who has the hospital's key.
+
+A store of an older schema is read as it is; the first command that writes into it raises its
+number.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenhand.cases.nifti import read_nifti, write_nifti
+from evenhand.cases.case_folder import EVIDENCE, MASK, RECORD, CaseFolder
+from evenhand.cases.hashing import array_sha256
 from evenhand.cases.records import Case, CaseVolumes, Patient
+from evenhand.cases.sealing import StoreKey
+from evenhand.cases.store_header import HEADER, SCHEMA_VERSION, read_header, write_header
 from evenhand.errors import DataError, ResourceError, StoreError
 from evenhand.geometry import Affine
 
-__all__ = ["SCHEMA_VERSION", "CaseDraft", "CaseStore", "array_sha256"]
+__all__ = ["CaseDraft", "CaseParts", "CaseStore"]
 
-SCHEMA_VERSION = 2
-"""Raised when the layout on disk changes."""
-
-_READABLE = (1, SCHEMA_VERSION)
-_TILE = (8, 32)
 _DRAFT = ".draft-"
 _OLD = ".old-"
 
 
-def array_sha256(array: NDArray[Any]) -> str:
-    """Hash of an array's dtype, shape and values, independent of its memory layout."""
-    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(_row_major(array).data)
-    return digest.hexdigest()
+class CaseParts(TypedDict):
+    """What a new case is made of.
 
-
-def _row_major(array: NDArray[Any]) -> NDArray[Any]:
-    """Lay an array out with its last axis fastest.
-
-    A volume from NIfTI has its first axis fastest. Turned over as a whole, each voxel misses the
-    processor's caches; in tiles it takes a tenth of the time.
+    Attributes:
+        case_id: unique within the store.
+        patient: must be of the store's hospital.
+        affine: of all volumes.
+        images: float32 (i, j, k) by sequence name, all of one shape.
+        mask: 0 and 1, of the same shape; None where there is no reference.
+        source: what the case was made from, without identifiers.
+        acquisition: how it was made, as short text without identifiers.
+        evidence: what was done to the source, for JSON, without identifiers.
     """
-    if array.ndim != 3 or array.flags.c_contiguous:
-        return np.ascontiguousarray(array)
-    laid = np.empty(array.shape, dtype=array.dtype)
-    for j in range(0, array.shape[1], _TILE[0]):
-        for k in range(0, array.shape[2], _TILE[1]):
-            tile = np.s_[:, j : j + _TILE[0], k : k + _TILE[1]]
-            laid[tile] = array[tile]
-    return laid
+
+    case_id: str
+    patient: Patient
+    affine: Affine
+    images: Mapping[str, NDArray[np.float32]]
+    mask: NDArray[np.uint8] | None
+    source: str
+    acquisition: NotRequired[Mapping[str, str] | None]
+    evidence: NotRequired[Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -79,48 +81,51 @@ class CaseDraft:
 
 
 class CaseStore:
-    """The cases of one hospital. `create` makes one, the constructor opens one."""
+    """The cases of one hospital. `create` makes one, the constructor opens one.
+
+    Attributes:
+        path: its folder.
+        hospital: whose it is.
+        schema_version: of its layout.
+        key: that seals its cases; None: they are plain files.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            header = json.loads((path / "store.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise StoreError(
-                f"'{path}' is not a case store (no store.json). "
-                "Make one with `evenhand ingest SOURCE --into DIR`."
-            ) from None
-        except (OSError, ValueError):
-            raise StoreError(
-                f"'{path}/store.json' is damaged; delete '{path}' and ingest the source again."
-            ) from None
-        version = header.get("schema_version") if isinstance(header, dict) else None
-        if version not in _READABLE or not isinstance(header.get("hospital"), str):
-            raise StoreError(
-                f"'{path}' has store schema {version}; this version of Evenhand reads "
-                f"{SCHEMA_VERSION} and older. Delete it and ingest the source again."
-            )
-        self.hospital: str = header["hospital"]
-        self.schema_version: int = version
+        header = read_header(path)
+        self.hospital = header.hospital
+        self.schema_version = header.schema_version
+        self.key = header.key()
 
     @classmethod
-    def create(cls, path: Path, hospital: str) -> "CaseStore":
+    def create(cls, path: Path, hospital: str, *, sealed: bool = False) -> "CaseStore":
         """Open the store at `path`, making it if need be.
 
+        Args:
+            path: its folder.
+            hospital: whose it is.
+            sealed: encrypt its cases with the hospital's key, which is made if need be.
+
         Raises:
-            StoreError: the folder holds another hospital's store.
+            StoreError: the folder holds another hospital's store, or a plain one where a sealed
+                one is wanted.
             ResourceError: the disk is full or not writable.
         """
-        if not (path / "store.json").exists():
-            _write_header(path, hospital)
+        if not (path / HEADER).exists():
+            write_header(path, hospital, StoreKey.make(hospital) if sealed else None)
         store = cls(path)
         if store.hospital != hospital:
             raise StoreError(
                 f"'{path}' is the store of hospital {store.hospital}, not of {hospital}; "
                 "give each hospital a folder of its own."
             )
+        if sealed and store.key is None:
+            raise StoreError(
+                f"'{path}' is a store that is not encrypted. Ingest into another folder with "
+                "--encrypt, and delete this one."
+            )
         if store.schema_version < SCHEMA_VERSION:  # what is older is read as it is
-            _write_header(path, hospital)
+            write_header(path, hospital, store.key)
             store.schema_version = SCHEMA_VERSION
         return store
 
@@ -132,7 +137,7 @@ class CaseStore:
             StoreError: another command is writing into the store.
         """
         # The store's own header is what is locked: a lock file would be one more file.
-        with (self.path / "store.json").open("rb") as lock:
+        with (self.path / HEADER).open("rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -146,7 +151,7 @@ class CaseStore:
                 self._sweep()
 
     def _sweep(self) -> None:
-        for leftover in self.path.glob(".store.json.*"):
+        for leftover in self.path.glob(f".{HEADER}.*"):
             leftover.unlink(missing_ok=True)
         for leftover in sorted((self.path / "cases").glob(".*")):
             name = leftover.name.removeprefix(_OLD)
@@ -165,7 +170,7 @@ class CaseStore:
 
     def __contains__(self, case_id: str) -> bool:
         """Whether a case of that id is here, whole."""
-        return (self.path / "cases" / case_id / "case.json").is_file()
+        return self._folder(case_id).place(RECORD).is_file()
 
     def case_ids(self) -> list[str]:
         """Ids of all cases, sorted."""
@@ -183,21 +188,8 @@ class CaseStore:
         Raises:
             StoreError: there is none of that id, or its record is damaged.
         """
-        path = self.path / "cases" / case_id / "case.json"
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            patient = raw["patient"]
-            return Case(
-                case_id=case_id,
-                patient=Patient(**{**patient, "extra": MappingProxyType(patient["extra"])}),
-                shape=(raw["shape"][0], raw["shape"][1], raw["shape"][2]),
-                affine=Affine(np.array(raw["ras_from_voxel"])),
-                sequences=MappingProxyType(raw["sequences"]),
-                mask_sha256=raw["mask_sha256"],
-                source=raw["source"],
-                acquisition=MappingProxyType(raw.get("acquisition", {})),
-                evidence_sha256=raw.get("evidence_sha256"),
-            )
+            return self._folder(case_id).read_record()
         except FileNotFoundError:
             raise StoreError(
                 f"Hospital {self.hospital}'s store has no such case. "
@@ -214,110 +206,77 @@ class CaseStore:
         Raises:
             StoreError: a sequence is missing, or voxels do not match their checksum.
         """
-        folder = self.path / "cases" / case.case_id
         images: dict[str, NDArray[np.float32]] = {}
         for name in sequences if sequences is not None else tuple(case.sequences):
-            if name not in case.sequences:
-                raise StoreError(
-                    f"A case of hospital {self.hospital} has no sequence '{name}' "
-                    f"(it has {', '.join(case.sequences)}); change data.sequences."
-                )
-            images[name] = self._read(folder / f"{name}.nii.gz", np.float32, case.sequences[name])
+            self._require(case, name)
+            images[name] = self._read(case, name, np.float32, case.sequences[name])
         mask = None
         if case.mask_sha256 is not None:
-            mask = self._read(folder / "mask.nii.gz", np.uint8, case.mask_sha256)
+            mask = self._read(case, MASK, np.uint8, case.mask_sha256)
         return CaseVolumes(images=MappingProxyType(images), mask=mask)
 
-    def add(
-        self,
-        *,
-        case_id: str,
-        patient: Patient,
-        affine: Affine,
-        images: Mapping[str, NDArray[np.float32]],
-        mask: NDArray[np.uint8] | None,
-        source: str,
-        acquisition: Mapping[str, str] | None = None,
-        evidence: Mapping[str, Any] | None = None,
-    ) -> Case:
-        """Write one case, replacing an older one of the same id. All or nothing.
-
-        Takes what `draft` takes, and commits it.
-        """
-        return self.commit(
-            self.draft(
-                case_id=case_id,
-                patient=patient,
-                affine=affine,
-                images=images,
-                mask=mask,
-                source=source,
-                acquisition=acquisition,
-                evidence=evidence,
-            )
-        )
-
-    def draft(
-        self,
-        *,
-        case_id: str,
-        patient: Patient,
-        affine: Affine,
-        images: Mapping[str, NDArray[np.float32]],
-        mask: NDArray[np.uint8] | None,
-        source: str,
-        acquisition: Mapping[str, str] | None = None,
-        evidence: Mapping[str, Any] | None = None,
-    ) -> CaseDraft:
-        """Write one case beside its place; `commit` puts it there.
-
-        Args:
-            case_id: unique within the store.
-            patient: must be of this store's hospital.
-            affine: of all volumes.
-            images: float32 (i, j, k) by sequence name, all of one shape.
-            mask: 0 and 1, of the same shape; None where there is no reference.
-            source: what the case was made from, without identifiers.
-            acquisition: how it was made, as short text without identifiers.
-            evidence: what was done to the source, for JSON, without identifiers.
+    def image_file(self, case: Case, sequence: str) -> bytes:
+        """Return the gzipped NIfTI file of a sequence, its checksum not looked at.
 
         Raises:
-            StoreError: the patient belongs to another hospital.
+            StoreError: the sequence is missing, or its file cannot be read.
+        """
+        self._require(case, sequence)
+        try:
+            return self._folder(case.case_id).volume_file(sequence)
+        except OSError:
+            raise self._damaged() from None
+
+    def add(self, **parts: Unpack[CaseParts]) -> Case:
+        """Write one case, replacing an older one of the same id. All or nothing.
+
+        Raises:
+            StoreError, ResourceError: as `draft`.
+        """
+        return self.commit(self.draft(**parts))
+
+    def draft(self, **parts: Unpack[CaseParts]) -> CaseDraft:
+        """Write one case beside its place; `commit` puts it there.
+
+        Raises:
+            StoreError: the patient belongs to another hospital, or the shapes differ.
             ResourceError: the disk is full.
         """
-        if patient.hospital != self.hospital:
+        images, mask, given = parts["images"], parts["mask"], parts.get("evidence")
+        if parts["patient"].hospital != self.hospital:
             raise StoreError(
-                f"A patient of hospital {patient.hospital} cannot enter the store of "
+                f"A patient of hospital {parts['patient'].hospital} cannot enter the store of "
                 f"{self.hospital}."
             )
-        record = None if evidence is None else _evidence_json(evidence)
+        evidence = None if given is None else _evidence_json(given)
         case = Case(
-            case_id=case_id,
-            patient=patient,
+            case_id=parts["case_id"],
+            patient=parts["patient"],
             shape=_one_shape(images, mask),
-            affine=affine,
+            affine=parts["affine"],
             sequences=MappingProxyType({name: array_sha256(v) for name, v in images.items()}),
             mask_sha256=None if mask is None else array_sha256(mask),
-            source=source,
-            acquisition=MappingProxyType(dict(sorted((acquisition or {}).items()))),
-            evidence_sha256=None if record is None else hashlib.sha256(record.encode()).hexdigest(),
+            source=parts["source"],
+            acquisition=MappingProxyType(dict(sorted((parts.get("acquisition") or {}).items()))),
+            evidence_sha256=None if evidence is None else hashlib.sha256(evidence).hexdigest(),
         )
-        folder = self.path / "cases" / f"{_DRAFT}{secrets.token_hex(8)}"
+        place = self.path / "cases" / f"{_DRAFT}{secrets.token_hex(8)}"
         try:
-            folder.mkdir(mode=0o700)
+            place.mkdir(mode=0o700)
+            folder = CaseFolder(place, case.case_id, self.key)
             for name, voxels in images.items():
-                write_nifti(folder / f"{name}.nii.gz", _compact(voxels), affine)
+                folder.write_volume(name, voxels, case.affine)
             if mask is not None:
-                write_nifti(folder / "mask.nii.gz", mask, affine)
-            if record is not None:
-                _write_atomically(folder / "evidence.json", record)
-            _write_atomically(folder / "case.json", json.dumps(_to_json(case), indent=1))
+                folder.write_volume(MASK, mask, case.affine)
+            if evidence is not None:
+                folder.write(EVIDENCE, [evidence])
+            folder.write_record(case)
         except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
             if isinstance(error, OSError):
                 raise self._full(error) from None
             raise
-        return CaseDraft(folder, case)
+        return CaseDraft(place, case)
 
     def commit(self, draft: CaseDraft) -> Case:
         """Put a draft into its place; an older case of its id is there until then.
@@ -338,15 +297,6 @@ class CaseStore:
         shutil.rmtree(old, ignore_errors=True)
         return draft.case
 
-    def remove(self, case_id: str) -> None:
-        """Take a case out of the store and its quarantine; there need not be one."""
-        for place in (self.path / "cases" / case_id, self.path / "quarantine" / case_id):
-            if place.parent.parent != self.path or not place.is_dir():
-                continue
-            hidden = self.path / "cases" / f"{_DRAFT}{secrets.token_hex(8)}"
-            place.rename(hidden)  # gone at once, whatever comes while its files are deleted
-            shutil.rmtree(hidden, ignore_errors=True)
-
     def evidence(self, case: Case) -> dict[str, Any] | None:
         """Return the record of what was done to the source of a case; None if it has none.
 
@@ -356,7 +306,7 @@ class CaseStore:
         if case.evidence_sha256 is None:
             return None
         try:
-            text = (self.path / "cases" / case.case_id / "evidence.json").read_bytes()
+            text = self._folder(case.case_id).read(EVIDENCE)
         except OSError:
             text = b""
         if hashlib.sha256(text).hexdigest() != case.evidence_sha256:
@@ -367,20 +317,34 @@ class CaseStore:
         record: dict[str, Any] = json.loads(text)
         return record
 
+    def _folder(self, case_id: str) -> CaseFolder:
+        return CaseFolder(self.path / "cases" / case_id, case_id, self.key)
+
+    def _require(self, case: Case, sequence: str) -> None:
+        if sequence not in case.sequences:
+            raise StoreError(
+                f"A case of hospital {self.hospital} has no sequence '{sequence}' "
+                f"(it has {', '.join(case.sequences)}); change data.sequences."
+            )
+
     def _full(self, error: OSError) -> ResourceError:
         return ResourceError(
             f"Could not write a case into '{self.path}': {error.strerror}. "
             "Free some disk space and run again; finished cases are kept."
         )
 
-    def _read(self, path: Path, dtype: type, sha256: str) -> NDArray[Any]:
+    def _damaged(self) -> StoreError:
+        return StoreError(
+            f"A volume in '{self.path}' is missing or damaged; ingest the source again."
+        )
+
+    def _read(self, case: Case, name: str, dtype: type, sha256: str) -> NDArray[Any]:
         try:
-            stored, _ = read_nifti(path, name=path.name)
-        except DataError:
-            raise StoreError(
-                f"A volume in '{self.path}' is missing or damaged; ingest the source again."
-            ) from None
-        voxels: NDArray[Any] = stored.astype(dtype, copy=False)
+            voxels = self._folder(case.case_id).read_volume(name, dtype)
+        except StoreError:
+            raise
+        except (OSError, DataError):
+            raise self._damaged() from None
         if array_sha256(voxels) != sha256:
             raise StoreError(
                 f"A volume in '{self.path}' was changed since it was ingested (its checksum "
@@ -399,61 +363,6 @@ def _one_shape(
     return int(i), int(j), int(k)
 
 
-def _compact(voxels: NDArray[np.float32]) -> NDArray[Any]:
-    """Return voxels as int16 where that loses nothing, down to the bits of each number."""
-    if voxels.dtype != np.float32 or not voxels.size:
-        return voxels
-    if not (voxels.min() >= -(2**15) and voxels.max() < 2**15):  # NaN is not either
-        return voxels
-    short = voxels.astype(np.int16)
-    same = np.array_equal(short.astype(np.float32).view(np.uint32), voxels.view(np.uint32))
-    return short if same else voxels
-
-
-def _write_header(path: Path, hospital: str) -> None:
-    header = {"schema_version": SCHEMA_VERSION, "hospital": hospital}
-    try:
-        (path / "cases").mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.chmod(0o700)
-        _write_atomically(path / "store.json", json.dumps(header))
-    except OSError as error:
-        raise ResourceError(
-            f"Could not make a case store at '{path}': {error.strerror}. Free some disk "
-            "space or choose another folder."
-        ) from None
-
-
-def _to_json(case: Case) -> dict[str, Any]:
-    patient = case.patient
-    return {
-        "patient": {
-            "patient_id": patient.patient_id,
-            "hospital": patient.hospital,
-            "sex": patient.sex,
-            "age_years": patient.age_years,
-            "race": patient.race,
-            "ethnicity": patient.ethnicity,
-            "extra": dict(patient.extra),
-        },
-        "shape": list(case.shape),
-        "ras_from_voxel": case.affine.ras_from_voxel.tolist(),
-        "sequences": dict(case.sequences),
-        "mask_sha256": case.mask_sha256,
-        "source": case.source,
-        "acquisition": dict(case.acquisition),
-        "evidence_sha256": case.evidence_sha256,
-    }
-
-
-def _evidence_json(evidence: Mapping[str, Any]) -> str:
+def _evidence_json(evidence: Mapping[str, Any]) -> bytes:
     # `default=dict`: a read-only mapping is none that json knows.
-    return json.dumps(evidence, indent=1, sort_keys=True, default=dict)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    return json.dumps(evidence, indent=1, sort_keys=True, default=dict).encode()

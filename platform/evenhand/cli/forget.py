@@ -39,18 +39,11 @@ def _forget(
     Embeddings, masks and places in splits go too. A node's embeddings go as a whole; its studies
     compute them anew from the cases that stay.
 
-    Example: evenhand forget psg6x24p3fz2v4sld --store stores/north --node north --proof gone.json
+    If it is cut off, give the same command again.
 
-    Example: evenhand forget psg6x24p3fz2v4sld --store stores/north --proof forgotten.json
+    Example: evenhand forget psg6x24p3fz2v4sld --store stores/north --run first --proof gone.json
     """
-    from evenhand.cases.erase import (
-        erase_from_node,
-        erase_from_run,
-        erase_from_store,
-        mentions,
-        write_proof,
-    )
-    from evenhand.cases.store import CaseStore
+    from evenhand.cases.erase import erase_patient, mentions, write_proof
 
     if not store and not run and not node:
         raise UsageError("Where is the patient to be deleted? Give --store, --run or --node.")
@@ -60,15 +53,10 @@ def _forget(
     missing = next((each for each in node or () if not (each / "studies").is_dir()), None)
     if missing is not None:
         raise UsageError(f"'{missing}' is no folder of a federation's node (no studies in it).")
-    stores = [CaseStore(each) for each in store or ()]
     name = _pseudonym(patient, key)
-    erased = [erase_from_store(each, name) for each in stores]
-    for each in run or ():
-        erased += erase_from_run(each, name)
-    case_ids = {case_id for each in erased for case_id in each.case_ids}
-    for each in node or ():
-        erased += erase_from_node(each, name, case_ids)
-    roots = (*(store or ()), *(run or ()), *(each / "studies" for each in node or ()))
+    erased, case_ids = erase_patient(name, stores=store or (), runs=run or (), nodes=node or ())
+    linked = [place.resolve() for each in run or () for place in each.glob("hospitals/*/store")]
+    roots = (*(store or ()), *(run or ()), *(each / "studies" for each in node or ()), *linked)
     left = [path for root in roots for path in mentions(root, {name, *case_ids})]
     cases = sum(len(each.case_ids) for each in erased)
     if not any(each.files or each.rows for each in erased) and not left:

@@ -4,8 +4,7 @@ import json
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evenhand.errors import DataError, ResourceError, UsageError
-from evenhand.progress import progress_bar
+from evenhand.progress import steps
 
 if TYPE_CHECKING:
     from evenhand.ingest.admit import AdmitReport
@@ -22,11 +21,14 @@ if TYPE_CHECKING:
     from evenhand.ingest.faces.guard import FacePolicy
     from evenhand.ingest.faces.judge import BodyPart
     from evenhand.ingest.recipes import Finding, SourcePlan
+    from evenhand.ingest.workers import Workers
 
 __all__ = ["register"]
 
 _PIPE_WIDTH = 160
 """Columns of a table that no terminal shows."""
+_WORKERS_WANT = ("evenhand.ingest.dicom.headers", "evenhand.ingest.admit")
+"""Modules that processes import while this one still looks at the source."""
 _ALIKE = 5
 """Findings that differ only in their number are counted from this many on."""
 
@@ -38,7 +40,13 @@ def register(app: typer.Typer) -> None:
 
 def _ingest(
     *,
-    source: Annotated[Path, typer.Argument(help="Folder, zip or JSON file to take in.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, zip or JSON file to take in, or an archive (PACS) over DICOMweb: "
+            "https://HOST/dicom-web/studies/UID."
+        ),
+    ],
     into: Annotated[Path, typer.Option(help="Stores are made under it, one folder a hospital.")],
     hospital: Annotated[
         list[str] | None,
@@ -89,9 +97,30 @@ def _ingest(
     body_part: Annotated[
         str, typer.Option(help="What is shown, if you know: head, brain (skull-stripped), other.")
     ] = "",
+    look_for_text: Annotated[
+        bool,
+        typer.Option(
+            "--look-for-text",
+            help="Refuse cases whose pictures show text (needs the part 'ocr'; not for BIDS).",
+        ),
+    ] = False,
+    encrypt: Annotated[
+        bool,
+        typer.Option("--encrypt", help="Make the store encrypted; its key lies in EVENHAND_HOME."),
+    ] = False,
     masks_required: Annotated[bool, typer.Option(help="Refuse cases without a mask.")] = True,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes to work with; default: one a core.")
+    ] = None,
+    studies: Annotated[
+        Path | None,
+        typer.Option(
+            help="PACS: text with a Study Instance UID a line, instead of one studies/UID."
+        ),
+    ] = None,
+    pacs_login: Annotated[
+        Path | None,
+        typer.Option(help="PACS: TOML with user and password, or token. Default: EVENHAND_PACS_*."),
     ] = None,
     mapping: Annotated[
         Path | None,
@@ -108,18 +137,22 @@ def _ingest(
     and unchanged are reused.
 
     Example: evenhand ingest dicom-folder --into stores --hospital north --key hospital.key
+
+    Example: evenhand ingest https://pacs/dicom-web/studies/1.2.3 --into stores --hospital north
+    --key hospital.key
     """
     from evenhand.cases.records import is_name
-    from evenhand.ingest.sources import Choices, SourceKind, guess_kind, plan_source
+    from evenhand.cli.from_pacs import at_hand, kind_of
+    from evenhand.ingest.sources import Choices, SourceKind, plan_source, pseudonymiser
+    from evenhand.ingest.workers import Workers, cores
 
     faces = _face_policy(body_part, deface, keep_faces)
-    names = [each.value for each in SourceKind]
-    if kind not in {"auto", *names}:
-        raise UsageError(f"--kind takes auto, {', '.join(names)}; got something else.")
-    found = guess_kind(source) if kind == "auto" else SourceKind(kind)
+    found = kind_of(source, kind)
     if found is SourceKind.BIDS:
+        if look_for_text:
+            raise UsageError("--look-for-text is not for BIDS; leave it out.")
         _bids(
-            source,
+            Path(source),
             into,
             hospital=hospital,
             sequence=sequence,
@@ -127,6 +160,7 @@ def _ingest(
             masks_required=masks_required,
             key=key,
             faces=faces,
+            sealed=encrypt,
             dry_run=dry_run,
         )
         return
@@ -137,33 +171,50 @@ def _ingest(
             "A hospital's name is 1 to 64 letters, digits, '-' or '_', and starts with a letter or "
             "digit; --hospital has another."
         )
-    choices = Choices(
-        hospital=hospital[0],
-        key=key,
-        keep_names=keep_names,
-        sequences=tuple(sequence or ()),
-        tumour=tuple(tumour or ()),
-        masks_from=masks_from,
-        masks_required=masks_required,
-        series_names=series_names,
-        patients=patients,
-        patient_column=patient_column,
-        pixel_mm=pixel_mm,
-        jobs=jobs,
-    )
-    with _steps("Looking") as step:
-        plan = plan_source(source, found, choices, step)
-    if mapping is not None:
-        _write_mapping(mapping, plan)
-    _show_source(plan)
-    if dry_run:
-        _out().print("Nothing was written (--dry-run).")
-        if not plan.recipes:
-            raise DataError("No case can be taken in; the reasons are above.")
-        if refused := _refused(plan):
-            raise DataError(f"{refused} case(s) cannot be taken in (reasons above).")
-        return
-    _admit(plan, into / hospital[0], hospital[0], jobs, faces)
+    with Workers(
+        jobs or cores(), modules=_WORKERS_WANT if found is SourceKind.DICOM else ()
+    ) as own:
+        choices = Choices(
+            hospital=hospital[0],
+            key=key,
+            keep_names=keep_names,
+            sequences=tuple(sequence or ()),
+            tumour=tuple(tumour or ()),
+            masks_from=masks_from,
+            masks_required=masks_required,
+            series_names=series_names,
+            patients=patients,
+            patient_column=patient_column,
+            pixel_mm=pixel_mm,
+            workers=own,
+        )
+        pseudonymiser(found, choices)  # a missing key is said before anything is fetched or read
+        with at_hand(source, into, studies, pacs_login, keep=dry_run) as local:
+            with steps("Looking") as step:
+                plan = plan_source(local, found, choices, step)
+            if mapping is not None:
+                _write_mapping(mapping, plan)
+            _show_source(plan)
+            if dry_run:
+                _end_dry_run(plan)
+            else:
+                _admit(
+                    plan,
+                    into / hospital[0],
+                    hospital[0],
+                    own,
+                    faces,
+                    text=look_for_text,
+                    sealed=encrypt,
+                )
+
+
+def _end_dry_run(plan: "SourcePlan") -> None:
+    _out().print("Nothing was written (--dry-run).")
+    if not plan.recipes:
+        raise DataError("No case can be taken in; the reasons are above.")
+    if refused := _refused(plan):
+        raise DataError(f"{refused} case(s) cannot be taken in (reasons above).")
 
 
 def _face_policy(body_part: str, deface: bool, keep_faces: str) -> "FacePolicy":
@@ -179,14 +230,30 @@ def _face_policy(body_part: str, deface: bool, keep_faces: str) -> "FacePolicy":
 
 
 def _admit(
-    plan: "SourcePlan", path: Path, hospital: str, jobs: int | None, faces: "FacePolicy"
+    plan: "SourcePlan",
+    path: Path,
+    hospital: str,
+    workers: "Workers",
+    faces: "FacePolicy",
+    *,
+    text: bool,
+    sealed: bool,
 ) -> None:
     from evenhand.ingest.admit import admit
 
     if not plan.recipes:
         raise DataError("No case can be taken in; the reasons are above. Nothing was written.")
-    with _steps("Ingesting") as step:
-        report = admit(plan.recipes, path, hospital, faces=faces, jobs=jobs, progress=step)
+    with steps("Ingesting") as step:
+        report = admit(
+            plan.recipes,
+            path,
+            hospital,
+            faces=faces,
+            look_for_text=text,
+            sealed=sealed,
+            workers=workers,
+            progress=step,
+        )
     _show_admitted(report)
     if refused := report.count("refused") + _refused(plan):
         raise DataError(
@@ -212,6 +279,7 @@ def _bids(
     masks_required: bool,
     key: Path | None,
     faces: "FacePolicy",
+    sealed: bool,
     dry_run: bool,
 ) -> None:
     from evenhand.ingest.bids import ingest_bids, plan_bids
@@ -219,7 +287,7 @@ def _bids(
 
     names = Pseudonymiser(HospitalKey.read(key)) if key else None
 
-    with _steps("Checking" if dry_run else "Ingesting") as step:
+    with steps("Checking" if dry_run else "Ingesting") as step:
         if dry_run:
             plan = plan_bids(
                 source,
@@ -242,6 +310,7 @@ def _bids(
                 masks_required=masks_required,
                 names=names,
                 faces=faces,
+                sealed=sealed,
                 progress=step,
             )
     if dry_run:
@@ -344,10 +413,3 @@ def _table(*columns: str) -> Table:
 def _out() -> Console:
     """Return standard output, wide enough for tables where no terminal limits it."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-
-
-@contextmanager
-def _steps(what: str) -> Iterator[Callable[[int, int], None]]:
-    with progress_bar() as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -253,10 +253,10 @@ def _known(site: "Site") -> "Site":
 
 
 def _print_all(home: Path | None) -> None:
+    from evenhand.home import evenhand_home
     from evenhand.privacy.ledger_check import LedgerCopy
     from evenhand.privacy.ledger_file import LEDGER_FILE
     from evenhand.privacy.ledger_plot import spent_now
-    from evenhand.privacy.site import evenhand_home
 
     place = home or evenhand_home()
     paths = sorted(place.glob(f"hospitals/*/{LEDGER_FILE}"))

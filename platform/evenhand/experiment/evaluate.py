@@ -110,7 +110,7 @@ def _row(
     reference: NDArray[np.uint8],
 ) -> dict[str, Any]:
     units = config.data.units
-    spacing = case.affine.spacing_mm if units == "mm" else (1.0, 1.0, 1.0)
+    spacing = case.affine if units == "mm" else (1.0, 1.0, 1.0)
     score = score_case(
         prediction.mask,
         reference,

@@ -3,7 +3,7 @@
 OUT/config.json                     the experiment, resolved and frozen
 OUT/run.json                        machine, versions, seconds by stage
 OUT/source/                         phantoms, when the experiment makes its own hospitals
-OUT/hospitals/HOSPITAL/store/       the hospital's case store
+OUT/hospitals/HOSPITAL/store/       the hospital's case store, or a link to it (data.stores)
 OUT/hospitals/HOSPITAL/embeddings/  its cache of frozen activations
 OUT/hospitals/HOSPITAL/moments/     of its optimiser, from round to round
 OUT/hospitals/HOSPITAL/receipts.jsonl  of charges to its privacy ledger, which lies elsewhere
@@ -78,7 +78,8 @@ class HospitalHome:
         """The embedding cache that fits a model."""
         from evenhand.model.embeddings import EmbeddingCache
 
-        return EmbeddingCache.of_model(self.path / "embeddings", model, sequence)
+        key = self.store().key
+        return EmbeddingCache.of_model(self.path / "embeddings", model, sequence, key)
 
     def site(self) -> "Site":
         """The hospital's own place, with its key, ledger and policy.

@@ -1,6 +1,6 @@
 """From a source of cases to stores, split and embeddings: what all arms stand on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,30 +43,79 @@ def prepare_cases(run: RunFolder, config: ExperimentConfig, bar: Progress) -> No
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        source = data.source
-        if data.phantom is not None:
-            source = make_phantoms(
-                data.phantom, run.phantom_path, seed=config.seed, progress=advance
-            )
-        if source is None or not source.is_dir():
-            raise ConfigError(
-                f"data.source must be a folder with a BIDS tree; there is none at '{source}'. "
-                "Correct the path, or set it with --set data.source=PATH."
-            )
-        hospitals = _hospitals(data, source)
-        ingest_bids(
-            source,
-            run.path / "hospitals",
-            hospitals=hospitals,
-            sequences=data.sequences,
-            may_lack=data.may_lack,
-            layout="{hospital}/store",
-            progress=advance,
-        )
+        linked = bool(data.stores)
+        hospitals = _link_stores(run, data) if linked else _take_in(run, config, advance)
     stores = [run.hospital(name).store() for name in hospitals]
     _refuse_tiny(stores)
     split = split_patients(stores, test_fraction=data.test_fraction, seed=config.seed)
     write_atomically(run.split_path, split.to_json().encode())
+
+
+def _link_stores(run: RunFolder, data: DataConfig) -> tuple[str, ...]:
+    """Let the run's hospitals have stores that are there already; nothing is copied.
+
+    Raises:
+        ConfigError: a store is another hospital's.
+        StoreError: there is none at a path.
+        DataError: a case lacks a sequence or its mask.
+    """
+    for name, path in data.stores.items():
+        store = CaseStore(path)
+        if store.hospital != name:
+            raise ConfigError(
+                f"data.stores: '{path}' is the store of {store.hospital}, not of {name}. Correct "
+                "the path or the name."
+            )
+        _refuse_incomplete(store, [name for name in data.sequences if name not in data.may_lack])
+        link = run.hospital(name).path / "store"
+        link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if link.is_symlink():
+            link.unlink()  # perhaps to where the store was before
+        link.symlink_to(path.resolve(), target_is_directory=True)
+    return tuple(sorted(data.stores))
+
+
+def _refuse_incomplete(store: CaseStore, sequences: Sequence[str]) -> None:
+    cases = list(store)
+    for sequence in sequences:
+        lacking = sum(sequence not in case.sequences for case in cases)
+        if lacking:
+            raise DataError(
+                f"{lacking} case(s) of hospital {store.hospital} have no sequence '{sequence}'. "
+                "Change data.sequences, or ingest with --sequence, which refuses such cases."
+            )
+    unmarked = sum(case.mask_sha256 is None for case in cases)
+    if unmarked:
+        raise DataError(
+            f"{unmarked} case(s) of hospital {store.hospital} have no mask; training and testing "
+            "need one. Ingest into a store of their own without --no-masks-required."
+        )
+
+
+def _take_in(
+    run: RunFolder, config: ExperimentConfig, advance: Callable[[int, int], None]
+) -> tuple[str, ...]:
+    """Fill stores of the run's own from a BIDS tree, or from phantoms that are made first."""
+    data = config.data
+    source = data.source
+    if data.phantom is not None:
+        source = make_phantoms(data.phantom, run.phantom_path, seed=config.seed, progress=advance)
+    if source is None or not source.is_dir():
+        raise ConfigError(
+            f"data.source must be a folder with a BIDS tree; there is none at '{source}'. "
+            "Correct the path, or set it with --set data.source=PATH."
+        )
+    hospitals = _hospitals(data, source)
+    ingest_bids(
+        source,
+        run.path / "hospitals",
+        hospitals=hospitals,
+        sequences=data.sequences,
+        may_lack=data.may_lack,
+        layout="{hospital}/store",
+        progress=advance,
+    )
+    return hospitals
 
 
 def _hospitals(data: DataConfig, source: Path) -> tuple[str, ...]:

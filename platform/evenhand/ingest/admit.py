@@ -7,6 +7,7 @@ sweeps the drafts away, finds the whole cases by their fingerprints, and goes on
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,8 @@ from evenhand.cases.store import CaseDraft, CaseStore
 from evenhand.errors import DataError, EvenhandError, ResourceError, StoreError
 from evenhand.ingest.faces.guard import FacePolicy, guarded
 from evenhand.ingest.recipes import Recipe
-from evenhand.ingest.workers import cores, run_isolated
+from evenhand.ingest.text_guard import MARK, free_of_text
+from evenhand.ingest.workers import Workers, cores
 
 __all__ = ["AdmitReport", "CaseOutcome", "admit"]
 
@@ -51,6 +53,12 @@ class _Task:
     store: Path
     recipe: Recipe
     faces: FacePolicy | None
+    look_for_text: bool
+
+    def fingerprint(self) -> str:
+        """What the case is made from, and by which rules."""
+        text = MARK if self.look_for_text else ""
+        return self.recipe.fingerprint() + (self.faces.mark if self.faces else "") + text
 
 
 def admit(
@@ -59,6 +67,9 @@ def admit(
     hospital: str,
     *,
     faces: FacePolicy | None = None,
+    look_for_text: bool = False,
+    sealed: bool = False,
+    workers: Workers | None = None,
     jobs: int | None = None,
     memory_bytes: int | None = None,
     case_seconds: float = 600.0,
@@ -74,6 +85,9 @@ def admit(
         path: the store; made if need be.
         hospital: whose store it is.
         faces: what is done where there may be a face; None: nobody looks.
+        look_for_text: refuse cases that show burned-in text.
+        sealed: encrypt the cases with the hospital's key.
+        workers: that make the cases; None: processes of this call's own, as the next two say.
         jobs: processes; None: one a core.
         memory_bytes: what each may take; None: a fair share of the machine.
         case_seconds: how long one case may take.
@@ -86,19 +100,17 @@ def admit(
     """
     _refuse_doubles(recipes)
     is_new = not path.exists()
-    store = CaseStore.create(path, hospital)
+    store = CaseStore.create(path, hospital, sealed=sealed)
     outcomes: dict[int, CaseOutcome] = {}
     step = progress or (lambda _done, _total: None)
     step(0, len(recipes))
     try:
-        with store.locked():
-            for answer in run_isolated(
-                _make,
-                [_Task(path, recipe, faces) for recipe in recipes],
-                jobs=jobs or cores(),
-                memory_bytes=memory_bytes,
-                seconds=case_seconds,
-            ):
+        with (
+            store.locked(),
+            nullcontext(workers) if workers else Workers(jobs or cores(), memory_bytes) as makers,
+        ):
+            tasks = [_Task(path, recipe, faces, look_for_text) for recipe in recipes]
+            for answer in makers.run(_make, tasks, seconds=case_seconds):
                 recipe = recipes[answer.index]
                 if isinstance(answer.error, ResourceError):
                     raise answer.error
@@ -125,7 +137,7 @@ def _outcome(
 def _make(task: _Task) -> CaseDraft | None:
     """Write a draft of a case; None if the store holds what it would be."""
     store, recipe = CaseStore(task.store), task.recipe
-    fingerprint = recipe.fingerprint() + (task.faces.mark if task.faces else "")
+    fingerprint = task.fingerprint()
     try:
         if store.case(recipe.case_id).source == fingerprint:
             return None
@@ -139,6 +151,8 @@ def _make(task: _Task) -> CaseDraft | None:
     content = recipe.read()
     if task.faces is not None:
         content = guarded(content, task.faces)
+    if task.look_for_text:
+        content = free_of_text(content)
     try:
         return store.draft(
             case_id=recipe.case_id,

@@ -115,6 +115,7 @@ def ingest_bids(
     masks_required: bool = True,
     names: Pseudonymiser | None = None,
     faces: FacePolicy | None = None,
+    sealed: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
     """Store the cases of a BIDS tree; unchanged cases are reused.
@@ -132,6 +133,7 @@ def ingest_bids(
         masks_required: whether a case without a manual mask is refused.
         names: gives patients pseudonyms; None: they keep their ids.
         faces: what is done where there may be a face; None: nobody looks.
+        sealed: encrypt the cases with the hospital's key.
         progress: called with (steps done, steps in all); a case is checked in
             one step and written in another.
 
@@ -164,7 +166,8 @@ def ingest_bids(
     done = len(plan.cases)
     for hospital, path in plan.stores.items():
         cases = plan.of(hospital)
-        store, is_new = _open(path, hospital)
+        is_new = not path.exists()
+        store = CaseStore.create(path, hospital, sealed=sealed)
         try:
             for case in cases:
                 if not case.stored:
@@ -329,11 +332,6 @@ def _fingerprint(patient: Patient, files: CaseFiles, names: Pseudonymiser | None
     found = digest.hexdigest()
     token = names.token("source", found) if names else f"sha256:{found}"
     return f"BIDS, version {_FINGERPRINT_VERSION}, {token}"
-
-
-def _open(path: Path, hospital: str) -> tuple[CaseStore, bool]:
-    is_new = not path.exists()
-    return CaseStore.create(path, hospital), is_new
 
 
 def _store(store: CaseStore, case: PlannedCase, door: _Door) -> None:

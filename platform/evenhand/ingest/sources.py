@@ -14,8 +14,9 @@ from evenhand.ingest.nnunet import plan_nnunet
 from evenhand.ingest.people import People, read_people
 from evenhand.ingest.png_table import plan_png_table
 from evenhand.ingest.recipes import SourcePlan
+from evenhand.ingest.workers import Workers
 
-__all__ = ["Choices", "SourceKind", "guess_kind", "plan_source"]
+__all__ = ["Choices", "SourceKind", "guess_kind", "plan_source", "pseudonymiser"]
 
 _LOOKED_AT = 200
 _ONE_EACH = (
@@ -50,6 +51,7 @@ class Choices:
     patient_column: str | None = None
     pixel_mm: float | None = None
     jobs: int | None = None
+    workers: Workers | None = None
 
 
 def guess_kind(source: Path) -> SourceKind:
@@ -107,7 +109,7 @@ def plan_source(
         UsageError: a choice is missing or does not fit, or the source is of another kind.
         DataError: the source as a whole cannot be taken in.
     """
-    names = _names(kind, choices)
+    names = pseudonymiser(kind, choices)
     if kind is SourceKind.DICOM:
         return _plan_dicom(source, choices, names, progress)
     rows = read_people(choices.patients) if choices.patients else None
@@ -139,7 +141,12 @@ def plan_source(
     )
 
 
-def _names(kind: SourceKind, choices: Choices) -> Pseudonymiser | None:
+def pseudonymiser(kind: SourceKind, choices: Choices) -> Pseudonymiser | None:
+    """Return what names patients; None where names are kept.
+
+    Raises:
+        UsageError: no key is given where one is needed, or its file is no key.
+    """
     if choices.key is not None:
         return Pseudonymiser(HospitalKey.read(choices.key))
     if choices.keep_names and kind is not SourceKind.DICOM:
@@ -177,5 +184,6 @@ def _plan_dicom(
         masks_from=cast("Literal['any', 'seg', 'rtstruct']", choices.masks_from),
         masks_required=choices.masks_required,
         jobs=choices.jobs,
+        workers=choices.workers,
     )
     return plan_dicom(source, options, progress)

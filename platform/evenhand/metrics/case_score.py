@@ -14,6 +14,7 @@ The diagonal is a finite worst case: a missed tumour must not vanish from a mean
 Volumes, their difference and lesion counts need no rule; calibration has none.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.errors import DataError
+from evenhand.geometry import Affine
 from evenhand.metrics.calibration import (
     CALIBRATION_BINS,
     WINDOW_MARGIN,
@@ -101,7 +103,7 @@ def score_case(
     predicted: NDArray[Any],
     reference: NDArray[Any],
     *,
-    spacing: tuple[float, ...],
+    spacing: tuple[float, ...] | Affine,
     nsd_tolerance: float,
     probability: NDArray[np.floating] | None = None,
 ) -> CaseScore:
@@ -111,8 +113,8 @@ def score_case(
         predicted: 0 and 1 (or False and True), (i, j, k), or (i, j) for a picture.
         reference: likewise.
         spacing: distance between voxels along each axis, in mm; 1 along each gives voxel units.
-            Axes are taken to stand at right angles: on a sheared grid (a tilted gantry)
-            distances and volumes come out a little wrong, and Dice does not.
+            Of a volume the affine can be given instead: then distances and volumes are right
+            also where axes do not stand at right angles (a tilted gantry).
         nsd_tolerance: distance within which an edge counts as right, in the units of `spacing`.
         probability: of tumour at each voxel, 0 to 1, same shape; for the calibration error.
 
@@ -120,10 +122,15 @@ def score_case(
         DataError: shapes differ or are neither 2-D nor 3-D, a mask holds other values than 0 and
             1, a probability is not one, or spacing or tolerance is not positive and finite.
     """
+    sheared = None
+    if isinstance(spacing, Affine):
+        sheared = None if spacing.is_rectangular else spacing.ras_from_voxel[:3, :3]
+        spacing = spacing.spacing_mm
     _check(predicted, reference, spacing, nsd_tolerance)
     if probability is not None:
         _check_probability(probability, reference.shape)
-    voxel_volume = math.prod(spacing)
+    axes = np.diag(spacing) if sheared is None else sheared
+    voxel_volume = math.prod(spacing) if sheared is None else abs(float(np.linalg.det(sheared)))
     voxels_predicted = int(np.count_nonzero(predicted))
     voxels_reference = int(np.count_nonzero(reference))
     empty = _which_is_empty(voxels_predicted, voxels_reference)
@@ -132,7 +139,7 @@ def score_case(
     if empty == "both":
         dice, iou, hd95, nsd = 1.0, 1.0, 0.0, 1.0
     else:
-        dice, iou, hd95, nsd = 0.0, 0.0, _diagonal(reference.shape, spacing), 0.0
+        dice, iou, hd95, nsd = 0.0, 0.0, _diagonal(reference.shape, axes), 0.0
         window = crop_to_masks(predicted, reference)
         p, r = predicted[window].astype(bool), reference[window].astype(bool)
         lesions = count_lesions(p, r)
@@ -142,7 +149,7 @@ def score_case(
             shared = int(np.count_nonzero(p & r))
             dice = 2 * shared / (voxels_predicted + voxels_reference)
             iou = shared / (voxels_predicted + voxels_reference - shared)
-            distances = surface_distances(p, r, spacing)
+            distances = surface_distances(p, r, spacing if sheared is None else axes)
             hd95, nsd = distances.hd95, distances.nsd(nsd_tolerance)
     return CaseScore(
         dice=dice,
@@ -219,8 +226,10 @@ def _which_is_empty(voxels_predicted: int, voxels_reference: int) -> EmptyMask:
     return "prediction" if voxels_reference else "both"
 
 
-def _diagonal(shape: tuple[int, ...], spacing: tuple[float, ...]) -> float:
-    return math.hypot(*(count * step for count, step in zip(shape, spacing, strict=True)))
+def _diagonal(shape: tuple[int, ...], axes: NDArray[np.float64]) -> float:
+    """Length of the longest diagonal of a volume whose axes' steps are the columns of `axes`."""
+    corners = itertools.product(*((-count, count) for count in shape))
+    return max(math.hypot(*(axes @ corner)) for corner in corners)
 
 
 def _calibration(

@@ -88,20 +88,22 @@ def edge_voxels(mask: Mask) -> Mask:
 
 
 def surface_distances(
-    predicted: Mask, reference: Mask, spacing: tuple[float, ...]
+    predicted: Mask, reference: Mask, spacing: tuple[float, ...] | NDArray[np.float64]
 ) -> SurfaceDistances:
     """Distances between the edges of two masks that both hold voxels.
 
     Args:
         predicted: (i, j, k), or (i, j) for a picture.
         reference: (i, j, k).
-        spacing: distance between voxels along each axis.
+        spacing: distance between voxels along each axis; or, where axes do not stand at right
+            angles, a matrix with the step along each of them as a column.
     """
     window = crop_to_masks(predicted, reference)
     edges = (edge_voxels(predicted[window]), edge_voxels(reference[window]))
     shared = edges[0] & edges[1]
     step = np.asarray(spacing, dtype=np.float64)
-    points = [np.argwhere(edge).astype(np.float64) * step for edge in edges]
+    places = [np.argwhere(edge).astype(np.float64) for edge in edges]
+    points = [place * step if step.ndim == 1 else place @ step.T for place in places]
     return SurfaceDistances(
         from_predicted=_to_nearest(points[0], points[1], shared[edges[0]]),
         from_reference=_to_nearest(points[1], points[0], shared[edges[1]]),

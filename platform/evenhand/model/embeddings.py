@@ -1,7 +1,8 @@
-"""The cache of everything frozen: one file a case, computed once, read by memory map.
+"""The cache of everything frozen: one file a case, computed once, read slice by slice.
 
 Cached activations are patient data: they lie with the hospital's store, in a folder
-that only its owner reads, and are deleted with it. fp16 on disk: an embedding's
+that only its owner reads, and are deleted with it. Where the store is sealed, they are sealed
+with its key; else they are read by memory map. fp16 on disk: an embedding's
 values are of order 1, and rounding changes logits by about 2e-4.
 """
 
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evenhand.cases.records import Case
+from evenhand.cases.sealing import StoreKey
 from evenhand.cases.store import CaseStore
-from evenhand.errors import DataError, ResourceError
+from evenhand.errors import DataError, ResourceError, StoreError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.backbones import Backbone, Encoder
 from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
+from evenhand.model.sealed_slices import SealedSlices, sealed_pieces
 
 __all__ = ["EmbeddingCache", "FrozenEncoder", "frozen_precision"]
 
@@ -87,6 +90,7 @@ class EmbeddingCache:
         tail_blocks: encoder blocks that are adapted and so not cached.
         sequence: the image sequence that feeds the backbone.
         precision: of the frozen arithmetic.
+        key: of the hospital's store; None: the store and this cache are plain files.
     """
 
     def __init__(
@@ -97,15 +101,19 @@ class EmbeddingCache:
         tail_blocks: int,
         sequence: str,
         precision: torch.dtype,
+        key: StoreKey | None = None,
     ) -> None:
         self.folder = folder
+        self.key = key
         self.backbone = backbone
         self.tail_blocks = tail_blocks
         self.sequence = sequence
         self.precision = precision
 
     @classmethod
-    def of_model(cls, folder: Path, model: AdaptedModel, sequence: str) -> "EmbeddingCache":
+    def of_model(
+        cls, folder: Path, model: AdaptedModel, sequence: str, key: StoreKey | None = None
+    ) -> "EmbeddingCache":
         """The cache that fits a model's backbone, adapted blocks and precision."""
         return cls(
             folder,
@@ -113,6 +121,7 @@ class EmbeddingCache:
             tail_blocks=model.tail_blocks,
             sequence=sequence,
             precision=frozen_precision(model.config.precision),
+            key=key,
         )
 
     def path(self, case: Case) -> Path:
@@ -135,19 +144,29 @@ class EmbeddingCache:
             case.sequences[self.sequence],
         )
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-        return self.folder / f"{digest}.npy"
+        return self.folder / (f"{digest}.npy" if self.key is None else f"{digest}.sealed")
 
-    def read(self, case: Case) -> NDArray[np.float16]:
-        """Memory-mapped (k, channels, grid, grid) of a case that `fill` has computed."""
+    def read(self, case: Case) -> NDArray[np.float16] | SealedSlices:
+        """(k, channels, grid, grid) of a case that `fill` has computed, one slice at a time.
+
+        Raises:
+            ResourceError: the file is missing or damaged.
+            StoreError: it was sealed with another key, or was changed.
+        """
+        path = self.path(case)
         try:
-            mapped: NDArray[np.float16] = np.load(self.path(case), mmap_mode="r")
+            if self.key is not None:
+                return SealedSlices(path, self.key)
+            mapped: NDArray[np.float16] = np.load(path, mmap_mode="r")
         except FileNotFoundError:
             raise ResourceError(
                 "An embedding is missing from the cache; run the same command again to compute it."
             ) from None
-        except (OSError, ValueError, EOFError):
+        except StoreError:
+            raise
+        except (OSError, ValueError, EOFError, DataError):
             raise ResourceError(
-                f"'{self.path(case)}' in the embedding cache is damaged; delete it and run the "
+                f"'{path}' in the embedding cache is damaged; delete it and run the "
                 "same command again to compute it anew."
             ) from None
         return mapped
@@ -176,8 +195,13 @@ class EmbeddingCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with draft.open("wb") as file:
-                np.save(file, values)
+                if self.key is None:
+                    np.save(file, values)
+                else:
+                    file.writelines(sealed_pieces(values, path.name, self.key))
             draft.replace(path)
+            if self.key is not None:  # of the time before the store was sealed
+                path.with_suffix(".npy").unlink(missing_ok=True)
         except OSError as error:
             raise ResourceError(
                 f"Could not write the embedding cache into '{self.folder}': {error.strerror}. "

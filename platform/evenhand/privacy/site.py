@@ -14,30 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evenhand.errors import PolicyError
+from evenhand.home import evenhand_home
 from evenhand.privacy.keys import HospitalKey
 from evenhand.privacy.ledger import Ledger
 from evenhand.privacy.ledger_file import LEDGER_FILE
 from evenhand.privacy.policy import SitePolicy, load_policy, open_policy
 
-__all__ = ["HOME_VARIABLE", "POLICY_FILE", "POLICY_VARIABLE", "Site", "evenhand_home"]
-
-HOME_VARIABLE = "EVENHAND_HOME"
-"""Names the folder in which hospitals have their places."""
+__all__ = ["POLICY_FILE", "POLICY_VARIABLE", "Site"]
 
 POLICY_VARIABLE = "EVENHAND_SITE_POLICY"
 """Names a policy that goes before those in the home."""
 
 POLICY_FILE = "site-policy.toml"
 """Name of a policy in the home or in a hospital's place."""
-
-
-def evenhand_home() -> Path:
-    """Where hospitals keep what must outlive a run."""
-    own = os.environ.get(HOME_VARIABLE)
-    if own:
-        return Path(own)
-    users = os.environ.get("XDG_DATA_HOME")
-    return (Path(users) if users else Path.home() / ".local" / "share") / "evenhand"
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Decision:
     """One reader's decision about one proposed mask.
 
     `arm` is the arm of training whose mask was shown. Hashes are sha256 in hex
-    of the mask's voxels (`evenhand.cases.store.array_sha256`). `corrected_path`
+    of the mask's voxels (`evenhand.cases.hashing.array_sha256`). `corrected_path`
     is relative to the folder of the review database. `seconds` is the time
     spent on the case, `slices_seen` the indices k of the slices that were shown,
     `strokes` how often the mask was changed. `dice` and `hd95` (in the case's

@@ -16,6 +16,7 @@ from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache
 from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
+from evenhand.model.sealed_slices import SealedSlices
 from evenhand.training.augment import moved, other_scanner, random_moves, without_some_sequences
 from evenhand.training.hints import draw_hints
 
@@ -27,7 +28,7 @@ class TrainingCase:
     """One case, ready for training.
 
     Attributes:
-        hidden: memory-mapped (k, channels, grid, grid) frozen activations.
+        hidden: (k, channels, grid, grid) frozen activations, read slice by slice from the cache.
         slices: (k, sequences, s, s) float16, fractions of the display range.
         masks: (k, s, s) uint8.
         pixel: size of a pixel of the original slice in the backbone's square.
@@ -36,7 +37,7 @@ class TrainingCase:
             where slices do not run between the patient's sides.
     """
 
-    hidden: NDArray[np.float16]
+    hidden: NDArray[np.float16] | SealedSlices
     slices: Tensor
     masks: Tensor
     pixel: float

@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 
 from evenhand.errors import DataError, ResourceError
 
-__all__ = ["CERTAIN", "PixelFinding", "PixelResult", "clean_pixels", "find_text"]
+__all__ = ["CERTAIN", "PixelFinding", "PixelResult", "clean_pixels", "eight_bits", "find_text"]
 
 CERTAIN = 0.6
 """Confidence of the reading from which a region is blanked without asking."""
@@ -112,7 +112,7 @@ def _engine() -> Any:
     except ImportError:
         raise ResourceError(
             "Burned-in text is looked for with RapidOCR, which is not installed; install it with "
-            "`pip install 'evenhand[ocr]'`, or leave out the option clean-pixels."
+            "`pip install 'evenhand[ocr]'`, or do not ask for it."
         ) from None
     engine = RapidOCR(params={"Global.log_level": "critical", "Global.text_score": 0.0})
     logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
@@ -151,10 +151,11 @@ def _views(frames: NDArray[Any]) -> list[NDArray[np.uint8]]:
     chosen = [frames[0]]
     if len(frames) > 1:
         chosen += [frames[len(frames) // 2], frames[-1], frames.max(axis=0)]
-    return [_eight_bits(frame) for frame in chosen]
+    return [eight_bits(frame) for frame in chosen]
 
 
-def _eight_bits(frame: NDArray[Any]) -> NDArray[np.uint8]:
+def eight_bits(frame: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a picture (h, w), or (h, w, samples), as `find_text` wants it: stretched to 8 bits."""
     if frame.dtype != np.uint8:
         low, high = (float(v) for v in (frame.min(), frame.max()))
         scale = 255 / (high - low) if high > low else 0.0

@@ -162,7 +162,8 @@ class DicomCase:
             "key": self.names.key_fingerprint,
             "header": "not stored; kept: sex, age (at most 90), ethnic group (closed list), maker "
             "of the scanner (closed list), numbers of the acquisition; date of study shifted",
-            "pixels": "not searched for text; files marked as showing text are refused",
+            "pixels": "files marked as showing text are refused, and those of modalities known for "
+            "it unless marked as free of it",
             "series": series,
             "mask": mask,
         }

@@ -44,6 +44,8 @@ _HEADS = {
     *("MAXILLA", "MANDIBLE", "NECK", "WHOLEBODY", "TMJ", "EAR", "SELLA", "PITUITARY"),
 }
 """Values of Body Part Examined that may come with a face."""
+_SHOW_TEXT = {"US", "IVUS", "XC", "ES", "GM", "OT", "SC", "DOC"}
+"""Modalities whose devices write names into the picture, or may have it from paper or a screen."""
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 
 _TAGS: list[str | int | tuple[int, int] | BaseTag] = [
@@ -175,8 +177,14 @@ def _judged(number_of_file: int, dataset: Dataset) -> FileHeader:
 
 def _why_not(dataset: Dataset, sop_class: str) -> str:
     """Say why an image cannot be a part of a volume; "" if nothing speaks against it."""
-    if text(dataset, "BurnedInAnnotation").upper() == "YES":
+    burned_in = text(dataset, "BurnedInAnnotation").upper()
+    if burned_in == "YES":
         return "its pixels are marked as showing text (burned-in annotation)"
+    if text(dataset, "Modality") in _SHOW_TEXT and burned_in != "NO":
+        return (
+            "its kind of picture often shows names, and its header does not say that it is free "
+            "of text. Clean it with `evenhand deidentify --option clean-pixels` before"
+        )
     if sop_class.startswith(_SECONDARY_CAPTURE):
         return "it is a secondary capture (a picture of a screen), not what the scanner measured"
     if int(number(dataset, "SamplesPerPixel") or 1) != 1 or (

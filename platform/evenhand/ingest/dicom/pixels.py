@@ -19,6 +19,8 @@ from evenhand.ingest.dicom.values import DICOM_ERRORS, lenient
 __all__ = ["read_stack", "unit_of"]
 
 _LARGEST_BYTES = 2**33
+_EXACT = 2**23
+"""Whole numbers below it float32 adds to those of 16 bits without rounding."""
 
 
 def unit_of(modality: str, intercepts: Sequence[float]) -> str:
@@ -57,15 +59,22 @@ def read_stack(
             if pet is not None and (when := pet_facts(dataset).acquired):
                 acquired.append(when)
             for index, plane, frame in _frames(dataset, list(group), (rows, columns)):
-                volume[index] = frame
-                if (plane.slope, plane.intercept) != (1.0, 0.0):
-                    exact = frame.astype(np.float64) * plane.slope + plane.intercept
-                    volume[index] = exact
+                _rescale(frame, plane, out=volume[index])
     if pet is not None:
         volume *= np.float32(suv_factor(pet, min(acquired, default=None)))
     if not np.isfinite(volume).all():
         raise DataError("a series has values that are not finite after rescaling; it is damaged.")
     return volume.T
+
+
+def _rescale(frame: NDArray[np.generic], plane: Plane, *, out: NDArray[np.float32]) -> None:
+    """Write stored values as modality values, each the float32 that is nearest to the exact one."""
+    short = frame.dtype.itemsize <= 2 and frame.dtype.kind in "iu"
+    whole = plane.intercept.is_integer() and abs(plane.intercept) < _EXACT
+    if short and whole and plane.slope == 1:
+        np.add(frame, np.float32(plane.intercept), out=out, dtype=np.float32, casting="unsafe")
+    else:
+        out[...] = frame.astype(np.float64) * plane.slope + plane.intercept
 
 
 def _read(ref: FileRef) -> Dataset:

@@ -18,7 +18,7 @@ from evenhand.ingest.dicom.series import Segmentation, Volume, judge_series, stu
 from evenhand.ingest.dicom.values import day
 from evenhand.ingest.labels import choose_labels
 from evenhand.ingest.recipes import Finding, SourcePlan
-from evenhand.ingest.workers import cores, run_isolated
+from evenhand.ingest.workers import Workers, cores
 
 __all__ = ["DicomOptions", "plan_dicom"]
 
@@ -30,7 +30,10 @@ StudyKey = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class DicomOptions:
-    """What the user decides. `sequences`: names that each case must have, the grid's first."""
+    """What the user decides. `sequences`: names that each case must have, the grid's first.
+
+    `workers` read the headers; None: `jobs` processes are started for that.
+    """
 
     hospital: str
     names: Pseudonymiser
@@ -40,6 +43,7 @@ class DicomOptions:
     masks_from: Literal["any", "seg", "rtstruct"] = "any"
     masks_required: bool = True
     jobs: int | None = None
+    workers: Workers | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,11 @@ def plan_dicom(
         UsageError: there is no such source.
     """
     files = find_files(source)
-    headers = _headers(files, options.jobs or cores(), progress)
+    if options.workers is None:
+        with Workers(options.jobs or cores()) as workers:
+            headers = _headers(files, workers, progress)
+    else:
+        headers = _headers(files, options.workers, progress)
     findings = [
         _file_finding(header)
         for header in headers
@@ -95,7 +103,7 @@ def plan_dicom(
 
 
 def _headers(
-    files: Sequence[FileRef], jobs: int, progress: Callable[[int, int], None] | None
+    files: Sequence[FileRef], workers: Workers, progress: Callable[[int, int], None] | None
 ) -> list[FileHeader]:
     """Read all headers in worker processes; a file on which one dies is refused alone."""
     step = progress or (lambda _done, _total: None)
@@ -105,7 +113,7 @@ def _headers(
     ]
     while waiting:
         again: list[tuple[int, tuple[FileRef, ...]]] = []
-        for answer in run_isolated(read_headers, waiting, jobs=jobs, seconds=_HEADER_SECONDS):
+        for answer in workers.run(read_headers, waiting, seconds=_HEADER_SECONDS):
             start, refs = waiting[answer.index]
             if answer.value is not None:
                 done += answer.value

@@ -1,9 +1,10 @@
 """All checks over whole stores: each case by itself, then against the others."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from evenhand.ingest.quality.checks import Finding, check_case
 from evenhand.ingest.quality.coarse import body_of, coarse_volume, fingerprint_bits
 from evenhand.ingest.quality.flips import find_flips
 from evenhand.ingest.quality.prints import BANDS, band_digests, near_duplicates
+from evenhand.ingest.text_guard import TEXT
 from evenhand.ingest.workers import cores, run_isolated
 
 __all__ = ["CaseQuality", "StoreQuality", "assess", "set_aside"]
@@ -143,8 +145,15 @@ def _look(task: tuple[Path, str]) -> _Look:
         raise StoreError("The case has no image.")
     body = body_of(image)
     coarse = coarse_volume(image, body, case.affine)
-    findings = check_case(case, volumes, body)
+    findings = (*check_case(case, volumes, body), *_text(store.evidence(case) or {}))
     return _Look(findings, sequence, coarse, fingerprint_bits(coarse))
+
+
+def _text(evidence: Mapping[str, Any]) -> Iterator[Finding]:
+    """Regions that the OCR library took for text and could not read: for a person to look at."""
+    for sequence, boxes in evidence.get(TEXT, {}).get("perhaps", {}).items():
+        places = ", ".join("({}, {}) to ({}, {})".format(*box) for box in boxes)
+        yield Finding("text", "warning", f"{sequence} may show text at {places}; look at it")
 
 
 def _against_others(
