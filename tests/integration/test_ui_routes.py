@@ -235,8 +235,10 @@ class TestProtection:
         ("GET", "image/0"),
         ("GET", "proposal"),
         ("GET", "draft"),
+        ("GET", "prompt"),
         ("PUT", "draft"),
         ("POST", "seen"),
+        ("POST", "prompt"),
         ("POST", "decision"),
     )
 
@@ -274,7 +276,7 @@ class TestProtection:
         head = {"Origin": "http://page", "Sec-Fetch-Site": "same-origin"}
         assert desk.ask("GET", "proposal", head=head).status_code == 200
 
-    @pytest.mark.parametrize(("method", "path"), ALL[3:])
+    @pytest.mark.parametrize(("method", "path"), ALL[4:])
     def test_looking_only(self, desk, method, path):
         """A ticket to look does not change anything."""
         assert desk.ask(method, path, action=READ).status_code == 403

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from evenhand.cases.records import Case
 from evenhand.errors import EvenhandError
 from evenhand.review import ReviewStore
+from evenhand_ui.assistant import Assistant
 from evenhand_ui.drafts import Drafts
 from evenhand_ui.masks import MaskSummary, read_mask, summarise_mask
 from evenhand_ui.runs import ReviewRun
@@ -57,6 +58,11 @@ class Office:
     def lock(self) -> threading.RLock:
         """Held while a sitting or a draft changes."""
         return threading.RLock()
+
+    @cached_property
+    def assistant(self) -> Assistant:
+        """The model that readers may ask."""
+        return Assistant(self.run)
 
     @cached_property
     def _sittings(self) -> dict[Path, Sitting]:

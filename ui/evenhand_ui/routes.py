@@ -6,6 +6,8 @@
     GET  /evenhand/case/CASE/draft              the reader's own, likewise; 204: none
     PUT  /evenhand/case/CASE/draft              continues the revision in If-Match; 412: another did
     POST /evenhand/case/CASE/seen               slices shown; answers which are missing
+    GET  /evenhand/case/CASE/prompt             whether the model can be asked
+    POST /evenhand/case/CASE/prompt             box and points; answers a suggested mask of a slice
     POST /evenhand/case/CASE/decision           accept, correct, reject, cannot judge
 
 Streamlit's protection does not cover routes of one's own. Each request wants a
@@ -17,6 +19,7 @@ while they are unpacked. Nothing is cached but the viewer's code.
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -33,6 +36,7 @@ from evenhand.review import Reason, Verdict, claim_case
 from evenhand_ui.deciding import Answer, decide
 from evenhand_ui.drafts import Box, DraftConflictError
 from evenhand_ui.office import Office, Reading
+from evenhand_ui.prompting import read_prompt, turn_slice
 from evenhand_ui.tickets import READ, WRITE, TicketError
 from evenhand_ui.volumes import pack, unpack
 
@@ -87,6 +91,8 @@ def make_routes(office: Callable[[], Office]) -> list[Route]:
         route("draft", "GET", READ, 0, _draft),
         route("draft", "PUT", WRITE, BODY_LIMIT_BYTES, _save),
         route("seen", "POST", WRITE, _SMALL_BODY_BYTES, _seen),
+        route("prompt", "GET", READ, 0, _readiness),
+        route("prompt", "POST", WRITE, _SMALL_BODY_BYTES, _prompt),
         route("decision", "POST", WRITE, _SMALL_BODY_BYTES, _decide),
     ]
 
@@ -230,6 +236,18 @@ def _seen(office: Office, reading: Reading, _: Request, body: bytes) -> Response
         seen = tuple(sorted(reading.sitting.seen))
         office.drafts.note(reading.place, seen=seen, seconds=reading.sitting.seconds)
     return JSONResponse({"missing": reading.sitting.missing})
+
+
+def _readiness(office: Office, reading: Reading, _: Request, __: bytes) -> Response:
+    return JSONResponse(asdict(office.assistant.readiness(reading.case)))
+
+
+def _prompt(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
+    office.assistant.demand(reading.case)
+    prompt = read_prompt(_json(body), reading.canonical)
+    mask = office.assistant.answer(reading.case, prompt)
+    voxels, box = turn_slice(mask, prompt.index, reading.canonical)
+    return _packed(pack(voxels), {"X-Evenhand-Box": str(box)})
 
 
 def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Response:

@@ -101,6 +101,14 @@ class Canonical:
         """Return the k of a slice along `slice_axis`, and the other way round."""
         return index if self._orientation[2][1] > 0 else self.shape[2] - 1 - index
 
+    def stored_place(self, place: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Turn a place (x, y, z) to (i, j, k), both counted from the edge of the first voxel."""
+        stored = [0.0, 0.0, 0.0]
+        for axis, (value, source) in enumerate(zip(place, self._source, strict=True)):
+            size = self.shape[source]
+            stored[source] = size - value if axis in self._flipped else value
+        return stored[0], stored[1], stored[2]
+
     def areas(self, mask: NDArray[np.uint8]) -> NDArray[np.intp]:
         """Voxels of a mask (i, j, k) in each slice along `slice_axis`, in viewer order."""
         counts = np.asarray(np.count_nonzero(mask, axis=(0, 1)), dtype=np.intp)

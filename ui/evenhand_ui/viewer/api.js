@@ -56,12 +56,28 @@ export class Api {
     return (await response.json()).revision;
   }
 
+  async get(path) {
+    return (await this.ask(path)).json();
+  }
+
+  // The model's answer to a prompt, as the box that holds it and its voxels.
+  async suggestion(prompt) {
+    const response = await this._post("prompt", prompt);
+    return {
+      box: response.headers.get("X-Evenhand-Box").split(",").map(Number),
+      bytes: new Uint8Array(await response.arrayBuffer()),
+    };
+  }
+
   async tell(path, content) {
-    const response = await this.ask(path, {
+    return (await this._post(path, content)).json();
+  }
+
+  _post(path, content) {
+    return this.ask(path, {
       method: "POST",
       body: JSON.stringify(content),
       headers: { "Content-Type": "application/json" },
     });
-    return response.json();
   }
 }

@@ -5,9 +5,10 @@ import { Editor } from "./edit.js";
 import { listenForKeys } from "./keys.js";
 import { Panel, presetsOf } from "./panel.js";
 import { attachPointer } from "./pointer.js";
+import { Prompts } from "./prompts.js";
 import { Saving } from "./saving.js";
 import { View } from "./view.js";
-import { MINE, PLANES, PROPOSED, Volume } from "./volume.js";
+import { MINE, PLANES, PROPOSED, SUGGESTED, Volume } from "./volume.js";
 import { Watching } from "./watching.js";
 
 export class App {
@@ -25,6 +26,7 @@ export class App {
     this.panel = new Panel(data, this._actions());
     this.root = this.panel.root;
     this._makeViews();
+    this.prompts = new Prompts(this);
     this.saving = new Saving({
       api: this.api, volume: this.volume, editor: this.editor, key: data.draftKey,
       tell: (text, kind) => this.panel.say(text, kind),
@@ -48,6 +50,7 @@ export class App {
     this.root.dataset.left = "";
     this.saving.leave();
     this.watching?.leave();
+    this.prompts.leave();
     this.unlisten?.();
     this.resizer?.disconnect();
     removeEventListener("beforeunload", this.guard);
@@ -77,6 +80,7 @@ export class App {
     this.refresh();
     this.paintNow();
     this.root.dataset.ready = String(Math.round(performance.now() - this.started));
+    this.prompts.start();
     if (!this.panel.status.dataset.kind || this.panel.status.dataset.kind === "busy") {
       this.panel.say(this.data.readonly ? "For looking only" : "", "");
     }
@@ -98,26 +102,8 @@ export class App {
   }
 
   _goToTumour() {
-    const through = this.data.sliceAxis, bit = PROPOSED;
-    const slices = this.volume.slicesOf(through, bit);
-    if (!slices.length) return;
-    const sums = [0, 0, 0];
-    let best = slices[0], most = -1;
-    for (const k of slices) {
-      const { mask } = this.editor.cut(this.mainPlane, k, bit);
-      const count = mask.reduce((sum, m) => sum + m, 0);
-      if (count > most) [best, most] = [k, count];
-    }
-    const { mask, width, height } = this.editor.cut(this.mainPlane, best, bit);
-    mask.forEach((m, n) => {
-      sums[0] += m * (n % width);
-      sums[1] += m * Math.trunc(n / width);
-    });
-    const next = [...this.position];
-    next[through] = best;
-    next[this.mainPlane.across] = width - 1 - Math.round(sums[0] / most);
-    next[this.mainPlane.down] = height - 1 - Math.round(sums[1] / most);
-    this.moveTo(next);
+    const position = this.editor.largest(this.mainPlane, PROPOSED);
+    if (position) this.moveTo(position);
   }
 
   // -- planes -------------------------------------------------------------------------------
@@ -201,6 +187,7 @@ export class App {
       const pen = here ? this.pen : null;
       view.draw({
         grey: this.grey, greyVersion: this.greyVersion, smooth: true, layers, pen,
+        marks: this.look.hidden ? null : this.prompts.marks(view),
         cross: this.tool === "look" ? this.position : null,
       });
       const place = `${view.plane.name}, slice ${view.slice + 1} of ${view.depth}`;
@@ -223,6 +210,9 @@ export class App {
       layers.push({ bit: PROPOSED, style: "outline", opacity: 1, width: 1.25 });
     }
     if (edited) layers.push({ bit: MINE, style: this.look.style, opacity, width: 2 });
+    if (this.volume.suggestion) {
+      layers.push({ bit: SUGGESTED, style: "outline", opacity: 1, width: 2.5, dashed: true });
+    }
     return layers;
   }
 
@@ -279,6 +269,8 @@ export class App {
       size: (by) => this.resizeBrush(by),
       interpolate: () => this.interpolate(),
       revert: () => this.editor.revert(),
+      take: (replace) => this.prompts.take(replace),
+      discard: () => this.prompts.discard(),
       swap: () => this.swap(),
       fit: () => this.fit(),
       unseen: () => this.nextUnseen(),

@@ -35,6 +35,8 @@ function find(app, event) {
   }
   if (key === "Enter" && app.pen?.points) return () => closePolygon(app, !event.shiftKey);
   if (key === "Backspace" && app.pen?.points) return () => dropCorner(app);
+  if (key === "Enter" && app.prompts.answered) return () => app.prompts.take(event.shiftKey);
+  if (key === "Backspace" && app.prompts.open) return () => app.prompts.back();
   if (event.shiftKey && key !== "?") return null;
   if (key in OF_TOOL) return () => app.setTool(OF_TOOL[key]);
   return {

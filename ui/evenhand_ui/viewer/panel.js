@@ -11,6 +11,9 @@ export const TOOLS = [
   { id: "polygon", text: "Polygon", key: "P",
     title: "Click corners, Enter closes, Backspace takes one back, Shift+Enter erases inside" },
   { id: "fill", text: "Fill", key: "F", title: "Fill a closed outline" },
+  { id: "box", text: "Box", key: "A", title: "Drag a box: the model suggests a mask within it" },
+  { id: "points", text: "Points", key: "Q",
+    title: "Click what is inside, with Shift what is outside: the model suggests a mask" },
 ];
 
 const CT_PRESETS = [
@@ -53,7 +56,7 @@ export class Panel {
     this.root.append(
       this._toolbar(), this.notice, el("div", { class: "desk" }, this.planes, this.side),
     );
-    this.side.append(this._progress(), this._display(), this._decision());
+    this.side.append(this._suggestion(), this._progress(), this._display(), this._decision());
   }
 
   _toolbar() {
@@ -61,7 +64,7 @@ export class Panel {
     this.tools = Object.fromEntries(TOOLS.map(({ id, text, key, title }) => [
       id,
       button(text, `${title} (${key})`, () => this.on.tool(id), {
-        "aria-pressed": "false", "data-tool": id,
+        "aria-pressed": "false", "data-tool": id, "data-what": `${title} (${key})`,
         disabled: locked && !["look", "window", "ruler"].includes(id),
       }),
     ]));
@@ -84,6 +87,19 @@ export class Panel {
         button("Swap planes", "Another plane becomes the large one (X)", this.on.swap),
         button("Whole picture", "Zoom and position as at first (0)", this.on.fit)),
       this.status);
+  }
+
+  // What the model answered to a prompt, or why it cannot be asked.
+  _suggestion() {
+    this.model = el("p", { class: "model", role: "status" });
+    this.suggestion = el("div", { class: "suggestion", hidden: true },
+      el("span", {}, el("i", { class: "swatch suggested" }), "Suggestion of the model"),
+      el("div", { class: "row" },
+        button("Take", "Add it to your mask (Enter)", () => this.on.take(false)),
+        button("Replace", "Put it in the place of your mask on this slice (Shift+Enter)",
+          () => this.on.take(true)),
+        button("Drop", "Throw it away (Backspace)", this.on.discard)));
+    return el("section", { class: "asked" }, this.model, this.suggestion);
   }
 
   _progress() {

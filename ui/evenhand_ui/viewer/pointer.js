@@ -63,7 +63,7 @@ const PAINTS = { brush: true, threshold: true, eraser: false };
 function begin(app, view, event) {
   if (event.button === 2) return windowDrag(app, event);
   if (event.button === 1 || (event.button === 0 && event.shiftKey && !(app.tool in PAINTS)
-      && app.tool !== "polygon")) {
+      && app.tool !== "polygon" && app.tool !== "points")) {
     event.preventDefault();
     return panDrag(view, event);
   }
@@ -73,6 +73,7 @@ function begin(app, view, event) {
   if (app.tool === "ruler") return rulerDrag(app, view, event);
   if (app.data.readonly) return null;
   if (app.tool in PAINTS) return paintDrag(app, view, event);
+  if (app.tool === "box" || app.tool === "points") return ask(app, view, event);
   if (app.tool === "polygon") addCorner(app, view, event);
   if (app.tool === "fill") fill(app, view, event);
   return null;
@@ -144,6 +145,30 @@ function paintDrag(app, view, event) {
       at = next;
     },
     end: () => editor.end(),
+  };
+}
+
+function ask(app, view, event) {
+  if (view.plane !== app.mainPlane) {
+    app.panel.say(`The model reads ${app.mainPlane.name.toLowerCase()} slices; ask there.`, "bad");
+    return null;
+  }
+  const from = view.locate(event);
+  if (app.tool === "points") {
+    if (view.voxelAt(from) >= 0) app.prompts.point(view, from, !event.shiftKey);
+    return null;
+  }
+  let to = from;
+  return {
+    move: (e) => {
+      to = view.locate(e);
+      app.pen = { view, slice: view.slice, rect: [from, to] };
+    },
+    end: () => {
+      app.pen = null;
+      if (to[0] !== from[0] && to[1] !== from[1]) app.prompts.box(view, from, to);
+      app.invalidate();
+    },
   };
 }
 
