@@ -10,10 +10,11 @@ from evenhand.cases.nifti import write_nifti
 from evenhand.cases.store import array_sha256
 from evenhand.errors import DataError, StoreError, UsageError
 from evenhand.review import Decision, ReviewStore, State, Verdict
-from evenhand_ui.runs import ReviewRun
+from evenhand_ui.runs import ReviewRun, days_between
 from evenhand_ui.sitting import HEAD_START, PAUSE_LIMIT_S, QUICKEST_S, Sitting
+from evenhand_ui.wording import study_text
 from evenhand_ui.worklist import build_worklist, count_states, next_open, select
-from review_run import AFFINE, make_review_run, proposed_mask
+from review_run import AFFINE, make_review_run, make_run_of, proposed_mask
 
 
 @pytest.fixture
@@ -95,6 +96,42 @@ class TestRun:
         assert ReviewRun.open(folder).units == "voxel"
         (folder / "config.json").unlink()
         assert ReviewRun.open(folder).units == "voxel"
+
+
+class TestOtherStudies:
+    """What stands beside a case is the same patient's, and nobody else's."""
+
+    def test_order(self, tmp_path):
+        """The latest earlier study comes first, then later ones, then those without a date."""
+        voxels = np.zeros((4, 4, 2), np.float32)
+        mask = np.zeros((4, 4, 2), np.uint8)
+        names = ("now", "later", "undated", "long-ago", "before", "same-day")
+        days = ("20200301", "20200401", None, "20190101", "20200229", "20200301")
+        folder = make_run_of(
+            tmp_path / "run",
+            {**dict.fromkeys(names, (voxels, mask, AFFINE)), "other": (voxels, mask, AFFINE)},
+            patients=dict.fromkeys(names, "p-one"),
+            dates={name: day for name, day in zip(names, days, strict=True) if day},
+        )
+        run = ReviewRun.open(folder)
+        now = run.case("now")
+        others = run.others(now)
+        assert [one.case_id for one in others] == [
+            "same-day",
+            "before",
+            "long-ago",
+            "later",
+            "undated",
+        ]
+        texts = [study_text(one.case_id, days_between(now, one)) for one in others]
+        assert texts == [
+            "same day (same-day)",
+            "1 day earlier (before)",
+            "425 days earlier (long-ago)",
+            "31 days later (later)",
+            "undated",
+        ]
+        assert run.others(run.case("other")) == []
 
 
 class TestWorklist:

@@ -19,9 +19,10 @@ from evenhand_ui.faults import told_plainly
 from evenhand_ui.history import show_history
 from evenhand_ui.masks import check_uploaded_mask, recorded_mask
 from evenhand_ui.office import Office, Reading
+from evenhand_ui.runs import days_between
 from evenhand_ui.tickets import READ, WRITE
-from evenhand_ui.volumes import pack
-from evenhand_ui.wording import reason_text, state_text
+from evenhand_ui.volumes import grid_of, pack
+from evenhand_ui.wording import reason_text, state_text, study_text
 from evenhand_ui.worklist import WorkItem
 
 __all__ = ["show_case"]
@@ -109,11 +110,15 @@ def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, 
         "readerCookie": office.tickets.sign_reader(reading.reader),
         "draftKey": reading.place.name,
         "readonly": readonly,
-        "shape": list(canonical.turned_shape),
-        "spacing": list(canonical.spacing_mm),
-        "letters": [list(pair) for pair in canonical.letters],
+        **grid_of(canonical),
+        "others": [
+            study_text(one.case_id, days_between(reading.case, one))
+            for one in office.run.others(reading.case)
+        ],
         "sliceAxis": canonical.slice_axis,
         "sequences": list(reading.case.sequences),
+        "modality": reading.case.acquisition.get("modality", ""),
+        "uncertainty": office.run.probability_path(reading.case.case_id).is_file(),
         "must": sorted(sitting.must_see),
         "missing": sitting.missing,
         "mustText": "slices with proposed tumour" if tumour else "slices (no tumour is proposed)",

@@ -113,16 +113,16 @@ class Office:
             place=place,
         )
 
-    def pixels(self, case_id: str, sequence: str) -> Pixels:
-        """Return the packed image of a case.
+    def pixels(self, case: Case, sequence: str) -> Pixels:
+        """Return the packed image of a case, or of another study of its patient.
 
         Raises:
             DataError: it is missing or damaged.
         """
-        case = self.run.case(case_id)
+        place = (case.patient.hospital, case.case_id)
         affine = case.affine.ras_from_voxel.tobytes()
         with self._one_image:  # who waits for it finds it made
-            return _pixels(self, case_id, sequence, case.sequences[sequence], affine)
+            return _pixels(self, place, sequence, case.sequences[sequence], affine)
 
     def prepare(self, case_id: str, reader: str) -> None:
         """Read a case in the background, so that it opens at once when its turn comes."""
@@ -130,7 +130,8 @@ class Office:
         def work() -> None:
             with suppress(EvenhandError):  # it is told when the case is opened
                 self.reading(case_id, reader)
-                self.pixels(case_id, next(iter(self.run.case(case_id).sequences)))
+                case = self.run.case(case_id)
+                self.pixels(case, next(iter(case.sequences)))
 
         self._ahead.submit(work)
 
@@ -180,8 +181,11 @@ def _proposed(office: Office, case_id: str, _sha256: str, _affine: bytes) -> NDA
 
 
 @lru_cache(maxsize=_IMAGES_KEPT)
-def _pixels(office: Office, case_id: str, sequence: str, _sha256: str, _affine: bytes) -> Pixels:
-    case = office.run.case(case_id)
-    store = office.run.stores[case.patient.hospital]
+def _pixels(
+    office: Office, place: tuple[str, str], sequence: str, _sha256: str, _affine: bytes
+) -> Pixels:
+    hospital, case_id = place
+    store = office.run.stores[hospital]
+    case = store.case(case_id)
     image = store.volumes(case, (sequence,)).images[sequence]
     return encode_image(image, Canonical(case.shape, case.affine))

@@ -2,7 +2,9 @@
 
     GET  /evenhand/viewer/VERSION/FILE          the viewer's own code; no ticket
     GET  /evenhand/case/CASE/image/NUMBER       int16, and how to read it as JSON in a header
+    GET  /evenhand/case/CASE/other/NUMBER       image of another study of the patient, with its grid
     GET  /evenhand/case/CASE/proposal           gzip uint8 of the box that holds the mask
+    GET  /evenhand/case/CASE/uncertainty        likewise, 0 sure to 255 even; 204: not kept
     GET  /evenhand/case/CASE/draft              the reader's own, likewise; 204: none
     PUT  /evenhand/case/CASE/draft              continues the revision in If-Match; 412: another did
     POST /evenhand/case/CASE/seen               slices shown; answers which are missing
@@ -35,10 +37,11 @@ from evenhand.errors import DataError, EvenhandError, ResourceError, ReviewError
 from evenhand.review import Reason, Verdict, claim_case
 from evenhand_ui.deciding import Answer, decide
 from evenhand_ui.drafts import Box, DraftConflictError
+from evenhand_ui.masks import read_uncertainty
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.prompting import read_prompt, turn_slice
 from evenhand_ui.tickets import READ, WRITE, TicketError
-from evenhand_ui.volumes import pack, unpack
+from evenhand_ui.volumes import Canonical, Pixels, grid_of, pack, unpack
 
 __all__ = ["BODY_LIMIT_BYTES", "make_routes", "viewer_sources", "viewer_version"]
 
@@ -87,7 +90,9 @@ def make_routes(office: Callable[[], Office]) -> list[Route]:
     return [
         Route("/evenhand/viewer/{version}/{name}", _viewer_file, methods=["GET"]),
         route("image/{number:int}", "GET", READ, 0, _image),
+        route("other/{number:int}", "GET", READ, 0, _other),
         route("proposal", "GET", READ, 0, _proposal),
+        route("uncertainty", "GET", READ, 0, _uncertainty),
         route("draft", "GET", READ, 0, _draft),
         route("draft", "PUT", WRITE, BODY_LIMIT_BYTES, _save),
         route("seen", "POST", WRITE, _SMALL_BODY_BYTES, _seen),
@@ -180,8 +185,24 @@ def _image(office: Office, reading: Reading, request: Request, _: bytes) -> Resp
     number = request.path_params["number"]
     if not 0 <= number < len(names):
         raise _RequestError(404, "The case has no such sequence.")
-    pixels = office.pixels(reading.case.case_id, names[number])
-    how = {
+    pixels = office.pixels(reading.case, names[number])
+    return _image_answer(pixels, _how(pixels), request)
+
+
+def _other(office: Office, reading: Reading, request: Request, _: bytes) -> Response:
+    others, number = office.run.others(reading.case), request.path_params["number"]
+    if number >= len(others):
+        raise _RequestError(404, "There is no such study of this patient.")
+    case, own = others[number], list(reading.case.sequences)
+    names = sorted(case.sequences, key=lambda name: own.index(name) if name in own else len(own))
+    pixels = office.pixels(case, names[0])
+    canonical = Canonical(case.shape, case.affine)
+    return _image_answer(pixels, _how(pixels) | {"grid": grid_of(canonical)}, request)
+
+
+def _how(pixels: Pixels) -> dict[str, Any]:
+    """How the viewer reads the numbers of an image."""
+    return {
         "slope": pixels.slope,
         "intercept": pixels.intercept,
         "level": pixels.window.level,
@@ -189,6 +210,9 @@ def _image(office: Office, reading: Reading, request: Request, _: bytes) -> Resp
         "low": pixels.low,
         "high": pixels.high,
     }
+
+
+def _image_answer(pixels: Pixels, how: dict[str, Any], request: Request) -> Response:
     head = {"X-Evenhand-Image": json.dumps(how)}
     if request.client is not None and request.client.host in _THIS_MACHINE:
         # Nothing is gained by packing; said outright, so that Streamlit does not pack it either.
@@ -199,6 +223,15 @@ def _image(office: Office, reading: Reading, request: Request, _: bytes) -> Resp
 
 def _proposal(_: Office, reading: Reading, __: Request, ___: bytes) -> Response:
     turned = reading.canonical.turn(reading.proposed)
+    box = Box.around(turned)
+    return _packed(pack(turned[box.slices]), {"X-Evenhand-Box": str(box)})
+
+
+def _uncertainty(office: Office, reading: Reading, _: Request, __: bytes) -> Response:
+    path = office.run.probability_path(reading.case.case_id)
+    if not path.is_file():
+        return Response(status_code=204)
+    turned = reading.canonical.turn(read_uncertainty(path, reading.case))
     box = Box.around(turned)
     return _packed(pack(turned[box.slices]), {"X-Evenhand-Box": str(box)})
 

@@ -5,7 +5,7 @@ from typing import Literal
 from evenhand.review import Entry, Reason, State, Verdict
 from evenhand_ui.masks import MaskSummary
 
-__all__ = ["history_line", "reason_text", "size_text", "state_text"]
+__all__ = ["history_line", "reason_text", "size_text", "state_text", "study_text"]
 
 # The sign says the state where colour cannot.
 _STATES = {
@@ -51,6 +51,15 @@ def size_text(proposal: MaskSummary, units: Literal["mm", "voxel"]) -> str:
     if units == "mm":
         return f"{proposal.volume_mm3 / 1000:.1f} ml"
     return f"{proposal.voxels} voxels"
+
+
+def study_text(case_id: str, days: int | None) -> str:
+    """Name another study of a patient: how far from this one, and its id."""
+    if days is None:
+        return case_id
+    span = "1 day" if abs(days) == 1 else f"{abs(days)} days"
+    when = "same day" if days == 0 else f"{span} {'later' if days > 0 else 'earlier'}"
+    return f"{when} ({case_id})"
 
 
 def history_line(entry: Entry, proposed_sha256: str) -> str:

@@ -104,7 +104,9 @@ def erase_from_run(run: Path, patient_id: str) -> list[Erasure]:
             if erased.case_ids:
                 done += [erased, *_clear_learned(home)]
         cases = {case_id for erased in done for case_id in erased.case_ids}
-        for mask in sorted((run / "arms").glob("*/masks/*.nii.gz")):
+        arms, kinds = run / "arms", ("masks", "probabilities")
+        proposed = [path for kind in kinds for path in arms.glob(f"*/{kind}/*.nii.gz")]
+        for mask in sorted(proposed):
             if mask.name.removesuffix(".nii.gz") in cases:
                 done.append(Erasure(mask.parent, (), 1, mask.stat().st_size, 0))
                 mask.unlink()

@@ -1,6 +1,7 @@
 """Score one arm on the test patients: masks on disk, rows for the prediction table."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def evaluate_arm(
                 else:
                     prediction = _with_boxes(config, model, cache, case, reference)
                 if prompt == prompts[0]:
-                    _write_mask(run.arm(arm), case, prediction)
+                    _write_proposal(run.arm(arm), case, prediction)
                 row = _row(config, case, mask=prediction.mask, reference=reference)
                 rows.append({"arm": arm, "prompt": prompt, **row})
                 bar.advance(task)
@@ -88,12 +89,18 @@ def _with_boxes(
     return predict_boxes(model, cache, case, boxes)
 
 
-def _write_mask(folder: ArmFolder, case: Case, prediction: Prediction) -> None:
-    path = folder.mask_path(case.case_id)
+def _write_proposal(folder: ArmFolder, case: Case, prediction: Prediction) -> None:
+    """Keep a mask for review, and before it the probabilities that it was cut from."""
+    probability = np.rint(prediction.probability.astype(np.float32) * 255).astype(np.uint8)
+    _write(folder.probability_path(case.case_id), case, probability)
+    _write(folder.mask_path(case.case_id), case, prediction.mask)
+
+
+def _write(path: Path, case: Case, voxels: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
     try:
-        write_nifti(draft, prediction.mask, case.affine)
+        write_nifti(draft, voxels, case.affine)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -31,6 +31,18 @@ export class Api {
     return { how, numbers: new Int16Array(await response.arrayBuffer()) };
   }
 
+  // Another study of the patient: its grid, and its image.
+  async study(number) {
+    const response = await this.ask(`other/${number}`);
+    const { grid, ...how } = JSON.parse(response.headers.get("X-Evenhand-Image"));
+    return { grid, how, numbers: new Int16Array(await response.arrayBuffer()) };
+  }
+
+  // Where the model is not sure; null: nothing was kept of that.
+  async heat() {
+    return this.mask("uncertainty");
+  }
+
   async mask(which) {
     const response = await this.ask(which);
     if (response.status === 204) return null;

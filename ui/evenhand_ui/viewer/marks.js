@@ -31,7 +31,42 @@ export function drawPen(context, pen, { left, top, sx, sy }, [mx]) {
 }
 
 // The box and the points of a prompt. Inside is a filled dot, outside a cross.
-export function drawMarks(context, { rect, dots }, frame) {
+// `line`: a diameter; `cursor`: where the keyboard draws.
+export function drawMarks(context, { prompt, line, cursor }, frame) {
+  const { left, top, sx, sy } = frame;
+  const place = ([c, r]) => [left + c * sx, top + r * sy];
+  if (prompt) drawPrompt(context, prompt, frame);
+  if (line) drawLine(context, line.ends.map(place), line.text);
+  if (cursor) drawCursor(context, place(cursor.at), cursor.down);
+}
+
+function drawCursor(context, [x, y], down) {
+  for (const [colour, width] of [["#000", 4], [down ? "#ffd75e" : "#fff", 2]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      context.moveTo(x + 4 * dx, y + 4 * dy);
+      context.lineTo(x + 14 * dx, y + 14 * dy);
+    }
+    context.stroke();
+  }
+}
+
+function drawLine(context, [[x0, y0], [x1, y1]], text) {
+  context.strokeStyle = "#fff";
+  context.lineWidth = 1.5;
+  context.beginPath();
+  context.moveTo(x0, y0);
+  context.lineTo(x1, y1);
+  for (const [x, y] of [[x0, y0], [x1, y1]]) context.rect(x - 2, y - 2, 4, 4);
+  context.stroke();
+  context.font = "600 14px system-ui, sans-serif";
+  context.fillStyle = "#ffe9a8";
+  context.fillText(text, Math.max(x0, x1) + 8, Math.min(y0, y1) - 6);
+}
+
+function drawPrompt(context, { rect, dots }, frame) {
   const { left, top, sx, sy } = frame;
   context.strokeStyle = context.fillStyle = "#fff";
   context.lineWidth = 1.5;

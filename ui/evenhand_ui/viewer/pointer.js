@@ -9,6 +9,12 @@ export function attachPointer(app, view) {
   const { canvas } = view;
   let drag = null, turned = 0;
 
+  canvas.addEventListener("focus", () => {
+    if (app.active === view) return;
+    app.active = view;
+    if (app.cursor.on) app.cursor.take(view);
+  });
+
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 
   canvas.addEventListener("wheel", (event) => {
@@ -30,6 +36,7 @@ export function attachPointer(app, view) {
 
   canvas.addEventListener("pointerdown", (event) => {
     if (!app.grey || drag) return;
+    app.cursor.lift();
     canvas.focus({ preventScroll: true });
     app.active = view;
     drag = begin(app, view, event);
@@ -60,7 +67,7 @@ export function attachPointer(app, view) {
 
 const PAINTS = { brush: true, threshold: true, eraser: false };
 
-function begin(app, view, event) {
+export function begin(app, view, event) {
   if (event.button === 2) return windowDrag(app, event);
   if (event.button === 1 || (event.button === 0 && event.shiftKey && !(app.tool in PAINTS)
       && app.tool !== "polygon" && app.tool !== "points")) {
@@ -79,7 +86,7 @@ function begin(app, view, event) {
   return null;
 }
 
-function hover(app, view, event) {
+export function hover(app, view, event) {
   if (!(app.tool in PAINTS)) return;
   app.pen = { view, at: view.locate(event), radius: app.brushMm / 2 };
   app.invalidate();

@@ -132,9 +132,9 @@ export class Prompts {
       app.volume.suggest(bytes, box);
       this.answered = bytes.length > 0;
       app.panel.suggestion.hidden = !this.answered;
-      app.panel.say(this.answered
-        ? `Suggested: ${app.volume.suggested} voxels. Enter takes it, Backspace does not`
-        : "The model finds nothing there", this.answered ? "" : "bad");
+      // At the side: the line above belongs to what is saved meanwhile.
+      app.panel.suggested.textContent = `The model suggests ${app.sizeText(app.volume.suggested)}`;
+      app.panel.say(this.answered ? "" : "The model finds nothing there", this.answered ? "" : "bad");
       app.invalidate();
     } catch (error) {
       if (number !== this.number) return;

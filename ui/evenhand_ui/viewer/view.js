@@ -25,6 +25,7 @@ export class View {
     this.pixelMm = [volume.spacing[plane.across], volume.spacing[plane.down]];
     this.element = this._build();
     this.sheet = sheetOf(width, height);
+    this.warm = sheetOf(width, height);
     this.paint = Object.fromEntries(
       [MINE, PROPOSED, SUGGESTED].map((bit) => [bit, sheetOf(width, height)]));
     this.drawn = {};
@@ -88,6 +89,12 @@ export class View {
     return [(event.clientX - box.left - left) / sx, (event.clientY - box.top - top) / sy];
   }
 
+  // The other way round: where a place lies in the window.
+  onScreen([column, row]) {
+    const box = this.canvas.getBoundingClientRect(), { left, top, sx, sy } = this.frame();
+    return [box.left + left + column * sx, box.top + top + row * sy];
+  }
+
   voxelAt([column, row]) {
     const { start, stepAcross, stepDown } = this.volume.walk(this.plane, this.slice);
     const c = Math.floor(column), r = Math.floor(row);
@@ -108,7 +115,7 @@ export class View {
     this.pan = [0, 0];
   }
 
-  // `look`: grey (table), greyVersion, layers [{bit, style, opacity, width}], cross, marks, pen.
+  // `look`: grey (table), greyVersion, layers [{bit, style, opacity, width}], cross, heat, marks, pen.
   draw(look) {
     const context = this.canvas.getContext("2d");
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
@@ -120,6 +127,7 @@ export class View {
     context.imageSmoothingEnabled = look.smooth;
     context.drawImage(this.sheet.canvas, ...spread);
     context.imageSmoothingEnabled = false;
+    if (look.heat) context.drawImage(this._heated(look.heat), ...spread);
     for (const layer of look.layers) this._drawLayer(context, layer, frame, spread);
     if (look.cross) this._drawCross(context, look.cross, frame);
     if (look.marks) drawMarks(context, look.marks, frame);
@@ -139,6 +147,15 @@ export class View {
       }
     }
     this.sheet.context.putImageData(this.sheet.pixels, 0, 0);
+  }
+
+  _heated(heat) {
+    if (this.drawn.heat !== this.slice) {
+      this.drawn.heat = this.slice;
+      heat.write(this.warm.words, this.volume, this.plane, this.slice);
+      this.warm.context.putImageData(this.warm.pixels, 0, 0);
+    }
+    return this.warm.canvas;
   }
 
   _drawLayer(context, { bit, style, opacity, width, dashed }, frame, spread) {
