@@ -6,19 +6,24 @@ import json
 CREATE = (
     "CREATE TABLE review_schema (version INTEGER NOT NULL PRIMARY KEY)",
     "INSERT INTO review_schema VALUES (2)",
-    "CREATE TABLE claims (arm VARCHAR(100) NOT NULL, case_id VARCHAR(64) NOT NULL, "
-    "reader VARCHAR(100) NOT NULL, since_s DOUBLE PRECISION NOT NULL, "
-    "until_s DOUBLE PRECISION NOT NULL, PRIMARY KEY (arm, case_id))",
+    (
+        "CREATE TABLE claims (arm VARCHAR(100) NOT NULL, case_id VARCHAR(64) NOT NULL, "
+        "reader VARCHAR(100) NOT NULL, since_s DOUBLE PRECISION NOT NULL, "
+        "until_s DOUBLE PRECISION NOT NULL, PRIMARY KEY (arm, case_id))"
+    ),
     "INSERT INTO claims VALUES ('federated', 'n001', 'Dr. Lee', 1.0, 2.0)",
-    "CREATE TABLE decisions (position INTEGER NOT NULL PRIMARY KEY, "
-    "decided_at_utc VARCHAR(40) NOT NULL, case_id VARCHAR(64) NOT NULL, "
-    "hospital VARCHAR(64) NOT NULL, arm VARCHAR(100) NOT NULL, verdict VARCHAR(20) NOT NULL, "
-    "reason VARCHAR(40), comment TEXT NOT NULL, reader VARCHAR(100) NOT NULL, "
-    "proposed_sha256 VARCHAR(64) NOT NULL, corrected_sha256 VARCHAR(64), corrected_path TEXT, "
-    "seconds DOUBLE PRECISION NOT NULL, strokes INTEGER NOT NULL, dice DOUBLE PRECISION, "
-    "hd95 DOUBLE PRECISION, backbone VARCHAR(100) NOT NULL, adapter_sha256 VARCHAR(64) NOT NULL, "
-    "slices_seen TEXT NOT NULL, previous_sha256 VARCHAR(64) NOT NULL UNIQUE, "
-    "sha256 VARCHAR(64) NOT NULL UNIQUE)",
+    (
+        "CREATE TABLE decisions (position INTEGER NOT NULL PRIMARY KEY, "
+        "decided_at_utc VARCHAR(40) NOT NULL, case_id VARCHAR(64) NOT NULL, "
+        "hospital VARCHAR(64) NOT NULL, arm VARCHAR(100) NOT NULL, verdict VARCHAR(20) NOT NULL, "
+        "reason VARCHAR(40), comment TEXT NOT NULL, reader VARCHAR(100) NOT NULL, "
+        "proposed_sha256 VARCHAR(64) NOT NULL, corrected_sha256 VARCHAR(64), corrected_path TEXT, "
+        "seconds DOUBLE PRECISION NOT NULL, strokes INTEGER NOT NULL, dice DOUBLE PRECISION, "
+        "hd95 DOUBLE PRECISION, backbone VARCHAR(100) NOT NULL, "
+        "adapter_sha256 VARCHAR(64) NOT NULL, "
+        "slices_seen TEXT NOT NULL, previous_sha256 VARCHAR(64) NOT NULL UNIQUE, "
+        "sha256 VARCHAR(64) NOT NULL UNIQUE)"
+    ),
 )
 """What SQLAlchemy made of schema 2, on SQLite and PostgreSQL alike."""
 
@@ -29,10 +34,14 @@ SQLITE_GUARD = tuple(
 )
 
 POSTGRES_GUARD = (
-    "CREATE FUNCTION decisions_are_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-    "$$ BEGIN RAISE EXCEPTION 'decisions are append-only'; END $$",
-    "CREATE TRIGGER decisions_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON decisions "
-    "FOR EACH STATEMENT EXECUTE FUNCTION decisions_are_append_only()",
+    (
+        "CREATE FUNCTION decisions_are_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'decisions are append-only'; END $$"
+    ),
+    (
+        "CREATE TRIGGER decisions_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON decisions "
+        "FOR EACH STATEMENT EXECUTE FUNCTION decisions_are_append_only()"
+    ),
 )
 
 

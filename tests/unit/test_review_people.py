@@ -20,7 +20,7 @@ from evenhand.review import (
     set_passphrase,
 )
 
-PASSPHRASE = "seven blue ducks"
+WORDS = "seven blue ducks"
 
 
 def lee(**changes):
@@ -57,7 +57,7 @@ def test_found_by_id_and_login(store):
 
 def test_changed_and_removed(store):
     """Roles can be changed without losing the passphrase; who is removed may do nothing."""
-    set_passphrase(store, "r1", PASSPHRASE)
+    set_passphrase(store, "r1", WORDS)
     put_person(store, lee(roles=frozenset({Role.ADMIN})))
     assert people(store) == [lee(roles=frozenset({Role.ADMIN}), has_passphrase=True)]
     remove_person(store, "r1")
@@ -97,13 +97,13 @@ def test_unknown_role():
 
 def test_passphrase(store, path):
     """The right one passes, another does not, and the file holds neither."""
-    set_passphrase(store, "r1", PASSPHRASE)
-    check_passphrase(store, "r1", PASSPHRASE, now_s=0)
+    set_passphrase(store, "r1", WORDS)
+    check_passphrase(store, "r1", WORDS, now_s=0)
     with pytest.raises(ReviewError, match="not your passphrase"):
-        check_passphrase(store, "r1", PASSPHRASE + "x", now_s=0)
+        check_passphrase(store, "r1", WORDS + "x", now_s=0)
     (kept,) = sqlite3.connect(path).execute("SELECT passphrase FROM people").fetchone()
     assert kept.startswith("$argon2id$v=19$m=47104,t=1,p=1$")
-    assert PASSPHRASE not in kept
+    assert WORDS not in kept
 
 
 @pytest.mark.parametrize("short", ["", "1234567", "aaaaaaaaaaaa"])
@@ -116,8 +116,8 @@ def test_weak_passphrase(store, short):
 def test_set_once(store):
     """Who has stolen a window cannot choose a new passphrase; an administrator can clear it."""
     with pytest.raises(ReviewError, match="no passphrase yet"):
-        check_passphrase(store, "r1", PASSPHRASE, now_s=0)
-    set_passphrase(store, "r1", PASSPHRASE)
+        check_passphrase(store, "r1", WORDS, now_s=0)
+    set_passphrase(store, "r1", WORDS)
     with pytest.raises(ReviewError, match="set already"):
         set_passphrase(store, "r1", "another of mine")
     clear_passphrase(store, "r1")
@@ -127,11 +127,11 @@ def test_set_once(store):
 
 def test_guessing_takes_time(store, path):
     """After five wrong ones even the right one has to wait, over a restart too."""
-    set_passphrase(store, "r1", PASSPHRASE)
+    set_passphrase(store, "r1", WORDS)
     for _ in range(5):
         with pytest.raises(ReviewError, match="not your"):
             check_passphrase(store, "r1", "wrong", now_s=100)
     with ReviewStore(path) as again:
         with pytest.raises(ReviewError, match="try again in 15 min"):
-            check_passphrase(again, "r1", PASSPHRASE, now_s=101)
-        check_passphrase(again, "r1", PASSPHRASE, now_s=100 + 15 * 60)
+            check_passphrase(again, "r1", WORDS, now_s=101)
+        check_passphrase(again, "r1", WORDS, now_s=100 + 15 * 60)

@@ -193,9 +193,7 @@ class TestFigures:
     def test_kappa_and_dice(self):
         """Kappa by hand: 3 of 4 alike; by chance (3/4)(2/4) + (1/4)(2/4) = 1/2; so 1/2."""
         pairs = [(ACCEPT, ACCEPT), (ACCEPT, ACCEPT), (ACCEPT, REJECT), (REJECT, REJECT)]
-        standings = [
-            standing(trail(("A", FIRST, one), ("B", SECOND, two))) for one, two in pairs
-        ]
+        standings = [standing(trail(("A", FIRST, one), ("B", SECOND, two))) for one, two in pairs]
         figures = agreement_of([*standings, standing(trail(("A", FIRST, ACCEPT)))])
         assert (figures.cases, figures.agreed, figures.dice) == (4, 3, (0.9, 0.9))
         assert figures.kappa == pytest.approx(0.5)
@@ -216,9 +214,7 @@ class TestFigures:
 
     def test_readers(self):
         """Medians and counts of each reader; withdrawals do not count."""
-        entries = trail(
-            ("A", FIRST, ACCEPT), ("A", FIRST, Verdict.WITHDRAW), ("A", FIRST, CORRECT)
-        )
+        entries = trail(("A", FIRST, ACCEPT), ("A", FIRST, Verdict.WITHDRAW), ("A", FIRST, CORRECT))
         (figures,) = reader_figures(entries)
         assert (figures.reader, figures.decisions, figures.median_seconds) == ("A", 2, 20.0)
         assert figures.verdicts == {ACCEPT: 1, CORRECT: 1}

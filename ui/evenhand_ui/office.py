@@ -8,7 +8,7 @@ who has looked at what.
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 
 from evenhand.cases.records import Case
 from evenhand.errors import EvenhandError
-from evenhand.review import ReviewStore
+from evenhand.review import STAGE_OF, ReviewStore, Role, Stage
+from evenhand_ui.access import Presence
+from evenhand_ui.answers import Answer
 from evenhand_ui.drafts import Drafts
 from evenhand_ui.masks import MaskSummary, read_mask, summarise_mask
+from evenhand_ui.readings import CaseReview, Plan, review_all, review_case
+from evenhand_ui.rules import Rules
 from evenhand_ui.runs import ReviewRun
 from evenhand_ui.sitting import Sitting
 from evenhand_ui.tickets import TicketError, Tickets, page_key
@@ -33,7 +37,11 @@ _MASKS_KEPT = 32
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One reader at one case and its present proposal; what they paint lies in `place`."""
+    """One reader at one case and its present proposal; what they paint lies in `place`.
+
+    Where the reader must judge before the proposal is shown (`unaided`), `proposed` is
+    empty, and `proposal` says so; its hash is the true one's all the same.
+    """
 
     case: Case
     canonical: Canonical
@@ -42,6 +50,13 @@ class Reading:
     reader: str
     sitting: Sitting
     place: Path
+    role: Role = Role.READER
+    unaided: bool = False
+
+    @property
+    def stage(self) -> Stage:
+        """As which reading of the case this is."""
+        return STAGE_OF[self.role]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +67,30 @@ class Office:
     store: ReviewStore
     tickets: Tickets
     drafts: Drafts
+    plan: Plan
+
+    @property
+    def rules(self) -> Rules:
+        """How people log in, and how cases are read."""
+        return self.plan.rules
+
+    @cached_property
+    def presence(self) -> Presence:
+        """Who was here when."""
+        return Presence(limit_s=self.rules.idle_minutes * 60)
+
+    @cached_property
+    def to_sign(self) -> dict[Path, Answer]:
+        """What readers have said and not signed yet, by place."""
+        return {}
+
+    def review(self, case_id: str) -> CaseReview:
+        """Look up what was decided about a case."""
+        return review_case(self.run, self.store, self.plan, case_id)
+
+    def reviews(self) -> dict[str, CaseReview]:
+        """Look up what was decided about all cases."""
+        return review_all(self.run, self.store, self.plan)
 
     @cached_property
     def lock(self) -> threading.RLock:
@@ -77,8 +116,8 @@ class Office:
         except KeyError:
             raise TicketError("There is no such case on this page.") from None
 
-    def reading(self, case_id: str, reader: str) -> Reading:
-        """Return a reader's work on a case, as it was left.
+    def reading(self, case_id: str, reader: str, role: Role = Role.READER) -> Reading:
+        """Return a reader's work on a case, in a role, as it was left.
 
         Raises:
             DataError: mask, draft or case is missing, damaged or does not fit.
@@ -86,10 +125,14 @@ class Office:
         case = self.run.case(case_id)
         proposal = summarise_mask(self.run.mask_path(case_id))
         canonical = Canonical(case.shape, case.affine)
-        affine = case.affine.ras_from_voxel.tobytes()
-        proposed = _proposed(self, case_id, proposal.sha256, affine)
+        proposed = self.proposed(case_id)
         opaque = self.tickets.opaque(case_id)
         place = self.drafts.place(case_id, opaque, reader, proposal.sha256)
+        unaided = self.unaided(case_id, reader, role)
+        if unaided:
+            proposed = np.zeros_like(proposed)
+            proposal = replace(proposal, tumour_slices=0, voxels=0, volume_mm3=0.0)
+            place = place.with_name(f"{place.name}-unaided")
         with self.lock:
             sitting = self._sittings.get(place)
             if sitting is None:
@@ -105,7 +148,25 @@ class Office:
             reader=reader,
             sitting=sitting,
             place=place,
+            role=role,
+            unaided=unaided,
         )
+
+    def proposed(self, case_id: str) -> NDArray[np.uint8]:
+        """Return the proposed mask (i, j, k); it cannot be written.
+
+        Raises:
+            DataError: it is missing, damaged or does not fit.
+        """
+        affine = self.run.case(case_id).affine.ras_from_voxel.tobytes()
+        sha256 = summarise_mask(self.run.mask_path(case_id)).sha256
+        return _proposed(self, case_id, sha256, affine)
+
+    def unaided(self, case_id: str, reader: str, role: Role) -> bool:
+        """Whether a reader must still judge a case before its proposal is shown."""
+        if not self.rules.unaided_share:
+            return False
+        return self.review(case_id).unaided_now(reader, role)
 
     def pixels(self, case_id: str, sequence: str) -> Pixels:
         """Return the packed image of a case.
@@ -118,12 +179,12 @@ class Office:
         with self._one_image:  # who waits for it finds it made
             return _pixels(self, case_id, sequence, case.sequences[sequence], affine)
 
-    def prepare(self, case_id: str, reader: str) -> None:
+    def prepare(self, case_id: str, reader: str, role: Role = Role.READER) -> None:
         """Read a case in the background, so that it opens at once when its turn comes."""
 
         def work() -> None:
             with suppress(EvenhandError):  # it is told when the case is opened
-                self.reading(case_id, reader)
+                self.reading(case_id, reader, role)
                 self.pixels(case_id, next(iter(self.run.case(case_id).sequences)))
 
         self._ahead.submit(work)
@@ -141,6 +202,7 @@ class Office:
         with self.lock:
             self.drafts.drop(reading.place)
             self._sittings.pop(reading.place, None)
+            self.to_sign.pop(reading.place, None)
 
 
 @lru_cache(maxsize=8)
@@ -162,6 +224,7 @@ def office_of(folder: Path, arm: str | None, database: str | None) -> Office:
         store=ReviewStore(database or run.database),
         tickets=Tickets(page_key(own / "page.key"), scope=run.arm),
         drafts=Drafts(own / "drafts"),
+        plan=Plan.of(run),
     )
 
 

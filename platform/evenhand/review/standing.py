@@ -172,18 +172,28 @@ def check_task(
         return
     stages = {e.decision.stage for e in entries if e.decision.reader == person_id}
     if role is Role.ADJUDICATOR:
-        if not standing.sealed:
-            raise ReviewError("There is nothing to adjudicate: not both readings are there.")
-        if stages & {Stage.FIRST, Stage.SECOND}:
-            raise ReviewError("You have read this case yourself; another person adjudicates.")
-        return
-    stage = STAGE_OF[role]
+        _check_adjudicator(standing, stages)
+    else:
+        _check_reader(STAGE_OF[role], standing, stages)
+        if write:
+            _check_open(STAGE_OF[role], standing, person_id)
+
+
+def _check_adjudicator(standing: Standing, stages: set[Stage]) -> None:
+    if not standing.sealed:
+        raise ReviewError("There is nothing to adjudicate: not both readings are there.")
+    if stages & {Stage.FIRST, Stage.SECOND}:
+        raise ReviewError("You have read this case yourself; another person adjudicates.")
+
+
+def _check_reader(stage: Stage, standing: Standing, stages: set[Stage]) -> None:
     if stage is Stage.SECOND and not standing.wants_second:
         raise ReviewError("This case is not read twice.")
     if standing.wants_second and stages - {stage}:
         raise ReviewError("You have read this case in another role; another person reads it now.")
-    if not write:
-        return
+
+
+def _check_open(stage: Stage, standing: Standing, person_id: str) -> None:
     if standing.sealed:
         raise ReviewError("Both readings of this case are done; only an adjudicator changes it.")
     there = standing.at(stage)

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from evenhand.review.records import Entry
 from evenhand.review.store import ChainCheck
@@ -110,6 +111,7 @@ _SIGNED = {"signed_name": "name", "signed_meaning": "meaning", "signed_with": "m
 
 
 def _cell(entry: Entry, column: str) -> object:
+    value: Any
     if column in _SIGNED:
         value = getattr(entry.decision.signature, _SIGNED[column], "")
     else:
