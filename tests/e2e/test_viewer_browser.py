@@ -205,7 +205,6 @@ def test_lesions(page, served):
 
     for _ in range(3):
         page.keyboard.press("ArrowUp")
-    there = page.locator(f"{HERE} [data-plane=axial] .caption").text_content()
     page.keyboard.press("p")
     for place in ((20, 20), (26, 20), (26, 32), (20, 32)):
         page.mouse.click(*on_plane(page, "axial", place, SHAPE[:2]))
@@ -218,12 +217,11 @@ def test_lesions(page, served):
     assert float(long) == pytest.approx(np.hypot(5, 12), abs=0.06)
     assert unit == "mm"
     assert float(wide) == pytest.approx(6 * 13 / 12, abs=0.06)  # across, between the long sides
-    assert f"Axial, {second[2]} of {SHAPE[2]}" == there
+    caption = page.locator(f"{HERE} [data-plane=axial] .caption")
+    assert caption.text_content() == f"Axial, {second[2]} of {SHAPE[2]}"
 
     rows.nth(0).get_by_role("button").click()
-    expect(page.locator(f"{HERE} [data-plane=axial] .caption")).to_have_text(
-        f"Axial, {largest[2]} of {SHAPE[2]}"
-    )
+    expect(caption).to_have_text(f"Axial, {largest[2]} of {SHAPE[2]}")
     page.keyboard.press("Control+z")
     expect(rows).to_have_count(1)
     # A ball of 25 voxels across is as long as it is wide; one voxel of 1 x 2 mm is 2 mm long.
@@ -284,6 +282,7 @@ def test_everything_by_keyboard(page, served):
     assert mine_ml(page) - start == pytest.approx(8 * 6 * VOXEL_ML, abs=0.02)
     press(page, "Control+z")
 
+    expect(page.locator(STATUS)).to_have_text("Saved")
     press(page, "m", "Space", "ArrowRight*9", "Space")
     expect(page.locator(STATUS)).to_have_text("9.0 mm")
 
@@ -386,6 +385,8 @@ def grave_faults(page):
     """What axe calls serious or critical: rule, impact, and where."""
     from axe_playwright_python.sync_playwright import Axe
 
+    # What Streamlit draws anew is pale for a moment.
+    sync_api.expect(page.locator('[data-stale="true"]')).to_have_count(0)
     found = Axe().run(page).response["violations"]
     return [
         (one["id"], one["impact"], [node["target"] for node in one["nodes"]])

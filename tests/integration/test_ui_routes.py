@@ -488,8 +488,9 @@ class TestDecision:
         away = database.with_name("away")
         database.rename(away)
         answer = decide(desk, "correct", reason="boundary", revision=1)
-        assert answer.status_code == 409
+        assert answer.status_code == 503, "the viewer keeps its copy and tries again"
         assert "nothing was recorded" in answer.json()["error"]
+        assert save(desk, proposed_mask(), base=1).status_code == 503
         for leftover in database.parent.glob("review.sqlite*"):
             leftover.unlink()
         away.rename(database)

@@ -4,6 +4,8 @@ An upload is untrusted: its size is capped before and while it is unpacked, so
 that a small file cannot unpack into a full memory.
 """
 
+import gzip
+import io
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -214,19 +216,17 @@ def keep_correction(path: Path, case: Case, mask: NDArray[np.uint8]) -> None:
 
 
 def _unpack(content: bytes, allowed: int) -> bytes:
-    if content[:2] != b"\x1f\x8b":
-        plain, too_large = content, len(content) > allowed
-    else:
+    plain = content
+    if content[:2] == b"\x1f\x8b":
+        # Of one member or several: volumes of ours are written in blocks.
         try:
-            unpacker = zlib.decompressobj(wbits=31)
-            plain = unpacker.decompress(content, allowed + 1)
-            too_large = len(plain) > allowed
-            complete = unpacker.eof or too_large
-        except zlib.error:
-            complete = False
-        if not complete:
-            raise DataError("The uploaded .gz file is damaged or cut short; save and upload again.")
-    if too_large:
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+                plain = stream.read(allowed + 1)
+        except (OSError, EOFError, zlib.error):
+            raise DataError(
+                "The uploaded .gz file is damaged or cut short; save and upload again."
+            ) from None
+    if len(plain) > allowed:
         raise DataError(
             "The uploaded mask unpacks to more than this case's volume can hold; "
             "upload a mask of this case."

@@ -14,8 +14,10 @@
 
 Streamlit's protection does not cover routes of one's own. Each request wants a
 ticket in a header (`tickets.py`), which no foreign page can set; a foreign
-Origin is refused all the same. Bodies are capped while they are read, masks
-while they are unpacked. Nothing is cached but the viewer's code.
+Origin is refused all the same. What the ticket's person may do in their role is
+looked up each time (`access.py`). Who must judge unaided gets nothing of the
+model. Bodies are capped while they are read, masks while they are unpacked.
+Nothing is cached but the viewer's code.
 """
 
 import json
@@ -33,10 +35,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from evenhand.errors import DataError, EvenhandError, ResourceError, ReviewError
+from evenhand.errors import (
+    DataError,
+    EvenhandError,
+    ResourceError,
+    ReviewAwayError,
+    ReviewError,
+)
 from evenhand.review import Reason, Verdict, claim_case
-from evenhand_ui.deciding import Answer, decide
+from evenhand_ui.access import admit
+from evenhand_ui.deciding import Answer, decide, keep_for_signature
 from evenhand_ui.drafts import Box, DraftConflictError
+from evenhand_ui.gate import LOGIN_HEADER
 from evenhand_ui.masks import read_uncertainty
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.prompting import read_prompt, turn_slice
@@ -51,6 +61,11 @@ BODY_LIMIT_BYTES = 16 << 20
 _THIS_MACHINE = frozenset({"127.0.0.1", "::1"})
 _SMALL_BODY_BYTES = 64 << 10
 _KINDS = {".js": "text/javascript", ".css": "text/css"}
+_UNAIDED = frozenset(
+    {"image/{number:int}", "other/{number:int}", "proposal", "draft", "seen", "decision"}
+)
+"""What is answered before the proposal may be shown; the proposal is empty then."""
+
 _Endpoint = Callable[[Request], Awaitable[Response]]
 _Work = Callable[[Office, Reading, Request, bytes], Response]
 
@@ -84,7 +99,7 @@ def make_routes(office: Callable[[], Office]) -> list[Route]:
     """Return the routes; `office` is asked at each request."""
 
     def route(path: str, method: str, action: str, limit: int, work: _Work) -> Route:
-        endpoint = _guarded(office, action, limit, work)
+        endpoint = _guarded(office, action, limit, work, unaided=path in _UNAIDED)
         return Route(f"/evenhand/case/{{case}}/{path}", endpoint, methods=[method])
 
     return [
@@ -112,8 +127,10 @@ async def _viewer_file(request: Request) -> Response:
     return Response(content, media_type=kind, headers=lasting)
 
 
-def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work) -> _Endpoint:
-    """Let a request through to `work` when origin, ticket, case and size are in order."""
+def _guarded(
+    office: Callable[[], Office], action: str, limit: int, work: _Work, *, unaided: bool
+) -> _Endpoint:
+    """Let a request through to `work` when origin, ticket, person, case and size are in order."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -126,28 +143,44 @@ def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work)
             body = await _body(request, limit)
 
             def answer() -> Response:
-                return work(own, own.reading(case_id, grant.reader), request, body)
+                header = request.headers.get(LOGIN_HEADER, "")
+                admit(own, grant, case_id, action, header=header)
+                reading = own.reading(case_id, grant.reader, grant.role)
+                _check_aid(reading, unaided=unaided)
+                return work(own, reading, request, body)
 
             response = await run_in_threadpool(answer)
-        except TicketError as error:
-            response = _refusal(401 if error.expired else 403, str(error))
-        except DraftConflictError as error:
-            response = _refusal(412, str(error), revision=error.revision)
-        except _RequestError as error:
-            response = _refusal(error.status, str(error))
         except ClientDisconnect:
             response = _refusal(400, "The connection was cut.")
-        except ReviewError as error:
-            response = _refusal(409, str(error))
-        except ResourceError as error:  # 5xx: the viewer keeps its copy and tries again
-            response = _refusal(503, str(error))
         except EvenhandError as error:
-            response = _refusal(422, str(error))
+            response = _refused(error)
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
     return endpoint
+
+
+def _refused(error: EvenhandError) -> JSONResponse:
+    """Say no, in the way that the viewer understands: 5xx means that it may try again."""
+    match error:
+        case TicketError():
+            return _refusal(401 if error.expired else 403, str(error))
+        case DraftConflictError():
+            return _refusal(412, str(error), revision=error.revision)
+        case _RequestError():
+            return _refusal(error.status, str(error))
+        case ReviewAwayError() | ResourceError():
+            return _refusal(503, str(error))
+        case ReviewError():
+            return _refusal(409, str(error))
+        case _:
+            return _refusal(422, str(error))
+
+
+def _check_aid(reading: Reading, *, unaided: bool) -> None:
+    if reading.unaided and not unaided:
+        raise _RequestError(409, "Judge the case yourself first; then this opens.")
 
 
 def _check_origin(request: Request) -> None:
@@ -298,6 +331,10 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
         raise _RequestError(400, "A decision is withdrawn in its history.")
     with office.lock:
         reading.sitting.report((), time.monotonic())
+    decides = not reading.unaided or answer.verdict is Verdict.CANNOT_JUDGE
+    if office.rules.verified and decides:
+        keep_for_signature(office, reading, answer, now_s=time.time())
+        return JSONResponse({"position": None})  # the page asks for the signature
     entry = decide(office, reading, answer, now_s=time.time())
     return JSONResponse({"position": entry.position})
 
@@ -305,7 +342,14 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
 def _hold(office: Office, reading: Reading) -> None:
     """Renew the reader's claim, or tell that the case was taken over."""
     case_id = reading.case.case_id
-    claim = claim_case(office.store, office.run.arm, case_id, reading.reader, now_s=time.time())
+    claim = claim_case(
+        office.store,
+        office.run.arm,
+        case_id,
+        reading.reader,
+        now_s=time.time(),
+        stage=reading.stage,
+    )
     if claim.reader != reading.reader:
         raise ReviewError(f"{claim.reader} has taken this case over; your draft is kept.")
 

@@ -30,6 +30,7 @@ export class Prompts {
       this._tell(state, why);
     } catch (error) {
       if (error instanceof Refused && error.status === 401) this.app.renew();
+      else if (error instanceof Refused && error.status < 500) this._tell("absent", error.message);
       else this._tell("preparing", "The server does not answer.");
     }
     if (this.state === "preparing" && !this.app.left) {
