@@ -63,20 +63,29 @@ def stored_as(volume, codes, *, degrees=0.0, spacing_mm=(1.0, 1.0, 1.5)):
     return np.asarray(image.dataobj), Affine(turn @ image.affine)
 
 
-def make_run_of(folder: Path, cases):
-    """Write a run with one hospital; `cases`: (image, mask, affine) as stored, by case id."""
+def make_run_of(folder: Path, cases, *, patients=None, dates=None):
+    """Write a run with one hospital; `cases`: (image, mask, affine) as stored, by case id.
+
+    `patients` names the patient of a case that shares one; `dates` (YYYYMMDD) that of a study.
+    A case without a mask is in the store only.
+    """
     store = CaseStore.create(folder / "hospitals" / "north" / "store", "north")
     masks = folder / "arms" / "federated" / "masks"
     masks.mkdir(parents=True)
     for case_id, (image, mask, affine) in cases.items():
         store.add(
             case_id=case_id,
-            patient=Patient(patient_id=f"p-{case_id}", hospital="north"),
+            patient=Patient(
+                patient_id=(patients or {}).get(case_id, f"p-{case_id}"), hospital="north"
+            ),
             affine=affine,
             images={"FLAIR": np.ascontiguousarray(image)},
             mask=None,
             source="made for a test",
+            acquisition={"study_date_shifted": dates[case_id]} if case_id in (dates or {}) else {},
         )
+        if mask is None:
+            continue
         write_nifti(masks / f"{case_id}.nii.gz", np.ascontiguousarray(mask), affine)
     (folder / "config.json").write_text('{"data": {"units": "mm"}}', encoding="utf-8")
     return folder

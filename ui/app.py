@@ -5,7 +5,9 @@ from pathlib import Path
 import streamlit as st
 
 import evenhand_ui
-from evenhand_ui.serving import routes
+from evenhand_ui.serving import middleware, routes
 
 # Streamlit finds the app by reading this file: it must be made here, in so many words.
-app = st.App(Path(evenhand_ui.__file__).with_name("script.py"), routes=routes())
+app = st.App(
+    Path(evenhand_ui.__file__).with_name("script.py"), routes=routes(), middleware=middleware()
+)

@@ -13,6 +13,7 @@
     │   └── PolicyError           exit 1   what the hospital's site policy does not allow
     ├── FederationError           exit 1   a round that could not be finished
     ├── ReviewError               exit 1   a decision that cannot be recorded
+    │   └── ReviewAwayError       exit 1   because its database does not answer now
     └── ResourceError             exit 1   disk, port, missing optional part
 
 A message is for a person: what was wanted, what came, the way out. It names a
@@ -30,6 +31,7 @@ __all__ = [
     "PolicyError",
     "PrivacyError",
     "ResourceError",
+    "ReviewAwayError",
     "ReviewError",
     "StoreError",
     "UsageError",
@@ -91,6 +93,10 @@ class FederationError(EvenhandError):
 
 class ReviewError(EvenhandError):
     """A review decision cannot be recorded."""
+
+
+class ReviewAwayError(ReviewError):
+    """The review database is locked, damaged, gone or out of reach; later it may work."""
 
 
 class ResourceError(EvenhandError):

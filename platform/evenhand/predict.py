@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
+from evenhand.errors import DataError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder, frozen_precision
 from evenhand.model.head import box_hints
@@ -25,12 +26,14 @@ from evenhand.model.sealed_slices import SealedSlices
 __all__ = [
     "OpenCase",
     "Prediction",
+    "SlicePrompt",
     "answer_box",
     "boxes_from_reference",
     "predict_automatic",
     "predict_boxes",
     "predict_from_slice",
     "predict_hinted_boxes",
+    "predict_prompt",
     "without_specks",
 ]
 
@@ -220,15 +223,12 @@ def answer_box(model: AdaptedModel, case: OpenCase, *, z: int, box: Tensor) -> T
     """Logits (i, j) of one slice from a box on it: quick enough to wait for.
 
     Args:
-        model: its head takes hints (model.head_hints); else the mask decoder answers.
+        model: its head takes hints (model.head_hints).
         case: what is segmented.
         z: the slice.
         box: (4,), x0 y0 x1 y1 in pixels of the slice.
     """
     hidden = torch.tensor(case.hidden[z : z + 1]).float()
-    if not model.config.head_hints:
-        square = Letterbox(case.square.height, case.square.width, model.config.image_size)
-        return square.invert(model.answer_boxes(hidden, square.boxes(box[None])))[0]
     hints = box_hints(case.square.boxes(box[None]), case.square.size)
     slices = with_neighbours(case.slices, torch.tensor([z]))
     return case.square.invert(model.propose(slices, hidden, hints))[0]
@@ -270,6 +270,64 @@ def predict_from_slice(
                 break
             carried = answer(at, carried)
     return Prediction.from_logits(logits, threshold=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicePrompt:
+    """What a reader points at on one slice, in its pixels: x along j, y along i, edges whole.
+
+    Attributes:
+        index: the slice, k.
+        box: x0 y0 x1 y1; None: no box.
+        points: x, y, and whether the place is inside; 0.5 is the middle of the first pixel.
+    """
+
+    index: int
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float, bool], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a prompt that points at nothing."""
+        if self.box is None and not any(inside for *_, inside in self.points):
+            raise DataError("The model needs a box, or a point inside; draw one.")
+
+
+@torch.inference_mode()
+def predict_prompt(
+    model: AdaptedModel,
+    cache: EmbeddingCache,
+    case: Case,
+    prompt: SlicePrompt,
+    *,
+    threshold: float = 0.5,
+) -> NDArray[np.uint8]:
+    """Segment one slice by what a reader points at: (i, j) of 0 and 1.
+
+    Args:
+        model: with or without a trained adapter.
+        cache: of the case's hospital; the case must be in it.
+        case: whose slice it is.
+        prompt: box, points, or both.
+        threshold: probability above which a pixel belongs to the mask.
+
+    Raises:
+        DataError: there is no such slice.
+        ResourceError: the case is not in the cache.
+    """
+    height, width, depth = case.shape
+    if not 0 <= prompt.index < depth:
+        raise DataError(f"The case has slices 0 to {depth - 1}; a prompt names another.")
+    fit = Letterbox(height, width, model.config.image_size)
+    hidden = torch.tensor(cache.read(case)[prompt.index][None]).float()
+    boxes = points = None
+    if prompt.box is not None:
+        boxes = fit.boxes(torch.tensor([prompt.box]))
+    if prompt.points:
+        places = torch.tensor([[[x, y] for x, y, _ in prompt.points]])
+        labels = torch.tensor([[float(inside) for *_, inside in prompt.points]])
+        points = fit.points(places), labels
+    logits = fit.invert(model.answer_prompts(hidden, boxes=boxes, points=points))
+    return (logits[0].sigmoid() > threshold).numpy().astype(np.uint8)
 
 
 def boxes_from_reference(mask: NDArray[np.uint8], *, jitter: int, seed: int) -> Tensor:

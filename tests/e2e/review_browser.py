@@ -57,22 +57,24 @@ def served(folder, port=None):
                 process.kill()
 
 
-SHORT_LIVED = """
+APP = """
+import sys
 from pathlib import Path
 import streamlit as st
 import evenhand_ui
-from evenhand_ui import tickets
 from evenhand_ui.serving import routes
-tickets.LIFETIME_S = {seconds}
+sys.path.insert(0, {tests!r})
+{change}
 app = st.App(Path(evenhand_ui.__file__).with_name("script.py"), routes=routes())
 """
 
 
 @contextmanager
-def served_with_short_tickets(folder, scratch, seconds):
-    """The page with tickets that last some seconds only; yields the port."""
-    script, port = scratch / "short_lived_app.py", free_port()
-    script.write_text(SHORT_LIVED.format(seconds=seconds), encoding="utf-8")
+def served_changed(folder, scratch, change):
+    """The page after some lines of Python that change it; yields the port."""
+    script, port = scratch / "changed_app.py", free_port()
+    tests = str(Path(__file__).resolve().parents[1])
+    script.write_text(APP.format(tests=tests, change=change), encoding="utf-8")
     command = [sys.executable, "-m", "streamlit", "run", str(script)]
     command += [f"--{name}={str(value).lower()}" for name, value in STREAMLIT_OPTIONS.items()]
     environment = {**os.environ, RUN_VARIABLE: str(folder)}
@@ -85,6 +87,12 @@ def served_with_short_tickets(folder, scratch, seconds):
         finally:
             process.terminate()
             process.wait(30)
+
+
+def served_with_short_tickets(folder, scratch, seconds):
+    """The page with tickets that last some seconds only; yields the port."""
+    change = f"from evenhand_ui import tickets\ntickets.LIFETIME_S = {seconds}"
+    return served_changed(folder, scratch, change)
 
 
 def sign_in(page, port, reader):

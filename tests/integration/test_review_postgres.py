@@ -11,8 +11,22 @@ from pathlib import Path
 
 import pytest
 
+import review_schema2
 from evenhand.errors import ReviewError
-from evenhand.review import Decision, Reason, ReviewStore, Verdict, active_claims, claim_case
+from evenhand.review import (
+    Decision,
+    Person,
+    Reason,
+    ReviewStore,
+    Role,
+    Stage,
+    Verdict,
+    active_claims,
+    check_passphrase,
+    claim_case,
+    put_person,
+    set_passphrase,
+)
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed (evenhand[postgres])")
 
@@ -102,7 +116,7 @@ def server():
 def store(server):
     """An empty review database."""
     server.execute(
-        "DROP TABLE IF EXISTS decisions, claims, review_schema CASCADE",
+        "DROP TABLE IF EXISTS decisions, claims, people, review_schema CASCADE",
         "DROP FUNCTION IF EXISTS decisions_are_append_only",
     )
     with ReviewStore(server.url) as opened:
@@ -189,7 +203,7 @@ def test_four_writers_at_once(store, server):
 def test_two_pages_start_at_once(server, store):
     """Two pages that open an empty database at the same time make one."""
     server.execute(
-        "DROP TABLE decisions, claims, review_schema CASCADE",
+        "DROP TABLE decisions, claims, people, review_schema CASCADE",
         "DROP FUNCTION decisions_are_append_only",
     )
     failures = []
@@ -206,6 +220,40 @@ def test_two_pages_start_at_once(server, store):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_database_of_the_version_before(server, store):
+    """Schema 2 is brought up to date where it lies: hashes hold, guards stay, new columns work."""
+    server.execute(
+        "DROP TABLE decisions, claims, people, review_schema CASCADE",
+        "DROP FUNCTION decisions_are_append_only",
+        *review_schema2.CREATE,
+        *review_schema2.POSTGRES_GUARD,
+    )
+    names, values = review_schema2.rows()
+    places = ", ".join("%s" for _ in names)
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        for row in values:
+            connection.execute(f"INSERT INTO decisions VALUES ({places})", row)  # noqa: S608
+    with ReviewStore(server.url) as migrated:
+        entry = migrated.append(decision(stage=Stage.SECOND, login="proxy"))
+        assert entry.previous_sha256 == values[-1][-1]
+        assert migrated.entries()[-1].decision.stage is Stage.SECOND
+        check = migrated.verify()
+        assert (check.length, check.broken_at) == (4, None)
+        assert claim_case(migrated, "federated", "n001", "B", now_s=0).reader == "B"
+    with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+        server.execute("UPDATE decisions SET login = 'x'")
+
+
+def test_people(store):
+    """People and passphrases work as in SQLite."""
+    roles = frozenset({Role.READER})
+    put_person(store, Person(person_id="r1", login="l", name="Dr. Lee", roles=roles))
+    set_passphrase(store, "r1", "seven blue ducks")
+    check_passphrase(store, "r1", "seven blue ducks", now_s=0)
+    with pytest.raises(ReviewError, match="not your passphrase"):
+        check_passphrase(store, "r1", "seven blue dogs", now_s=0)
 
 
 def test_claims(store):

@@ -13,6 +13,7 @@ import pytest
 from starlette.applications import Starlette
 
 from evenhand.cases.hashing import array_sha256
+from evenhand.cases.nifti import write_nifti
 from evenhand.metrics import score_case
 from evenhand.review import ReviewStore, Verdict, claim_case
 from evenhand_ui import drafts, sitting
@@ -136,6 +137,26 @@ class TestVoxels:
         assert answer.headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
         assert answer.content == b""
 
+    def test_uncertainty(self, desk):
+        """One bit where the model was even, nothing where it was sure; 204 where none was kept."""
+        assert desk.ask("GET", "uncertainty").status_code == 204
+        values = np.zeros(SHAPE, dtype=np.uint8)
+        values[20, 15, 5], values[21, 15, 5], values[1, 1, 1] = 127, 230, 1
+        path = desk.office.run.probability_path("n001")
+        path.parent.mkdir()
+        write_nifti(path, values, AFFINE)
+        answer = desk.ask("GET", "uncertainty")
+        box = Box.parse(answer.headers["X-Evenhand-Box"], SHAPE)
+        whole = np.zeros(SHAPE, dtype=np.uint8)
+        whole[box.slices] = volume_of(answer, box.shape)
+        p = 230 / 255
+        bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        assert turned(whole)[20, 15, 5] == 255
+        assert turned(whole)[21, 15, 5] == round(255 * bits)
+        assert np.count_nonzero(whole) == 2
+        write_nifti(path, values[:-1], AFFINE)
+        assert desk.ask("GET", "uncertainty").status_code == 422
+
     def test_viewer_code(self, desk):
         """The viewer's own files come by name and version, with no case in them, and last."""
         for name, content in viewer_sources().items():
@@ -233,10 +254,14 @@ class TestProtection:
 
     ALL = (
         ("GET", "image/0"),
+        ("GET", "other/0"),
         ("GET", "proposal"),
         ("GET", "draft"),
+        ("GET", "prompt"),
+        ("GET", "uncertainty"),
         ("PUT", "draft"),
         ("POST", "seen"),
+        ("POST", "prompt"),
         ("POST", "decision"),
     )
 
@@ -274,7 +299,7 @@ class TestProtection:
         head = {"Origin": "http://page", "Sec-Fetch-Site": "same-origin"}
         assert desk.ask("GET", "proposal", head=head).status_code == 200
 
-    @pytest.mark.parametrize(("method", "path"), ALL[3:])
+    @pytest.mark.parametrize(("method", "path"), ALL[6:])
     def test_looking_only(self, desk, method, path):
         """A ticket to look does not change anything."""
         assert desk.ask(method, path, action=READ).status_code == 403
@@ -463,8 +488,9 @@ class TestDecision:
         away = database.with_name("away")
         database.rename(away)
         answer = decide(desk, "correct", reason="boundary", revision=1)
-        assert answer.status_code == 409
+        assert answer.status_code == 503, "the viewer keeps its copy and tries again"
         assert "nothing was recorded" in answer.json()["error"]
+        assert save(desk, proposed_mask(), base=1).status_code == 503
         for leftover in database.parent.glob("review.sqlite*"):
             leftover.unlink()
         away.rename(database)

@@ -268,10 +268,11 @@ class TestForget:
             (folder / "0123.npy").write_bytes(b"x" * 10)
             (folder.parent / "moments").mkdir()
             (folder.parent / "moments" / "federated-1.safetensors").write_bytes(b"learned")
-        masks = run / "arms" / "pooled" / "masks"
-        masks.mkdir(parents=True)
-        for case_id in ids:
-            (masks / f"{case_id}.nii.gz").write_bytes(b"mask")
+        for kind in ("masks", "probabilities"):
+            folder = run / "arms" / "pooled" / kind
+            folder.mkdir(parents=True)
+            for case_id in ids:
+                (folder / f"{case_id}.nii.gz").write_bytes(b"voxels")
         (run / "config.json").write_text("{}")
         rows = [f"pooled,{case_id},0.5" for case_id in ids]
         (run / "predictions.csv").write_text("\n".join(["arm,case_id,dice", *rows]) + "\n")
@@ -294,7 +295,8 @@ class TestForget:
         assert not (run / "hospitals" / "north" / "moments").exists()
         assert (run / "hospitals" / "south" / "embeddings" / "0123.npy").exists()
         assert (run / "hospitals" / "south" / "moments").exists()
-        assert len(list((run / "arms" / "pooled" / "masks").iterdir())) == len(others)
+        for kind in ("masks", "probabilities"):
+            assert len(list((run / "arms" / "pooled" / kind).iterdir())) == len(others)
         assert one.case_id not in (run / "predictions.csv").read_text()
         assert one.case_id not in (run / "splits.json").read_text()
         assert json.loads((run / "predictions.json").read_text())["sha256"] != "old"

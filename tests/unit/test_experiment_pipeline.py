@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from shutil import copytree
 
+import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
@@ -16,6 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from evenhand import plugins
 from evenhand.artifacts import read_prediction_table
+from evenhand.cases.nifti import read_nifti
 from evenhand.config import ExperimentConfig
 from evenhand.errors import AdapterError, ResourceError, UsageError
 from evenhand.experiment import arms, pipeline, stages
@@ -326,8 +328,20 @@ class TestFullDisk:
         monkeypatch.setattr("evenhand.cases.nifti.write_nifti", cut_off)
         with pytest.raises(ResourceError, match=r"No space left on device.*Free space"):
             run(config_of(), tmp_path / "out")
-        masks = tmp_path / "out" / "arms" / "box-zero-shot" / "masks"
-        assert list(masks.iterdir()) == []
+        arm = tmp_path / "out" / "arms" / "box-zero-shot"
+        assert [path for path in arm.rglob("*") if path.name.count(".nii")] == []
+
+    def test_probabilities_are_kept_beside_the_mask(self, calls, tmp_path):
+        """What a mask was cut from is kept with it, so that doubt can be shown."""
+        run(config_of(), tmp_path / "out")
+        arm = RunFolder(tmp_path / "out").arm("box-zero-shot")
+        assert arm.mask_case_ids()
+        for case_id in arm.mask_case_ids():
+            mask, _ = read_nifti(arm.mask_path(case_id), name="mask")
+            probability, _ = read_nifti(arm.probability_path(case_id), name="probability")
+            assert probability.dtype == np.uint8
+            assert (probability[mask == 1] >= 127).all()
+            assert (probability[mask == 0] <= 128).all()
 
 
 class TestFederatedArms:

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -59,6 +60,18 @@ class TestUpload:
         mask = check_uploaded_mask(content, case, proposed_mask())
         assert mask.dtype == np.uint8
         assert np.array_equal(mask, corrected_mask())
+
+    def test_our_own_files_are_taken(self, tmp_path):
+        """A large volume that this program wrote, in several gzip members, comes back whole."""
+        voxels = np.zeros((256, 256, 72), dtype=np.uint8)
+        voxels[100:120, 100:120, 70] = 1
+        path = tmp_path / "own.nii.gz"
+        write_nifti(path, voxels, AFFINE)
+        large = SimpleNamespace(shape=voxels.shape, affine=AFFINE)
+        mask = check_uploaded_mask(path.read_bytes(), large, np.zeros_like(voxels))
+        assert np.array_equal(mask, voxels)
+        with pytest.raises(DataError, match="damaged or cut short"):
+            check_uploaded_mask(path.read_bytes()[:-9], large, np.zeros_like(voxels))
 
     def test_no_tumour_at_all_is_a_correction(self, case):
         """An empty mask is taken: the proposal may have been wrong altogether."""

@@ -100,7 +100,7 @@ class TestAppend:
         row = dict(connection.execute("SELECT * FROM decisions").fetchone())
         connection.close()
         del row["sha256"]
-        row["schema"] = 2
+        row["schema"] = row.pop("row_schema")
         text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         assert entry.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
@@ -200,7 +200,7 @@ class TestVerify:
         row = dict(connection.execute("SELECT * FROM decisions WHERE position = 2").fetchone())
         connection.close()
         del row["sha256"]
-        row |= {"schema": 2, "comment": "never said"}
+        row |= {"schema": row.pop("row_schema"), "comment": "never said"}
         text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         forged = hashlib.sha256(text.encode()).hexdigest()
         tamper(
@@ -312,8 +312,8 @@ class TestOpening:
     def test_later_schema(self, path):
         """A database of a later version is refused, with both versions named."""
         ReviewStore(path).close()
-        tamper(path, "UPDATE review_schema SET version = 3")
-        with pytest.raises(ReviewError, match=r"has review schema 3.*wants review schema 2"):
+        tamper(path, "UPDATE review_schema SET version = 4")
+        with pytest.raises(ReviewError, match=r"has review schema 4.*wants review schema 3"):
             ReviewStore(path)
 
     def test_folder_that_cannot_be(self, tmp_path):

@@ -59,6 +59,16 @@ class TestLaterality:
         _, canonical = stored_as(codes)
         assert canonical.letters == [("L", "R"), ("P", "A"), ("I", "S")]
 
+    def test_place_in_the_patient(self, codes):
+        """A voxel lies at the same millimetres before and after it is turned."""
+        voxels, canonical = stored_as(codes)
+        x, y, z = np.argwhere(canonical.turn(voxels) == 17)[0]
+        stored = np.argwhere(voxels == 17)[0]
+        place = np.array(canonical.turned_affine) @ [x, y, z, 1]
+        assert np.allclose(place, canonical.affine.ras_from_voxel @ [*stored, 1])
+        edge = canonical.stored_place((x + 0.25, y + 0.25, z + 0.25))
+        assert np.floor(edge).tolist() == stored.tolist()
+
     def test_slices_are_those_of_the_file(self, codes):
         """Stored slices are counted in the viewer's order, and named by their k in the file."""
         voxels, canonical = stored_as(codes)

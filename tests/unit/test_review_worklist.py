@@ -10,10 +10,12 @@ from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
 from evenhand.errors import DataError, StoreError, UsageError
 from evenhand.review import Decision, ReviewStore, State, Verdict
-from evenhand_ui.runs import ReviewRun
+from evenhand_ui.readings import Plan, review_all
+from evenhand_ui.runs import ReviewRun, days_between
 from evenhand_ui.sitting import HEAD_START, PAUSE_LIMIT_S, QUICKEST_S, Sitting
+from evenhand_ui.wording import study_text
 from evenhand_ui.worklist import build_worklist, count_states, next_open, select
-from review_run import AFFINE, make_review_run, proposed_mask
+from review_run import AFFINE, make_review_run, make_run_of, proposed_mask
 
 
 @pytest.fixture
@@ -41,6 +43,11 @@ def accept(case_id):
         seconds=1,
         slices_seen=(2, 3, 4),
     )
+
+
+def worklist(run, store):
+    """The worklist of a reader in a demo."""
+    return build_worklist(run, review_all(run, store, Plan.of(run)), person_id="Dr. Lee")
 
 
 class TestRun:
@@ -97,12 +104,48 @@ class TestRun:
         assert ReviewRun.open(folder).units == "voxel"
 
 
+class TestOtherStudies:
+    """What stands beside a case is the same patient's, and nobody else's."""
+
+    def test_order(self, tmp_path):
+        """The latest earlier study comes first, then later ones, then those without a date."""
+        voxels = np.zeros((4, 4, 2), np.float32)
+        mask = np.zeros((4, 4, 2), np.uint8)
+        names = ("now", "later", "undated", "long-ago", "before", "same-day")
+        days = ("20200301", "20200401", None, "20190101", "20200229", "20200301")
+        folder = make_run_of(
+            tmp_path / "run",
+            {**dict.fromkeys(names, (voxels, mask, AFFINE)), "other": (voxels, mask, AFFINE)},
+            patients=dict.fromkeys(names, "p-one"),
+            dates={name: day for name, day in zip(names, days, strict=True) if day},
+        )
+        run = ReviewRun.open(folder)
+        now = run.case("now")
+        others = run.others(now)
+        assert [one.case_id for one in others] == [
+            "same-day",
+            "before",
+            "long-ago",
+            "later",
+            "undated",
+        ]
+        texts = [study_text(one.case_id, days_between(now, one)) for one in others]
+        assert texts == [
+            "same day (same-day)",
+            "1 day earlier (before)",
+            "425 days earlier (long-ago)",
+            "31 days later (later)",
+            "undated",
+        ]
+        assert run.others(run.case("other")) == []
+
+
 class TestWorklist:
     """States, filters, and the way through the list."""
 
     def test_all_open_at_first(self, folder, store):
         """Every case with a mask is on the list, by hospital and id, and open."""
-        items = build_worklist(ReviewRun.open(folder), store)
+        items = worklist(ReviewRun.open(folder), store)
         assert [(i.hospital, i.case_id) for i in items] == [
             ("north", "n001"),
             ("north", "n002"),
@@ -113,7 +156,7 @@ class TestWorklist:
     def test_decision_changes_state(self, folder, store):
         """A decision moves its case, in its arm, and no other."""
         store.append(accept("n002"))
-        items = build_worklist(ReviewRun.open(folder), store)
+        items = worklist(ReviewRun.open(folder), store)
         assert [item.state for item in items] == [State.OPEN, State.ACCEPTED, State.OPEN]
         assert count_states(items) == {
             State.OPEN: 2,
@@ -121,8 +164,10 @@ class TestWorklist:
             State.CORRECTED: 0,
             State.REJECTED: 0,
             State.NOT_JUDGED: 0,
+            State.HALF_READ: 0,
+            State.DISPUTED: 0,
         }
-        others = build_worklist(ReviewRun.open(folder, "pooled"), store)
+        others = worklist(ReviewRun.open(folder, "pooled"), store)
         assert {item.state for item in others} == {State.OPEN}
 
     def test_new_mask_reopens(self, folder, store):
@@ -131,14 +176,14 @@ class TestWorklist:
         mask = proposed_mask()
         mask[0, 0, 0] = 1
         write_nifti(folder / "arms/federated/masks/n002.nii.gz", mask, AFFINE)
-        items = build_worklist(ReviewRun.open(folder), store)
+        items = worklist(ReviewRun.open(folder), store)
         assert items[1].state is State.OPEN
         assert items[1].latest is not None, "what was decided before stays visible"
 
     def test_select(self, folder, store):
         """Filters combine; an empty one lets all through."""
         store.append(accept("n002"))
-        items = build_worklist(ReviewRun.open(folder), store)
+        items = worklist(ReviewRun.open(folder), store)
         assert select(items) == items
         chosen = select(items, states=[State.OPEN], hospitals=["north"])
         assert [item.case_id for item in chosen] == ["n001"]
@@ -147,7 +192,7 @@ class TestWorklist:
     def test_next_open_goes_round(self, folder, store):
         """After the last case comes the first open one; a decided case is passed over."""
         store.append(accept("n001"))
-        items = build_worklist(ReviewRun.open(folder), store)
+        items = worklist(ReviewRun.open(folder), store)
         assert next_open(items) == "n002"
         assert next_open(items, "n002") == "s001"
         assert next_open(items, "s001") == "n002"
@@ -164,7 +209,7 @@ class TestUncertainty:
             "federated,s001,0.7\npooled,n001,0.9\n",
             encoding="utf-8",
         )
-        items = build_worklist(ReviewRun.open(folder), store)
+        items = worklist(ReviewRun.open(folder), store)
         assert [item.case_id for item in items] == ["s001", "n002", "n001"]
 
     def test_the_masks_that_are_reviewed_are_meant(self, folder, store):
@@ -181,7 +226,7 @@ class TestUncertainty:
     def test_without(self, folder, store, text):
         """A table without it, or a broken one, leaves the usual order."""
         (folder / "predictions.csv").write_text(text, encoding="utf-8")
-        items = build_worklist(ReviewRun.open(folder), store)
+        items = worklist(ReviewRun.open(folder), store)
         assert [item.case_id for item in items] == ["n001", "n002", "s001"]
 
 

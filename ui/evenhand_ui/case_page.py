@@ -9,58 +9,91 @@ import time
 from functools import partial
 from typing import Any
 
-import numpy as np
 import streamlit as st
 
 from evenhand.errors import DataError, EvenhandError
-from evenhand.review import COMMENT_LIMIT, Claim, Reason, State, claim_case, release_claim
+from evenhand.review import (
+    COMMENT_LIMIT,
+    STAGE_OF,
+    Claim,
+    Entry,
+    Reason,
+    Role,
+    claim_case,
+    release_claim,
+)
+from evenhand_ui.access import Visitor
 from evenhand_ui.component import mount_viewer
-from evenhand_ui.drafts import Box
+from evenhand_ui.deciding import keep_as_draft
 from evenhand_ui.faults import told_plainly
 from evenhand_ui.history import show_history
 from evenhand_ui.masks import check_uploaded_mask, recorded_mask
 from evenhand_ui.office import Office, Reading
+from evenhand_ui.runs import days_between
+from evenhand_ui.signing import ask_signature, sign_decision
 from evenhand_ui.tickets import READ, WRITE
-from evenhand_ui.volumes import pack
-from evenhand_ui.wording import reason_text, state_text
+from evenhand_ui.volumes import grid_of
+from evenhand_ui.wording import reason_text, state_text, study_text
 from evenhand_ui.worklist import WorkItem
 
 __all__ = ["show_case"]
 
 
-def show_case(office: Office, item: WorkItem, *, reader: str, following: str | None) -> None:
+def show_case(
+    office: Office, item: WorkItem, *, visitor: Visitor, role: Role, following: str | None
+) -> None:
     """Draw one case.
 
     Args:
         office: the run under review.
-        item: the case.
-        reader: who reads.
+        item: the case, as this person may know it.
+        visitor: who reads.
+        role: as what.
         following: the case that comes after the decision; None: this is the last.
     """
-    claim = claim_case(office.store, office.run.arm, item.case_id, reader, now_s=time.time())
-    _header(office, item, claim, reader, following)
-    reading = office.reading(item.case_id, reader)
-    _start_from_recorded(office, item, reading)
-    _viewer(office, item, reading, claim.reader != reader, following)
+    reader = visitor.person_id
+    claim = _claim(office, item, reader, role) if item.may_decide else None
+    reading = office.reading(item.case_id, reader, role)
+    _header(office, item, claim, reading, following)
+    readonly = claim is None or claim.reader != reader
+    if not readonly:
+        _start_from_recorded(office, item, reading)
+        _ask_for_signature(office, item, visitor, reading, following)
+    _viewer(office, item, reading, readonly, following)
     if following is not None:
-        office.prepare(following, reader)
+        office.prepare(following, reader, role, after=item.case_id)
     history, exchange = st.columns(2)
     with history:
-        show_history(office, item, reading)
-    if claim.reader == reader:
+        show_history(office, item, reading, visitor)
+    if not readonly:
         with exchange:
             _exchange(office, item, reading)
 
 
+def _claim(
+    office: Office, item: WorkItem, reader: str, role: Role, *, take_over: bool = False
+) -> Claim:
+    return claim_case(
+        office.store,
+        office.run.arm,
+        item.case_id,
+        reader,
+        now_s=time.time(),
+        stage=STAGE_OF[role],
+        take_over=take_over,
+    )
+
+
 def _header(
-    office: Office, item: WorkItem, claim: Claim, reader: str, following: str | None
+    office: Office, item: WorkItem, claim: Claim | None, reading: Reading, following: str | None
 ) -> None:
+    reader = reading.reader
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             "Worklist",
             icon=":material/arrow_back:",
             on_click=_turn_to,
-            args=(office, item, reader, None),
+            args=(office, reading, None),
         )
         st.markdown(f"**{item.case_id}**", width="content")
         st.text(f"{item.hospital} · {state_text(item.state)} · {reader}", width="content")
@@ -70,16 +103,49 @@ def _header(
                 type="tertiary",
                 shortcut="S",
                 on_click=_turn_to,
-                args=(office, item, reader, following),
+                args=(office, reading, following),
             )
-    if claim.reader != reader:
+    if claim is None:
+        st.info("You can look at this case; it is not yours to decide.")
+    elif claim.reader != reader:
         since = time.strftime("%H:%M", time.gmtime(claim.since_s))
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.button("Take the case over", on_click=_take_over, args=(office, item, reader))
+            st.button(
+                "Take the case over", on_click=_take_over, args=(office, item, reader, reading.role)
+            )
             st.warning(
                 f"{claim.reader} has had this case open since {since} UTC. You can look; "
                 "to work on it, take it over. Their draft is kept."
             )
+    if reading.unaided:
+        st.info(
+            "First without the model. Draw the tumour and press Record correction; if there is "
+            "none, look at all slices and press Accept. The proposal is shown after that.",
+            icon=":material/visibility_off:",
+        )
+    if reading.role is Role.ADJUDICATOR and claim is not None and claim.reader == reader:
+        _offer_readings(office, item, reading)
+
+
+def _offer_readings(office: Office, item: WorkItem, reading: Reading) -> None:
+    """Let the adjudicator start from either reader's mask."""
+    standing = office.review(item.case_id).standing
+    with st.container(horizontal=True, vertical_alignment="center"):
+        dice = "" if standing.dice is None else f" Dice between the two: {standing.dice:.2f}."
+        st.text(f"Two readings of this case are done; below is what they say.{dice}")
+        for name, entry in (("first", standing.first), ("second", standing.second)):
+            if entry is not None and entry.decision.corrected_path:
+                st.button(
+                    f"Start from the {name} reader's mask",
+                    on_click=_start_from,
+                    args=(office, reading, entry),
+                )
+
+
+def _start_from(office: Office, reading: Reading, entry: Entry) -> None:
+    mask = recorded_mask(office.run.database.parent, entry, reading.case)
+    keep_as_draft(office, reading, mask)
+    st.session_state["generation"] = st.session_state.get("generation", 0) + 1
 
 
 @st.fragment
@@ -91,30 +157,74 @@ def _viewer(
         key = f"viewer-{reading.place.name}-{generation}-{readonly}"
         result = mount_viewer(key, _viewer_data(office, reading, readonly))
         if result.decided:
-            position = result.decided["position"]
-            st.session_state["message"] = f"Recorded as decision {position}: {item.case_id}"
-            st.session_state["open_case"] = following
+            _decided(office, item, reading, result.decided["position"], following)
             st.rerun()
         if result.lost:
             st.rerun()
+
+
+def _decided(
+    office: Office, item: WorkItem, reading: Reading, position: int | None, following: str | None
+) -> None:
+    """Turn to what comes after what the viewer has sent."""
+    if position is None:
+        st.session_state["to_sign"] = item.case_id
+    elif reading.unaided and office.review(item.case_id).standing.at(reading.stage) is None:
+        st.session_state["generation"] = st.session_state.get("generation", 0) + 1
+        st.session_state["message"] = f"Recorded as {position}. Here is the proposal."
+    else:
+        _go_on(item, position, following)
+
+
+def _go_on(item: WorkItem, position: int, following: str | None) -> None:
+    st.session_state["message"] = f"Recorded as decision {position}: {item.case_id}"
+    st.session_state["open_case"] = following
+
+
+def _ask_for_signature(
+    office: Office, item: WorkItem, visitor: Visitor, reading: Reading, following: str | None
+) -> None:
+    answer = office.to_sign.get(reading.place)
+    if st.session_state.get("to_sign") != item.case_id or answer is None:
+        return
+
+    def work(passphrase: str) -> None:
+        entry = sign_decision(office, visitor, reading, passphrase)
+        st.session_state.pop("to_sign", None)
+        _go_on(item, entry.position, following)
+
+    def cancel() -> None:
+        st.session_state.pop("to_sign", None)
+        office.to_sign.pop(reading.place, None)
+        st.session_state["generation"] = st.session_state.get("generation", 0) + 1
+
+    ask_signature(visitor, answer.verdict, item.case_id, work, cancel)
 
 
 def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, Any]:
     canonical, sitting = reading.canonical, reading.sitting
     opaque = office.tickets.opaque(reading.case.case_id)
     action = READ if readonly else WRITE
+    cookie = "" if office.rules.verified else office.tickets.sign_reader(reading.reader)
     tumour = reading.proposal.voxels > 0
     return {
         "case": opaque,
-        "ticket": office.tickets.issue(reading.reader, opaque, action, now_s=time.time()),
-        "readerCookie": office.tickets.sign_reader(reading.reader),
+        "ticket": office.tickets.issue(
+            reading.reader, opaque, action, now_s=time.time(), role=reading.role
+        ),
+        "readerCookie": cookie,
         "draftKey": reading.place.name,
         "readonly": readonly,
-        "shape": list(canonical.turned_shape),
-        "spacing": list(canonical.spacing_mm),
-        "letters": [list(pair) for pair in canonical.letters],
+        **grid_of(canonical),
+        "others": [
+            study_text(one.case_id, days_between(reading.case, one))
+            for one in office.run.others(reading.case)
+        ],
         "sliceAxis": canonical.slice_axis,
         "sequences": list(reading.case.sequences),
+        "modality": reading.case.acquisition.get("modality", ""),
+        "uncertainty": not reading.unaided
+        and office.run.probability_path(reading.case.case_id).is_file(),
         "must": sorted(sitting.must_see),
         "missing": sitting.missing,
         "mustText": "slices with proposed tumour" if tumour else "slices (no tumour is proposed)",
@@ -126,26 +236,11 @@ def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, 
 
 def _start_from_recorded(office: Office, item: WorkItem, reading: Reading) -> None:
     """Who opens a corrected case again goes on from the mask that was recorded."""
-    latest = item.latest
-    if item.state is not State.CORRECTED or latest is None or not latest.decision.corrected_path:
+    if item.decided is None or not item.decided.decision.corrected_path:
         return
     if office.drafts.read(reading.place).revision == 0:
-        mask = recorded_mask(office.run.database.parent, latest, reading.case)
-        _keep_as_draft(office, reading, mask)
-
-
-def _keep_as_draft(office: Office, reading: Reading, mask: np.ndarray[Any, Any]) -> None:
-    turned = reading.canonical.turn(mask)
-    box = Box.around(turned)
-    with office.lock:
-        draft = office.drafts.read(reading.place)
-        office.drafts.save(
-            reading.place,
-            pack(turned[box.slices]),
-            box,
-            base=draft.revision,
-            strokes=draft.strokes,
-        )
+        mask = recorded_mask(office.run.database.parent, item.decided, reading.case)
+        keep_as_draft(office, reading, mask)
 
 
 def _exchange(office: Office, item: WorkItem, reading: Reading) -> None:
@@ -153,13 +248,14 @@ def _exchange(office: Office, item: WorkItem, reading: Reading) -> None:
     with st.expander("Masks as files", icon=":material/swap_vert:"):
         name = item.case_id
         with st.container(horizontal=True):
-            st.download_button(
-                "Proposed mask",
-                office.run.mask_path(name).read_bytes,
-                file_name=f"{name}_proposed.nii.gz",
-                mime="application/gzip",
-                on_click="ignore",
-            )
+            if not reading.unaided:
+                st.download_button(
+                    "Proposed mask",
+                    office.run.mask_path(name).read_bytes,
+                    file_name=f"{name}_proposed.nii.gz",
+                    mime="application/gzip",
+                    on_click="ignore",
+                )
             sequence = next(iter(reading.case.sequences))
             st.download_button(
                 f"Image ({sequence})",
@@ -179,7 +275,7 @@ def _exchange(office: Office, item: WorkItem, reading: Reading) -> None:
         if upload is not None and upload.file_id != taken:
             try:
                 mask = check_uploaded_mask(upload.getvalue(), reading.case, reading.proposed)
-                _keep_as_draft(office, reading, mask)
+                keep_as_draft(office, reading, mask)
             except DataError as error:
                 st.error(str(error))
                 return
@@ -188,23 +284,24 @@ def _exchange(office: Office, item: WorkItem, reading: Reading) -> None:
             st.rerun()
 
 
-def _turn_to(office: Office, item: WorkItem, reader: str, case_id: str | None) -> None:
+def _turn_to(office: Office, reading: Reading, case_id: str | None) -> None:
     """Leave a case for another, or (None) for the worklist; its clock stops, its draft stays."""
     st.session_state["open_case"] = case_id
+    st.session_state.pop("to_sign", None)
     with office.lock:
-        office.reading(item.case_id, reader).sitting.leave()
-    release_claim(office.store, office.run.arm, item.case_id, reader)
-
-
-def _take_over(office: Office, item: WorkItem, reader: str) -> None:
-    try:
-        claim_case(
+        reading.sitting.leave()
+    if reading.role is not Role.AUDITOR:
+        release_claim(
             office.store,
             office.run.arm,
-            item.case_id,
-            reader,
-            now_s=time.time(),
-            take_over=True,
+            reading.case.case_id,
+            reading.reader,
+            stage=reading.stage,
         )
+
+
+def _take_over(office: Office, item: WorkItem, reader: str, role: Role) -> None:
+    try:
+        _claim(office, item, reader, role, take_over=True)
     except EvenhandError as error:
         st.session_state["message"] = str(error)

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.error import URLError
 
 import click
 import typer
 from typer.core import TyperGroup
 
-from evenhand.errors import ResourceError
+from evenhand.errors import ResourceError, UsageError
 from evenhand.progress import console
 from evenhand_ui.options import (
     ARM_VARIABLE,
@@ -27,6 +27,9 @@ from evenhand_ui.options import (
     RUN_VARIABLE,
     STREAMLIT_OPTIONS,
 )
+
+if TYPE_CHECKING:
+    from evenhand_ui.runs import ReviewRun
 
 __all__ = ["DatabaseOption", "ReviewGroup", "check_port_is_free", "register"]
 
@@ -71,15 +74,17 @@ class ReviewGroup(TyperGroup):
 
 def register(app: typer.Typer) -> None:
     """Add `evenhand review` to the root."""
+    from evenhand_ui.people_cli import register_people
     from evenhand_ui.trail_cli import register_trail
 
     group = typer.Typer(cls=ReviewGroup, help=GROUP_HELP, no_args_is_help=True)
     group.command("open")(_review)
     register_trail(group)
+    register_people(group)
     app.add_typer(group, name="review")
 
 
-def _review(
+def _review(  # noqa: PLR0917 (typer reads a command's options from its parameters)
     run: Annotated[Path, typer.Argument(help="Folder that `evenhand run` wrote.")],
     arm: Annotated[
         str | None,
@@ -89,20 +94,39 @@ def _review(
         DEFAULT_PORT
     ),
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the URL.")] = False,
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="How people log in, who reads twice, who reads unaided (TOML); kept in the run.",
+        ),
+    ] = None,
+    address: Annotated[
+        str,
+        typer.Option(help="Address to listen at; another than this machine's needs a login."),
+    ] = "127.0.0.1",
     database: DatabaseOption = None,
 ) -> None:
     """Review a run's proposed masks in the browser: accept, correct, reject.
 
     Example: evenhand review open runs/demo --arm pooled
     """
+    from evenhand_ui.rules import keep_rules, rules_of
     from evenhand_ui.runs import ReviewRun
 
     opened = ReviewRun.open(run, arm)
     count = len(opened.hospital_of)
+    own = opened.database.parent
+    kept = keep_rules(rules, own) if rules is not None else rules_of(own)
+    if address != "127.0.0.1" and not kept.verified:
+        raise UsageError(
+            "A demo checks nobody's name, so it is reached from this machine only. Name rules "
+            "with a login (--rules FILE), or leave --address out."
+        )
     check_port_is_free(port, run)
     url = f"http://127.0.0.1:{port}"
     try:
-        with _ended_by_signals(), _page(opened.folder, opened.arm, port, database) as child:
+        with _ended_by_signals(), _page(opened, address, port, database) as child:
             _wait_until_up(child, url)
             console.print(f"Reviewing {count} cases of arm [bold]{opened.arm}[/]. Ctrl-C ends it.")
             # On standard output, so that a script can read it.
@@ -139,14 +163,14 @@ def check_port_is_free(port: int, run: Path) -> None:
 
 @contextmanager
 def _page(
-    run: Path, arm: str, port: int, database: str | None
+    run: "ReviewRun", address: str, port: int, database: str | None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run Streamlit in a child process; it has ended when the block is left."""
-    options = {**STREAMLIT_OPTIONS, "server.port": port}
+    options = {**STREAMLIT_OPTIONS, "server.address": address, "server.port": port}
     script = Path(__file__).with_name("review_app.py")
     command = [sys.executable, "-m", "streamlit", "run", str(script)]
     command += [f"--{name}={str(value).lower()}" for name, value in options.items()]
-    environment = {**os.environ, RUN_VARIABLE: str(run.absolute()), ARM_VARIABLE: arm}
+    environment = {**os.environ, RUN_VARIABLE: str(run.folder.absolute()), ARM_VARIABLE: run.arm}
     if database:
         environment[DATABASE_VARIABLE] = database
     # A session of its own: Ctrl-C reaches this process only, which then ends the child in order.

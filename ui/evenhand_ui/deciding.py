@@ -1,35 +1,27 @@
 """How a decision is taken: what is asked of it, and what is recorded with it."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.errors import ReviewError
 from evenhand.metrics import score_case
-from evenhand.review import Decision, Entry, Reason, Verdict, claim_case, release_claim
-from evenhand_ui.drafts import DraftConflictError
+from evenhand.review import Decision, Entry, Signature, Verdict, claim_case, release_claim
+from evenhand_ui.answers import Answer
+from evenhand_ui.drafts import Box, DraftConflictError
 from evenhand_ui.masks import keep_correction, name_correction
 from evenhand_ui.office import Office, Reading
+from evenhand_ui.volumes import pack
 
-__all__ = ["Answer", "corrected_mask", "decide"]
+__all__ = ["Answer", "corrected_mask", "decide", "keep_as_draft", "keep_for_signature"]
 
 _NSD_TOLERANCE = 1.0
 """Not recorded; the metrics want one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a reader has said. `revision` is the draft that was on the screen."""
-
-    verdict: Verdict
-    reason: Reason | None
-    comment: str
-    revision: int
-
-
 def corrected_mask(office: Office, reading: Reading) -> NDArray[np.uint8] | None:
-    """Return the painted mask (i, j, k); None where it does not differ from the proposal."""
+    """Return the painted mask (i, j, k); None where it does not differ from what was shown."""
     draft = office.drafts.read(reading.place)
     if draft.revision == 0:
         return None
@@ -38,34 +30,96 @@ def corrected_mask(office: Office, reading: Reading) -> NDArray[np.uint8] | None
     return None if np.array_equal(mask, reading.proposed) else mask
 
 
-def decide(office: Office, reading: Reading, answer: Answer, *, now_s: float) -> Entry:
+def keep_as_draft(office: Office, reading: Reading, mask: NDArray[np.uint8]) -> None:
+    """Make a mask (i, j, k) the reader's draft."""
+    turned = reading.canonical.turn(mask)
+    box = Box.around(turned)
+    with office.lock:
+        draft = office.drafts.read(reading.place)
+        office.drafts.save(
+            reading.place,
+            pack(turned[box.slices]),
+            box,
+            base=draft.revision,
+            strokes=draft.strokes,
+        )
+
+
+def decide(
+    office: Office,
+    reading: Reading,
+    answer: Answer,
+    *,
+    now_s: float,
+    signature: Signature | None = None,
+) -> Entry:
     """Record a decision, with the corrected mask where there is one.
+
+    What is said before the proposal was shown is recorded as an unaided reading, and the
+    drawing becomes the draft that the reader goes on with; it decides nothing yet.
 
     Raises:
         ReviewError: it may not be taken so; one sentence for the reader. Nothing was recorded.
         ResourceError: the disk is full; nothing was recorded.
     """
     with office.lock:
-        case_id = reading.case.case_id
-        holder = claim_case(office.store, office.run.arm, case_id, reading.reader, now_s=now_s)
-        if holder.reader != reading.reader:
-            raise ReviewError(f"{holder.reader} has taken this case over; nothing was recorded.")
-        draft = office.drafts.read(reading.place)
-        if draft.revision != answer.revision:
-            raise DraftConflictError(draft.revision)
-        corrected = corrected_mask(office, reading)
-        _check(reading, answer, corrected)
-        decision = _decision(office, reading, answer, corrected, draft.strokes)
-        if corrected is not None and decision.corrected_path is not None:
+        decision, mask = _prepared(office, reading, answer, signature, now_s=now_s)
+        if mask is not None and decision.corrected_path is not None:
             path = office.run.database.parent / decision.corrected_path
-            keep_correction(path, reading.case, corrected)
+            keep_correction(path, reading.case, mask)
         entry = office.store.append(decision)
         office.finish(reading)
-    release_claim(office.store, office.run.arm, case_id, reading.reader)
+    if decision.verdict is Verdict.UNAIDED:
+        after = office.reading(reading.case.case_id, reading.reader, reading.role)
+        if mask is not None and mask.any():
+            keep_as_draft(office, after, mask)
+        return entry
+    arm, case_id = office.run.arm, reading.case.case_id
+    release_claim(office.store, arm, case_id, reading.reader, stage=reading.stage)
     return entry
 
 
+def keep_for_signature(office: Office, reading: Reading, answer: Answer, *, now_s: float) -> None:
+    """Check a decision as if it were recorded, and keep it until it is signed.
+
+    Raises:
+        ReviewError: it may not be taken so; nothing was kept.
+    """
+    with office.lock:
+        _prepared(office, reading, answer, None, now_s=now_s)
+        office.to_sign[reading.place] = answer
+
+
+def _prepared(
+    office: Office, reading: Reading, answer: Answer, signature: Signature | None, *, now_s: float
+) -> tuple[Decision, NDArray[np.uint8] | None]:
+    """Check what was said; return what would be recorded."""
+    arm, case_id = office.run.arm, reading.case.case_id
+    holder = claim_case(
+        office.store, arm, case_id, reading.reader, now_s=now_s, stage=reading.stage
+    )
+    if holder.reader != reading.reader:
+        raise ReviewError(f"{holder.reader} has taken this case over; nothing was recorded.")
+    draft = office.drafts.read(reading.place)
+    if draft.revision != answer.revision:
+        raise DraftConflictError(draft.revision)
+    mask = corrected_mask(office, reading)
+    _check(reading, answer, mask)
+    verdict = answer.verdict
+    if reading.unaided and verdict is not Verdict.CANNOT_JUDGE:
+        verdict = Verdict.UNAIDED
+        mask = np.zeros_like(reading.proposed) if mask is None else mask
+    answer = replace(answer, verdict=verdict)
+    decision = _decision(office, reading, answer, mask, strokes=draft.strokes, signature=signature)
+    return decision, mask
+
+
 def _check(reading: Reading, answer: Answer, corrected: NDArray[np.uint8] | None) -> None:
+    if reading.unaided and answer.verdict is Verdict.REJECT:
+        raise ReviewError(
+            "No proposal was shown yet, so there is none to reject: draw the tumour and press "
+            "Record correction, or press Accept when you have looked and there is none."
+        )
     if answer.verdict is Verdict.ACCEPT and reading.sitting.missing:
         raise ReviewError("Look at all slices with proposed tumour before you accept.")
     if answer.verdict is Verdict.CORRECT and corrected is None:
@@ -80,17 +134,18 @@ def _decision(
     office: Office,
     reading: Reading,
     answer: Answer,
-    corrected: NDArray[np.uint8] | None,
+    mask: NDArray[np.uint8] | None,
+    *,
     strokes: int,
+    signature: Signature | None,
 ) -> Decision:
     case, run, sitting = reading.case, office.run, reading.sitting
     path = sha256 = dice = hd95 = None
-    if corrected is not None:
-        path, sha256 = name_correction(case, corrected)
+    if mask is not None:
+        path, sha256 = name_correction(case, mask)
         spacing = case.affine if run.units == "mm" else (1.0, 1.0, 1.0)
-        score = score_case(
-            corrected, reading.proposed, spacing=spacing, nsd_tolerance=_NSD_TOLERANCE
-        )
+        proposed = office.proposed(case.case_id)
+        score = score_case(mask, proposed, spacing=spacing, nsd_tolerance=_NSD_TOLERANCE)
         dice, hd95 = score.dice, score.hd95
     return Decision(
         case_id=case.case_id,
@@ -101,7 +156,7 @@ def _decision(
         proposed_sha256=reading.proposal.sha256,
         seconds=round(sitting.seconds, 1),
         slices_seen=tuple(sorted(reading.canonical.stored_slice(i) for i in sitting.seen)),
-        reason=answer.reason,
+        reason=None if answer.verdict is Verdict.UNAIDED else answer.reason,
         comment=answer.comment.strip(),
         corrected_sha256=sha256,
         corrected_path=path,
@@ -110,4 +165,7 @@ def _decision(
         hd95=hd95,
         backbone=run.backbone,
         adapter_sha256=run.adapter_sha256,
+        stage=reading.stage,
+        login=office.rules.login,
+        signature=signature,
     )

@@ -6,46 +6,65 @@ import streamlit as st
 
 from evenhand.cases.hashing import array_sha256
 from evenhand.errors import EvenhandError, ReviewError
-from evenhand.review import Decision, Entry, State, Verdict, claim_case
+from evenhand.review import Decision, Entry, Signature, Verdict, claim_case
+from evenhand_ui.access import Visitor
 from evenhand_ui.deciding import corrected_mask
 from evenhand_ui.office import Office, Reading
+from evenhand_ui.signing import ask_signature, sign
 from evenhand_ui.wording import history_line
 from evenhand_ui.worklist import WorkItem
 
 __all__ = ["show_history"]
 
 
-def show_history(office: Office, item: WorkItem, reading: Reading) -> None:
-    """Draw the decisions about a case, the latest first."""
-    entries = office.store.entries(case_id=item.case_id, arm=office.run.arm)
+def show_history(office: Office, item: WorkItem, reading: Reading, visitor: Visitor) -> None:
+    """Draw the decisions about a case that a person may see, the latest first."""
+    entries = office.review(item.case_id).visible_to(reading.reader, reading.role)
     if not entries:
         return
-    with st.expander(f"History ({len(entries)})", expanded=item.state is not State.OPEN):
-        if item.state is not State.OPEN:
+    own = item.decided is not None and item.may_decide
+    with st.expander(f"History ({len(entries)})", expanded=own):
+        if own:
             st.caption("A new decision replaces the last one; none is ever deleted.")
             if st.button("Withdraw the decision", icon=":material/undo:", key="withdraw"):
-                _withdraw(office, item, reading)
+                _ask_to_withdraw(office, item, reading, visitor)
         for entry in reversed(entries):
             # st.text: what readers wrote must not be read as markup.
             st.text(history_line(entry, item.proposal.sha256))
 
 
-def _withdraw(office: Office, item: WorkItem, reading: Reading) -> None:
+def _ask_to_withdraw(office: Office, item: WorkItem, reading: Reading, visitor: Visitor) -> None:
+    if office.rules.verified:
+
+        def work(passphrase: str) -> None:
+            signature = sign(office, visitor, Verdict.WITHDRAW, passphrase)
+            _withdraw(office, item, reading, signature)
+
+        ask_signature(visitor, Verdict.WITHDRAW, item.case_id, work, lambda: None)
+        return
     try:
-        with office.lock:
-            entry = _record(office, item, reading)
-            office.finish(reading)
+        _withdraw(office, item, reading, None)
     except EvenhandError as error:
         st.error(str(error))
         return
-    st.session_state["generation"] = st.session_state.get("generation", 0) + 1
-    st.session_state["message"] = f"Recorded as decision {entry.position}: {item.case_id}"
     st.rerun()
 
 
-def _record(office: Office, item: WorkItem, reading: Reading) -> Entry:
+def _withdraw(
+    office: Office, item: WorkItem, reading: Reading, signature: Signature | None
+) -> None:
+    with office.lock:
+        entry = _record(office, item, reading, signature)
+        office.finish(reading)
+    st.session_state["generation"] = st.session_state.get("generation", 0) + 1
+    st.session_state["message"] = f"Recorded as decision {entry.position}: {item.case_id}"
+
+
+def _record(office: Office, item: WorkItem, reading: Reading, signature: Signature | None) -> Entry:
     case_id, arm = item.case_id, office.run.arm
-    holder = claim_case(office.store, arm, case_id, reading.reader, now_s=time.time())
+    holder = claim_case(
+        office.store, arm, case_id, reading.reader, now_s=time.time(), stage=reading.stage
+    )
     if holder.reader != reading.reader:
         raise ReviewError(f"{holder.reader} has this case open; nothing was withdrawn.")
     if _has_own_work(office, item, reading):
@@ -62,6 +81,9 @@ def _record(office: Office, item: WorkItem, reading: Reading) -> Entry:
         proposed_sha256=item.proposal.sha256,
         seconds=round(reading.sitting.seconds, 1),
         slices_seen=(),
+        stage=reading.stage,
+        login=office.rules.login,
+        signature=signature,
     )
     return office.store.append(decision)
 
@@ -71,5 +93,5 @@ def _has_own_work(office: Office, item: WorkItem, reading: Reading) -> bool:
     mask = corrected_mask(office, reading)
     if mask is None:
         return False
-    recorded = item.latest.decision.corrected_sha256 if item.latest is not None else None
+    recorded = item.decided.decision.corrected_sha256 if item.decided is not None else None
     return array_sha256(mask) != recorded

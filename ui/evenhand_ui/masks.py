@@ -4,6 +4,8 @@ An upload is untrusted: its size is capped before and while it is unpacked, so
 that a small file cannot unpack into a full memory.
 """
 
+import gzip
+import io
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,11 +31,13 @@ __all__ = [
     "keep_correction",
     "name_correction",
     "read_mask",
+    "read_uncertainty",
     "recorded_mask",
     "refuse_changed",
     "summarise_mask",
 ]
 
+_SURE_BITS = 0.1
 _HEADER_ALLOWANCE_BYTES = 1 << 20
 _BYTES_PER_VOXEL_LIMIT = 8
 
@@ -62,6 +66,31 @@ def read_mask(path: Path, case: Case) -> NDArray[np.uint8]:
     if fault:
         raise DataError(f"The mask '{path.name}' {fault}; restore it, or make it again.")
     return values.astype(np.uint8)
+
+
+def read_uncertainty(path: Path, case: Case) -> NDArray[np.uint8]:
+    """Return how unsure the model was of each voxel: uint8 (i, j, k), 255 where it was even.
+
+    It is the binary entropy of the probability, in 255ths of a bit. Nothing is calibrated.
+
+    Raises:
+        DataError: the probabilities are missing, damaged, or of another case.
+    """
+    values, affine = read_nifti(path, name=path.name)
+    fits = values.dtype == np.uint8 and values.shape == case.shape
+    if not fits or not affine.is_close(case.affine):
+        raise DataError(f"The probabilities '{path.name}' do not fit their case; run again.")
+    unsure: NDArray[np.uint8] = _entropy()[values]
+    return unsure
+
+
+@lru_cache(maxsize=1)
+def _entropy() -> NDArray[np.uint8]:
+    """By probability in 255ths; under a tenth of a bit nobody would look."""
+    p = np.linspace(0, 1, 256)[1:-1]
+    bits = np.zeros(256)
+    bits[1:-1] = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    return np.where(bits < _SURE_BITS, 0, np.rint(bits * 255)).astype(np.uint8)
 
 
 def recorded_mask(folder: Path, entry: Entry, case: Case) -> NDArray[np.uint8]:
@@ -198,19 +227,17 @@ def keep_correction(path: Path, case: Case, mask: NDArray[np.uint8]) -> None:
 
 
 def _unpack(content: bytes, allowed: int) -> bytes:
-    if content[:2] != b"\x1f\x8b":
-        plain, too_large = content, len(content) > allowed
-    else:
+    plain = content
+    if content[:2] == b"\x1f\x8b":
+        # Of one member or several: volumes of ours are written in blocks.
         try:
-            unpacker = zlib.decompressobj(wbits=31)
-            plain = unpacker.decompress(content, allowed + 1)
-            too_large = len(plain) > allowed
-            complete = unpacker.eof or too_large
-        except zlib.error:
-            complete = False
-        if not complete:
-            raise DataError("The uploaded .gz file is damaged or cut short; save and upload again.")
-    if too_large:
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+                plain = stream.read(allowed + 1)
+        except (OSError, EOFError, zlib.error):
+            raise DataError(
+                "The uploaded .gz file is damaged or cut short; save and upload again."
+            ) from None
+    if len(plain) > allowed:
         raise DataError(
             "The uploaded mask unpacks to more than this case's volume can hold; "
             "upload a mask of this case."

@@ -6,9 +6,10 @@ who has looked at what.
 """
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -17,9 +18,14 @@ from numpy.typing import NDArray
 
 from evenhand.cases.records import Case
 from evenhand.errors import EvenhandError
-from evenhand.review import ReviewStore
+from evenhand.review import STAGE_OF, ReviewStore, Role, Stage
+from evenhand_ui.access import Presence
+from evenhand_ui.answers import Answer
+from evenhand_ui.assistant import Assistant
 from evenhand_ui.drafts import Drafts
 from evenhand_ui.masks import MaskSummary, read_mask, summarise_mask
+from evenhand_ui.readings import CaseReview, Plan, review_all, review_case
+from evenhand_ui.rules import Rules
 from evenhand_ui.runs import ReviewRun
 from evenhand_ui.sitting import Sitting
 from evenhand_ui.tickets import TicketError, Tickets, page_key
@@ -29,11 +35,18 @@ __all__ = ["Office", "Reading", "office_of"]
 
 _IMAGES_KEPT = 4
 _MASKS_KEPT = 32
+_LOOK_AHEAD_LIMIT_S = 60.0
+_TRANSFER_S = 1.0
+"""What an image takes to the browser; reading the next one then would slow it down."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One reader at one case and its present proposal; what they paint lies in `place`."""
+    """One reader at one case and its present proposal; what they paint lies in `place`.
+
+    Where the reader must judge before the proposal is shown (`unaided`), `proposed` is
+    empty, and `proposal` says so; its hash is the true one's all the same.
+    """
 
     case: Case
     canonical: Canonical
@@ -42,6 +55,13 @@ class Reading:
     reader: str
     sitting: Sitting
     place: Path
+    role: Role = Role.READER
+    unaided: bool = False
+
+    @property
+    def stage(self) -> Stage:
+        """As which reading of the case this is."""
+        return STAGE_OF[self.role]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +72,40 @@ class Office:
     store: ReviewStore
     tickets: Tickets
     drafts: Drafts
+    plan: Plan
+
+    @property
+    def rules(self) -> Rules:
+        """How people log in, and how cases are read."""
+        return self.plan.rules
+
+    @cached_property
+    def presence(self) -> Presence:
+        """Who was here when."""
+        return Presence(limit_s=self.rules.idle_minutes * 60)
+
+    @cached_property
+    def to_sign(self) -> dict[Path, Answer]:
+        """What readers have said and not signed yet, by place."""
+        return {}
+
+    def review(self, case_id: str) -> CaseReview:
+        """Look up what was decided about a case."""
+        return review_case(self.run, self.store, self.plan, case_id)
+
+    def reviews(self) -> dict[str, CaseReview]:
+        """Look up what was decided about all cases."""
+        return review_all(self.run, self.store, self.plan)
 
     @cached_property
     def lock(self) -> threading.RLock:
         """Held while a sitting or a draft changes."""
         return threading.RLock()
+
+    @cached_property
+    def assistant(self) -> Assistant:
+        """The model that readers may ask."""
+        return Assistant(self.run)
 
     @cached_property
     def _sittings(self) -> dict[Path, Sitting]:
@@ -77,8 +126,8 @@ class Office:
         except KeyError:
             raise TicketError("There is no such case on this page.") from None
 
-    def reading(self, case_id: str, reader: str) -> Reading:
-        """Return a reader's work on a case, as it was left.
+    def reading(self, case_id: str, reader: str, role: Role = Role.READER) -> Reading:
+        """Return a reader's work on a case, in a role, as it was left.
 
         Raises:
             DataError: mask, draft or case is missing, damaged or does not fit.
@@ -86,10 +135,14 @@ class Office:
         case = self.run.case(case_id)
         proposal = summarise_mask(self.run.mask_path(case_id))
         canonical = Canonical(case.shape, case.affine)
-        affine = case.affine.ras_from_voxel.tobytes()
-        proposed = _proposed(self, case_id, proposal.sha256, affine)
+        proposed = self.proposed(case_id)
         opaque = self.tickets.opaque(case_id)
         place = self.drafts.place(case_id, opaque, reader, proposal.sha256)
+        unaided = self.unaided(case_id, reader, role)
+        if unaided:
+            proposed = np.zeros_like(proposed)
+            proposal = replace(proposal, tumour_slices=0, voxels=0, volume_mm3=0.0)
+            place = place.with_name(f"{place.name}-unaided")
         with self.lock:
             sitting = self._sittings.get(place)
             if sitting is None:
@@ -105,32 +158,80 @@ class Office:
             reader=reader,
             sitting=sitting,
             place=place,
+            role=role,
+            unaided=unaided,
         )
 
-    def pixels(self, case_id: str, sequence: str) -> Pixels:
-        """Return the packed image of a case.
+    def proposed(self, case_id: str) -> NDArray[np.uint8]:
+        """Return the proposed mask (i, j, k); it cannot be written.
+
+        Raises:
+            DataError: it is missing, damaged or does not fit.
+        """
+        affine = self.run.case(case_id).affine.ras_from_voxel.tobytes()
+        sha256 = summarise_mask(self.run.mask_path(case_id)).sha256
+        return _proposed(self, case_id, sha256, affine)
+
+    def unaided(self, case_id: str, reader: str, role: Role) -> bool:
+        """Whether a reader must still judge a case before its proposal is shown."""
+        if not self.rules.unaided_share:
+            return False
+        return self.review(case_id).unaided_now(reader, role)
+
+    def pixels(self, case: Case, sequence: str) -> Pixels:
+        """Return the packed image of a case, or of another study of its patient.
 
         Raises:
             DataError: it is missing or damaged.
         """
-        case = self.run.case(case_id)
+        place = (case.patient.hospital, case.case_id)
         affine = case.affine.ras_from_voxel.tobytes()
-        with self._one_image:  # who waits for it finds it made
-            return _pixels(self, case_id, sequence, case.sequences[sequence], affine)
+        lock = self._reading_of.setdefault((*place, sequence), threading.Lock())
+        with lock:  # who waits for it finds it made; nobody waits for another's
+            pixels = _pixels(self, place, sequence, case.sequences[sequence], affine)
+        self._in_hand(case.case_id).set()
+        return pixels
 
-    def prepare(self, case_id: str, reader: str) -> None:
-        """Read a case in the background, so that it opens at once when its turn comes."""
+    def prepare(
+        self,
+        case_id: str,
+        reader: str,
+        role: Role = Role.READER,
+        *,
+        after: str | None = None,
+    ) -> None:
+        """Read a case in the background, so that it opens at once when its turn comes.
+
+        Args:
+            case_id: the case.
+            reader: who will open it.
+            role: as what.
+            after: a case that is being opened; it goes first, and must not be slowed down.
+        """
+        opened = self._in_hand(after) if after else None
 
         def work() -> None:
+            if opened is not None and not opened.is_set():
+                opened.wait(_LOOK_AHEAD_LIMIT_S)
+                time.sleep(_TRANSFER_S)
             with suppress(EvenhandError):  # it is told when the case is opened
-                self.reading(case_id, reader)
-                self.pixels(case_id, next(iter(self.run.case(case_id).sequences)))
+                self.reading(case_id, reader, role)
+                case = self.run.case(case_id)
+                self.pixels(case, next(iter(case.sequences)))
 
         self._ahead.submit(work)
 
     @cached_property
-    def _one_image(self) -> threading.Lock:
-        return threading.Lock()
+    def _reading_of(self) -> dict[tuple[str, str, str], threading.Lock]:
+        return {}
+
+    @cached_property
+    def _opened(self) -> dict[str, threading.Event]:
+        return {}
+
+    def _in_hand(self, case_id: str) -> threading.Event:
+        """Set once a case's image was handed out."""
+        return self._opened.setdefault(case_id, threading.Event())
 
     @cached_property
     def _ahead(self) -> ThreadPoolExecutor:
@@ -141,6 +242,7 @@ class Office:
         with self.lock:
             self.drafts.drop(reading.place)
             self._sittings.pop(reading.place, None)
+            self.to_sign.pop(reading.place, None)
 
 
 @lru_cache(maxsize=8)
@@ -162,6 +264,7 @@ def office_of(folder: Path, arm: str | None, database: str | None) -> Office:
         store=ReviewStore(database or run.database),
         tickets=Tickets(page_key(own / "page.key"), scope=run.arm),
         drafts=Drafts(own / "drafts"),
+        plan=Plan.of(run),
     )
 
 
@@ -174,8 +277,11 @@ def _proposed(office: Office, case_id: str, _sha256: str, _affine: bytes) -> NDA
 
 
 @lru_cache(maxsize=_IMAGES_KEPT)
-def _pixels(office: Office, case_id: str, sequence: str, _sha256: str, _affine: bytes) -> Pixels:
-    case = office.run.case(case_id)
-    store = office.run.stores[case.patient.hospital]
+def _pixels(
+    office: Office, place: tuple[str, str], sequence: str, _sha256: str, _affine: bytes
+) -> Pixels:
+    hospital, case_id = place
+    store = office.run.stores[hospital]
+    case = store.case(case_id)
     image = store.volumes(case, (sequence,)).images[sequence]
     return encode_image(image, Canonical(case.shape, case.affine))

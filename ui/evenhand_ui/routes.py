@@ -2,21 +2,28 @@
 
     GET  /evenhand/viewer/VERSION/FILE          the viewer's own code; no ticket
     GET  /evenhand/case/CASE/image/NUMBER       int16, and how to read it as JSON in a header
+    GET  /evenhand/case/CASE/other/NUMBER       image of another study of the patient, with its grid
     GET  /evenhand/case/CASE/proposal           gzip uint8 of the box that holds the mask
+    GET  /evenhand/case/CASE/uncertainty        likewise, 0 sure to 255 even; 204: not kept
     GET  /evenhand/case/CASE/draft              the reader's own, likewise; 204: none
     PUT  /evenhand/case/CASE/draft              continues the revision in If-Match; 412: another did
     POST /evenhand/case/CASE/seen               slices shown; answers which are missing
+    GET  /evenhand/case/CASE/prompt             whether the model can be asked
+    POST /evenhand/case/CASE/prompt             box and points; answers a suggested mask of a slice
     POST /evenhand/case/CASE/decision           accept, correct, reject, cannot judge
 
 Streamlit's protection does not cover routes of one's own. Each request wants a
 ticket in a header (`tickets.py`), which no foreign page can set; a foreign
-Origin is refused all the same. Bodies are capped while they are read, masks
-while they are unpacked. Nothing is cached but the viewer's code.
+Origin is refused all the same. What the ticket's person may do in their role is
+looked up each time (`access.py`). Who must judge unaided gets nothing of the
+model. Bodies are capped while they are read, masks while they are unpacked.
+Nothing is cached but the viewer's code.
 """
 
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -28,13 +35,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from evenhand.errors import DataError, EvenhandError, ResourceError, ReviewError
+from evenhand.errors import (
+    DataError,
+    EvenhandError,
+    ResourceError,
+    ReviewAwayError,
+    ReviewError,
+)
 from evenhand.review import Reason, Verdict, claim_case
-from evenhand_ui.deciding import Answer, decide
+from evenhand_ui.access import admit
+from evenhand_ui.deciding import Answer, decide, keep_for_signature
 from evenhand_ui.drafts import Box, DraftConflictError
+from evenhand_ui.gate import LOGIN_HEADER
+from evenhand_ui.masks import read_uncertainty
 from evenhand_ui.office import Office, Reading
+from evenhand_ui.prompting import read_prompt, turn_slice
 from evenhand_ui.tickets import READ, WRITE, TicketError
-from evenhand_ui.volumes import pack, unpack
+from evenhand_ui.volumes import Canonical, Pixels, grid_of, pack, unpack
 
 __all__ = ["BODY_LIMIT_BYTES", "make_routes", "viewer_sources", "viewer_version"]
 
@@ -44,6 +61,11 @@ BODY_LIMIT_BYTES = 16 << 20
 _THIS_MACHINE = frozenset({"127.0.0.1", "::1"})
 _SMALL_BODY_BYTES = 64 << 10
 _KINDS = {".js": "text/javascript", ".css": "text/css"}
+_UNAIDED = frozenset(
+    {"image/{number:int}", "other/{number:int}", "proposal", "draft", "seen", "decision"}
+)
+"""What is answered before the proposal may be shown; the proposal is empty then."""
+
 _Endpoint = Callable[[Request], Awaitable[Response]]
 _Work = Callable[[Office, Reading, Request, bytes], Response]
 
@@ -77,16 +99,20 @@ def make_routes(office: Callable[[], Office]) -> list[Route]:
     """Return the routes; `office` is asked at each request."""
 
     def route(path: str, method: str, action: str, limit: int, work: _Work) -> Route:
-        endpoint = _guarded(office, action, limit, work)
+        endpoint = _guarded(office, action, limit, work, unaided=path in _UNAIDED)
         return Route(f"/evenhand/case/{{case}}/{path}", endpoint, methods=[method])
 
     return [
         Route("/evenhand/viewer/{version}/{name}", _viewer_file, methods=["GET"]),
         route("image/{number:int}", "GET", READ, 0, _image),
+        route("other/{number:int}", "GET", READ, 0, _other),
         route("proposal", "GET", READ, 0, _proposal),
+        route("uncertainty", "GET", READ, 0, _uncertainty),
         route("draft", "GET", READ, 0, _draft),
         route("draft", "PUT", WRITE, BODY_LIMIT_BYTES, _save),
         route("seen", "POST", WRITE, _SMALL_BODY_BYTES, _seen),
+        route("prompt", "GET", READ, 0, _readiness),
+        route("prompt", "POST", WRITE, _SMALL_BODY_BYTES, _prompt),
         route("decision", "POST", WRITE, _SMALL_BODY_BYTES, _decide),
     ]
 
@@ -101,8 +127,10 @@ async def _viewer_file(request: Request) -> Response:
     return Response(content, media_type=kind, headers=lasting)
 
 
-def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work) -> _Endpoint:
-    """Let a request through to `work` when origin, ticket, case and size are in order."""
+def _guarded(
+    office: Callable[[], Office], action: str, limit: int, work: _Work, *, unaided: bool
+) -> _Endpoint:
+    """Let a request through to `work` when origin, ticket, person, case and size are in order."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -115,28 +143,44 @@ def _guarded(office: Callable[[], Office], action: str, limit: int, work: _Work)
             body = await _body(request, limit)
 
             def answer() -> Response:
-                return work(own, own.reading(case_id, grant.reader), request, body)
+                header = request.headers.get(LOGIN_HEADER, "")
+                admit(own, grant, case_id, action, header=header)
+                reading = own.reading(case_id, grant.reader, grant.role)
+                _check_aid(reading, unaided=unaided)
+                return work(own, reading, request, body)
 
             response = await run_in_threadpool(answer)
-        except TicketError as error:
-            response = _refusal(401 if error.expired else 403, str(error))
-        except DraftConflictError as error:
-            response = _refusal(412, str(error), revision=error.revision)
-        except _RequestError as error:
-            response = _refusal(error.status, str(error))
         except ClientDisconnect:
             response = _refusal(400, "The connection was cut.")
-        except ReviewError as error:
-            response = _refusal(409, str(error))
-        except ResourceError as error:  # 5xx: the viewer keeps its copy and tries again
-            response = _refusal(503, str(error))
         except EvenhandError as error:
-            response = _refusal(422, str(error))
+            response = _refused(error)
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
     return endpoint
+
+
+def _refused(error: EvenhandError) -> JSONResponse:
+    """Say no, in the way that the viewer understands: 5xx means that it may try again."""
+    match error:
+        case TicketError():
+            return _refusal(401 if error.expired else 403, str(error))
+        case DraftConflictError():
+            return _refusal(412, str(error), revision=error.revision)
+        case _RequestError():
+            return _refusal(error.status, str(error))
+        case ReviewAwayError() | ResourceError():
+            return _refusal(503, str(error))
+        case ReviewError():
+            return _refusal(409, str(error))
+        case _:
+            return _refusal(422, str(error))
+
+
+def _check_aid(reading: Reading, *, unaided: bool) -> None:
+    if reading.unaided and not unaided:
+        raise _RequestError(409, "Judge the case yourself first; then this opens.")
 
 
 def _check_origin(request: Request) -> None:
@@ -174,8 +218,24 @@ def _image(office: Office, reading: Reading, request: Request, _: bytes) -> Resp
     number = request.path_params["number"]
     if not 0 <= number < len(names):
         raise _RequestError(404, "The case has no such sequence.")
-    pixels = office.pixels(reading.case.case_id, names[number])
-    how = {
+    pixels = office.pixels(reading.case, names[number])
+    return _image_answer(pixels, _how(pixels), request)
+
+
+def _other(office: Office, reading: Reading, request: Request, _: bytes) -> Response:
+    others, number = office.run.others(reading.case), request.path_params["number"]
+    if number >= len(others):
+        raise _RequestError(404, "There is no such study of this patient.")
+    case, own = others[number], list(reading.case.sequences)
+    names = sorted(case.sequences, key=lambda name: own.index(name) if name in own else len(own))
+    pixels = office.pixels(case, names[0])
+    canonical = Canonical(case.shape, case.affine)
+    return _image_answer(pixels, _how(pixels) | {"grid": grid_of(canonical)}, request)
+
+
+def _how(pixels: Pixels) -> dict[str, Any]:
+    """How the viewer reads the numbers of an image."""
+    return {
         "slope": pixels.slope,
         "intercept": pixels.intercept,
         "level": pixels.window.level,
@@ -183,6 +243,9 @@ def _image(office: Office, reading: Reading, request: Request, _: bytes) -> Resp
         "low": pixels.low,
         "high": pixels.high,
     }
+
+
+def _image_answer(pixels: Pixels, how: dict[str, Any], request: Request) -> Response:
     head = {"X-Evenhand-Image": json.dumps(how)}
     if request.client is not None and request.client.host in _THIS_MACHINE:
         # Nothing is gained by packing; said outright, so that Streamlit does not pack it either.
@@ -193,6 +256,15 @@ def _image(office: Office, reading: Reading, request: Request, _: bytes) -> Resp
 
 def _proposal(_: Office, reading: Reading, __: Request, ___: bytes) -> Response:
     turned = reading.canonical.turn(reading.proposed)
+    box = Box.around(turned)
+    return _packed(pack(turned[box.slices]), {"X-Evenhand-Box": str(box)})
+
+
+def _uncertainty(office: Office, reading: Reading, _: Request, __: bytes) -> Response:
+    path = office.run.probability_path(reading.case.case_id)
+    if not path.is_file():
+        return Response(status_code=204)
+    turned = reading.canonical.turn(read_uncertainty(path, reading.case))
     box = Box.around(turned)
     return _packed(pack(turned[box.slices]), {"X-Evenhand-Box": str(box)})
 
@@ -232,6 +304,18 @@ def _seen(office: Office, reading: Reading, _: Request, body: bytes) -> Response
     return JSONResponse({"missing": reading.sitting.missing})
 
 
+def _readiness(office: Office, reading: Reading, _: Request, __: bytes) -> Response:
+    return JSONResponse(asdict(office.assistant.readiness(reading.case)))
+
+
+def _prompt(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
+    office.assistant.demand(reading.case)
+    prompt = read_prompt(_json(body), reading.canonical)
+    mask = office.assistant.answer(reading.case, prompt)
+    voxels, box = turn_slice(mask, prompt.index, reading.canonical)
+    return _packed(pack(voxels), {"X-Evenhand-Box": str(box)})
+
+
 def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
     said = _json(body)
     try:
@@ -247,6 +331,10 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
         raise _RequestError(400, "A decision is withdrawn in its history.")
     with office.lock:
         reading.sitting.report((), time.monotonic())
+    decides = not reading.unaided or answer.verdict is Verdict.CANNOT_JUDGE
+    if office.rules.verified and decides:
+        keep_for_signature(office, reading, answer, now_s=time.time())
+        return JSONResponse({"position": None})  # the page asks for the signature
     entry = decide(office, reading, answer, now_s=time.time())
     return JSONResponse({"position": entry.position})
 
@@ -254,7 +342,14 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
 def _hold(office: Office, reading: Reading) -> None:
     """Renew the reader's claim, or tell that the case was taken over."""
     case_id = reading.case.case_id
-    claim = claim_case(office.store, office.run.arm, case_id, reading.reader, now_s=time.time())
+    claim = claim_case(
+        office.store,
+        office.run.arm,
+        case_id,
+        reading.reader,
+        now_s=time.time(),
+        stage=reading.stage,
+    )
     if claim.reader != reading.reader:
         raise ReviewError(f"{claim.reader} has taken this case over; your draft is kept.")
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, UsageError
 from evenhand.experiment.layout import RunFolder
 
-__all__ = ["PREFERRED_ARMS", "ReviewRun"]
+__all__ = ["PREFERRED_ARMS", "ReviewRun", "days_between"]
 
 PREFERRED_ARMS = ("federated", "federated-private", "pooled")
 """Which arm is reviewed when none is named: the first of these that has masks."""
@@ -139,9 +140,40 @@ class ReviewRun:
         """Where the proposed mask of a case lies."""
         return RunFolder(self.folder).arm(self.arm).mask_path(case_id)
 
+    def probability_path(self, case_id: str) -> Path:
+        """Where the model's probabilities for a case lie, if the run has kept them."""
+        return RunFolder(self.folder).arm(self.arm).probability_path(case_id)
+
     def image_file(self, case: Case, sequence: str) -> bytes:
         """Return an image of a case as a gzipped NIfTI file."""
         return self.stores[case.patient.hospital].image_file(case, sequence)
+
+    def others(self, case: Case) -> list[Case]:
+        """Other studies of a case's patient at its hospital.
+
+        Earlier ones come first, the latest of them at the top; then later ones, and those whose
+        time nobody knows.
+        """
+        store = self.stores[case.patient.hospital]
+        ids = self._studies[case.patient.hospital, case.patient.patient_id]
+        found = [store.case(case_id) for case_id in ids if case_id != case.case_id]
+
+        def order(other: Case) -> tuple[int, int, str]:
+            days = days_between(case, other)
+            if days is None:
+                return 2, 0, other.case_id
+            return int(days > 0), abs(days), other.case_id
+
+        return sorted(found, key=order)
+
+    @cached_property
+    def _studies(self) -> dict[tuple[str, str], list[str]]:
+        """Case ids by hospital and patient; what is ingested later is seen at the next start."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for name, store in self.stores.items():
+            for case in store:
+                found.setdefault((name, case.patient.patient_id), []).append(case.case_id)
+        return found
 
     def case(self, case_id: str) -> Case:
         """Return the record of a case that has a proposed mask.
@@ -152,6 +184,21 @@ class ReviewRun:
         if case_id not in self.hospital_of:
             raise DataError("There is no such case among the proposed masks of this run.")
         return self.stores[self.hospital_of[case_id]].case(case_id)
+
+
+def days_between(case: Case, other: Case) -> int | None:
+    """How many days another study came after a case (before: negative); None: nobody knows.
+
+    Dates are shifted, by the same number of days for all studies of a patient.
+    """
+    try:
+        own, theirs = (
+            datetime.strptime(one.acquisition["study_date_shifted"], "%Y%m%d").replace(tzinfo=UTC)
+            for one in (case, other)
+        )
+    except (KeyError, ValueError):
+        return None
+    return (theirs - own).days
 
 
 def _arms_with_masks(folder: Path) -> list[str]:

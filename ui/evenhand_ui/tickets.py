@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evenhand.errors import EvenhandError, ResourceError
+from evenhand.review import Role
 
 __all__ = ["Grant", "TicketError", "Tickets", "page_key"]
 
@@ -40,6 +41,7 @@ class Grant:
 
     reader: str
     action: str
+    role: Role
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,17 @@ class Tickets:
         """Return the name under which browsers know a case: 20 hex digits that tell nothing."""
         return self._sign("case", case_id)[:20]
 
-    def issue(self, reader: str, opaque: str, action: str, *, now_s: float) -> str:
-        """Return a ticket for one reader and one case."""
-        claim = {"reader": reader, "case": opaque, "action": action, "until": now_s + LIFETIME_S}
+    def issue(
+        self, reader: str, opaque: str, action: str, *, now_s: float, role: Role = Role.READER
+    ) -> str:
+        """Return a ticket for one reader, in one role, and one case."""
+        claim = {
+            "reader": reader,
+            "role": role.value,
+            "case": opaque,
+            "action": action,
+            "until": now_s + LIFETIME_S,
+        }
         body = base64.urlsafe_b64encode(json.dumps(claim).encode()).decode()
         return f"{body}.{self._sign('ticket', body)}"
 
@@ -78,17 +88,31 @@ class Tickets:
             raise TicketError("The page was idle for too long; it asks anew.", expired=True)
         if action == WRITE and claim["action"] != WRITE:
             raise TicketError("This case is open for looking only; another reader has it.")
-        return Grant(reader=claim["reader"], action=claim["action"])
+        return Grant(reader=claim["reader"], action=claim["action"], role=Role(claim["role"]))
 
     def sign_reader(self, reader: str) -> str:
         """Return a reader's name for a cookie, so that a reload need not ask for it again."""
-        body = base64.urlsafe_b64encode(reader.encode()).decode()
-        return f"{body}.{self._sign('reader', body)}"
+        return self._sign_name("reader", reader)
 
     def reader_of(self, cookie: str) -> str:
         """Return the name that `sign_reader` signed; empty where it did not."""
-        body, _, signature = cookie.partition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign("reader", body).encode()):
+        return self._name_of("reader", cookie)
+
+    def sign_login(self, login: str) -> str:
+        """Return a login for the header that the gate hands on."""
+        return self._sign_name("login", login)
+
+    def login_of(self, header: str) -> str:
+        """Return the login that `sign_login` signed; empty where it did not."""
+        return self._name_of("login", header)
+
+    def _sign_name(self, kind: str, name: str) -> str:
+        body = base64.urlsafe_b64encode(name.encode()).decode()
+        return f"{body}.{self._sign(kind, body)}"
+
+    def _name_of(self, kind: str, text: str) -> str:
+        body, _, signature = text.partition(".")
+        if not hmac.compare_digest(signature.encode(), self._sign(kind, body).encode()):
             return ""
         return base64.urlsafe_b64decode(body).decode()
 

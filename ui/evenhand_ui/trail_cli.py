@@ -69,9 +69,10 @@ def _seg(  # noqa: PLR0917 (typer reads a command's options from its parameters)
     with open_store(opened, database) as store:
         mask, state = reviewed_mask(opened, store, case)
     origins = {State.ACCEPTED: MaskOrigin.ACCEPTED, State.CORRECTED: MaskOrigin.CORRECTED}
-    if state in {State.REJECTED, State.NOT_JUDGED}:
+    if state in {State.REJECTED, State.NOT_JUDGED, State.DISPUTED, State.HALF_READ}:
         raise ReviewError(
-            "The latest decision about this case is not for its mask; nothing was written."
+            "The latest decision about this case is not for its mask, or its readers have not "
+            "agreed yet; nothing was written."
         )
     origin = origins.get(state, MaskOrigin.PROPOSED)
     write_dicom_seg(

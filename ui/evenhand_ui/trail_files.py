@@ -10,8 +10,9 @@ from evenhand.cases.nifti import read_nifti, write_nifti
 from evenhand.errors import ResourceError, ReviewError, UsageError
 from evenhand.experiment.layout import RunFolder
 from evenhand.geometry import Affine
-from evenhand.review import ChainCheck, ReviewStore, State, state_of, trail_csv, trail_html
-from evenhand_ui.masks import read_mask, recorded_mask, refuse_changed, summarise_mask
+from evenhand.review import ChainCheck, ReviewStore, State, trail_csv, trail_html
+from evenhand_ui.masks import read_mask, refuse_changed
+from evenhand_ui.readings import Plan, decided_mask, review_case
 from evenhand_ui.runs import ReviewRun
 
 __all__ = ["export_run", "open_store", "reviewed_mask", "verify_trail"]
@@ -87,18 +88,16 @@ def export_run(run: Path, out: Path, arm: str | None = None, database: str | Non
 def reviewed_mask(
     run: ReviewRun, store: ReviewStore, case_id: str
 ) -> tuple[NDArray[np.uint8], State]:
-    """Return a case's mask (i, j, k) as its latest decision leaves it, and its state.
+    """Return a case's mask (i, j, k) as the decision that stands leaves it, and its state.
 
     Raises:
         DataError: there is no such case, or a mask is missing or damaged.
     """
     case = run.case(case_id)
-    path = run.mask_path(case_id)
-    latest = store.latest(run.arm).get(case_id)
-    state = state_of(latest, summarise_mask(path).sha256)
-    if state is State.CORRECTED and latest is not None and latest.decision.corrected_path:
-        return recorded_mask(run.database.parent, latest, case), state
-    return read_mask(path, case), state
+    standing = review_case(run, store, Plan.of(run), case_id).standing
+    if standing.state is State.CORRECTED and standing.final is not None:
+        return decided_mask(run, case, standing.final), standing.state
+    return read_mask(run.mask_path(case_id), case), standing.state
 
 
 def open_store(run: ReviewRun, database: str | None) -> ReviewStore:

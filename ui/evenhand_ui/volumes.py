@@ -9,7 +9,7 @@ for every case. What it paints is turned back before it is kept.
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from evenhand.errors import DataError
 from evenhand.geometry import Affine
 
-__all__ = ["Canonical", "Pixels", "Window", "default_window", "encode_image", "pack", "unpack"]
+__all__ = [
+    "Canonical",
+    "Pixels",
+    "Window",
+    "default_window",
+    "encode_image",
+    "grid_of",
+    "pack",
+    "unpack",
+]
 
 OBLIQUE_SINE = 0.34
 """A direction that leans more than 20 degrees towards another axis gets that letter too."""
@@ -83,6 +92,13 @@ class Canonical:
         return x, y, z
 
     @property
+    def turned_affine(self) -> list[list[float]]:
+        """RAS millimetres from a voxel (x, y, z), as rows of a 4 x 4 matrix."""
+        back = nib.orientations.inv_ornt_aff(np.array(self._orientation), self.shape)
+        rows: list[list[float]] = (self.affine.ras_from_voxel @ back).tolist()
+        return rows
+
+    @property
     def letters(self) -> list[tuple[str, str]]:
         """What lies at the low and at the high end of x, y, z; two letters where it is oblique."""
         found = []
@@ -101,10 +117,28 @@ class Canonical:
         """Return the k of a slice along `slice_axis`, and the other way round."""
         return index if self._orientation[2][1] > 0 else self.shape[2] - 1 - index
 
+    def stored_place(self, place: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Turn a place (x, y, z) to (i, j, k), both counted from the edge of the first voxel."""
+        stored = [0.0, 0.0, 0.0]
+        for axis, (value, source) in enumerate(zip(place, self._source, strict=True)):
+            size = self.shape[source]
+            stored[source] = size - value if axis in self._flipped else value
+        return stored[0], stored[1], stored[2]
+
     def areas(self, mask: NDArray[np.uint8]) -> NDArray[np.intp]:
         """Voxels of a mask (i, j, k) in each slice along `slice_axis`, in viewer order."""
         counts = np.asarray(np.count_nonzero(mask, axis=(0, 1)), dtype=np.intp)
         return counts if self._orientation[2][1] > 0 else counts[::-1]
+
+
+def grid_of(canonical: Canonical) -> dict[str, Any]:
+    """Return what the viewer knows of a volume's place: plain values."""
+    return {
+        "shape": list(canonical.turned_shape),
+        "spacing": list(canonical.spacing_mm),
+        "letters": [list(pair) for pair in canonical.letters],
+        "affine": canonical.turned_affine,
+    }
 
 
 @dataclass(frozen=True, eq=False)

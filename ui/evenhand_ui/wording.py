@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from evenhand.review import Entry, Reason, State, Verdict
+from evenhand.review import Entry, Reason, Role, Stage, State, Verdict
 from evenhand_ui.masks import MaskSummary
 
-__all__ = ["history_line", "reason_text", "size_text", "state_text"]
+__all__ = ["history_line", "reason_text", "role_text", "size_text", "state_text", "study_text"]
 
 # The sign says the state where colour cannot.
 _STATES = {
@@ -14,7 +14,19 @@ _STATES = {
     State.CORRECTED: "✎ Corrected",
     State.REJECTED: "✕ Rejected",
     State.NOT_JUDGED: "? Not judged",
+    State.HALF_READ: "◐ Read once of twice",
+    State.DISPUTED: "≠ Disputed",
 }
+
+_ROLES = {
+    Role.READER: "Reader",
+    Role.SECOND_READER: "Second reader",
+    Role.ADJUDICATOR: "Adjudicator",
+    Role.AUDITOR: "Auditor",
+    Role.ADMIN: "Administrator",
+}
+
+_STAGES = {Stage.FIRST: "", Stage.SECOND: "second reading, ", Stage.ADJUDICATION: "adjudication, "}
 
 _REASONS = {
     Reason.BOUNDARY: "Boundary is off",
@@ -33,12 +45,18 @@ _PAST = {
     Verdict.REJECT: "rejected",
     Verdict.CANNOT_JUDGE: "could not judge",
     Verdict.WITHDRAW: "withdrew the decision before",
+    Verdict.UNAIDED: "judged without the proposal",
 }
 
 
 def state_text(state: State) -> str:
     """Name a state, with its sign."""
     return _STATES[state]
+
+
+def role_text(role: Role) -> str:
+    """Name a role."""
+    return _ROLES[role]
 
 
 def reason_text(reason: Reason) -> str:
@@ -53,12 +71,21 @@ def size_text(proposal: MaskSummary, units: Literal["mm", "voxel"]) -> str:
     return f"{proposal.voxels} voxels"
 
 
+def study_text(case_id: str, days: int | None) -> str:
+    """Name another study of a patient: how far from this one, and its id."""
+    if days is None:
+        return case_id
+    span = "1 day" if abs(days) == 1 else f"{abs(days)} days"
+    when = "same day" if days == 0 else f"{span} {'later' if days > 0 else 'earlier'}"
+    return f"{when} ({case_id})"
+
+
 def history_line(entry: Entry, proposed_sha256: str) -> str:
     """Tell one decision: when, who, what, why; and whether it was about another mask."""
     decision = entry.decision
     line = (
         f"{entry.position}. {entry.decided_at_utc:%Y-%m-%d %H:%M} UTC, {decision.reader} "
-        f"{_PAST[decision.verdict]}, {decision.seconds:.0f} s, "
+        f"{_PAST[decision.verdict]}, {_STAGES[decision.stage]}{decision.seconds:.0f} s, "
         f"slices seen: {len(decision.slices_seen)}"
     )
     if decision.dice is not None:
@@ -67,6 +94,8 @@ def history_line(entry: Entry, proposed_sha256: str) -> str:
         line += f" · {reason_text(decision.reason)}"
     if decision.comment:
         line += f" · {decision.comment}"
+    if decision.signature is not None:
+        line += f" · signed: {decision.signature.name}"
     if decision.proposed_sha256 != proposed_sha256:
         line += " · about an earlier mask"
     return line

@@ -133,7 +133,9 @@ def _from_store(store: CaseStore, case_ids: tuple[str, ...]) -> Erasure:
 
 def _from_run(run: Path, patient_id: str, case_ids: set[str]) -> list[Erasure]:
     done = []
-    for mask in sorted((run / "arms").glob("*/masks/*.nii.gz")):
+    arms, kinds = run / "arms", ("masks", "probabilities")
+    proposed = [path for kind in kinds for path in arms.glob(f"*/{kind}/*.nii.gz")]
+    for mask in sorted(proposed):
         if mask.name.removesuffix(".nii.gz") in case_ids:
             done.append(Erasure(mask.parent, (), 1, mask.stat().st_size, 0))
             mask.unlink()

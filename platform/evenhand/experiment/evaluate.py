@@ -12,7 +12,7 @@ from evenhand.cases.nifti import write_nifti_whole
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
-from evenhand.experiment.layout import RunFolder
+from evenhand.experiment.layout import ArmFolder, RunFolder
 from evenhand.experiment.stages import stepper
 from evenhand.metrics import score_case
 from evenhand.model.adapted import AdaptedModel
@@ -70,8 +70,7 @@ def evaluate_arm(
                 boxes = _boxes(config, case, reference)
                 prediction = _predict(model, opened, prompt, boxes, by_head=by_head)
                 if prompt == prompts[0]:
-                    path = run.arm(arm).mask_path(case.case_id)
-                    write_nifti_whole(path, prediction.mask, case.affine)
+                    _write_proposal(run.arm(arm), case, prediction)
                 row = _row(config, case, prediction=prediction, reference=reference)
                 rows.append({"arm": arm, "prompt": prompt, **row})
                 bar.advance(task)
@@ -120,6 +119,13 @@ def _predict(
     if by_head:
         return predict_hinted_boxes(model, case, boxes)
     return predict_boxes(model, case, boxes)
+
+
+def _write_proposal(folder: ArmFolder, case: Case, prediction: Prediction) -> None:
+    """Keep a mask for review, and before it the probabilities that it was cut from."""
+    probability = np.rint(prediction.probability.astype(np.float32) * 255).astype(np.uint8)
+    write_nifti_whole(folder.probability_path(case.case_id), probability, case.affine)
+    write_nifti_whole(folder.mask_path(case.case_id), prediction.mask, case.affine)
 
 
 def _row(

@@ -9,7 +9,7 @@ OUT/hospitals/HOSPITAL/moments/     of its optimiser, and what else stays, from 
 OUT/hospitals/HOSPITAL/receipts.jsonl  of charges to its privacy ledger, which lies elsewhere
 OUT/hospitals/HOSPITAL/site/        key and ledger of a phantom hospital
 OUT/splits.json
-OUT/arms/ARM/                       adapter, round records, masks
+OUT/arms/ARM/                       adapter, round records, masks, probabilities
 OUT/predictions.csv
 OUT/report/index.html
 OUT/attack/attack.json              what `evenhand attack` found, if it was asked
@@ -312,6 +312,10 @@ class ArmFolder:
     def mask_path(self, case_id: str) -> Path:
         """Proposed mask of a test case."""
         return self.path / "masks" / f"{case_id}{MASK_SUFFIX}"
+
+    def probability_path(self, case_id: str) -> Path:
+        """Probability of tumour behind a proposed mask: uint8, 255 is certain."""
+        return self.path / "probabilities" / f"{case_id}{MASK_SUFFIX}"
 
     def mask_case_ids(self) -> list[str]:
         """Cases that have a proposed mask, sorted."""

@@ -138,6 +138,16 @@ class AdaptedModel(nn.Module):
         """
         return self.backbone.decode_boxes(self.embed_rest(hidden), boxes)
 
+    def answer_prompts(
+        self,
+        hidden: Tensor,
+        *,
+        boxes: Tensor | None = None,
+        points: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """As `answer_boxes`, for a box, for points, or for both; see `Backbone.decode_prompts`."""
+        return self.backbone.decode_prompts(self.embed_rest(hidden), boxes=boxes, points=points)
+
     def embed_rest(self, hidden: Tensor) -> Tensor:
         """From the cache to the embedding, through the adapted blocks if there are any."""
         return self.backbone.encoder.suffix(hidden, self.tail_blocks)

@@ -136,7 +136,17 @@ class Backbone(nn.Module):
         return (pixels - mean) / pixels.new_tensor(PIXEL_STD).view(1, 3, 1, 1)
 
     def decode_boxes(self, embedding: Tensor, boxes: Tensor) -> Tensor:
-        """One mask per image from one box per image.
+        """One mask per image from one box per image; see `decode_prompts`."""
+        return self.decode_prompts(embedding, boxes=boxes)
+
+    def decode_prompts(
+        self,
+        embedding: Tensor,
+        *,
+        boxes: Tensor | None = None,
+        points: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """One mask per image from its box, its points, or both.
 
         The stock decoder takes one image with many prompts; here it is fed image by
         image through its transformer as a batch, each with its own prompt, so that no
@@ -145,12 +155,14 @@ class Backbone(nn.Module):
         Args:
             embedding: (batch, 256, grid, grid).
             boxes: (batch, 4), x0 y0 x1 y1 in pixels of the `image_size` square.
+            points: (batch, n, 2) x y in the same pixels, 0 the middle of the first; and
+                (batch, n) labels, 1 inside, 0 outside.
 
         Returns:
             (batch, 4 grid, 4 grid) logits.
         """
         encoder, decoder = self.prompt_encoder, self.mask_decoder
-        sparse, dense = encoder(points=None, boxes=boxes, masks=None)
+        sparse, dense = encoder(points=points, boxes=boxes, masks=None)
         batch = embedding.shape[0]
         fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # type: ignore[list-item, union-attr]
         tokens = torch.cat([fixed.expand(batch, -1, -1), sparse], dim=1)

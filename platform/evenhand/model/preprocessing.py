@@ -103,3 +103,10 @@ class Letterbox:
     def boxes(self, boxes: Tensor) -> Tensor:
         """Boxes x0 y0 x1 y1 in slice pixels -> pixels of the square."""
         return boxes * self.scale
+
+    def points(self, points: Tensor) -> Tensor:
+        """Points x y on a slice (0.5 is the middle of the first pixel) -> pixels of the square.
+
+        There 0 is the middle of the first pixel, as the prompt encoder counts.
+        """
+        return points * self.scale - 0.5

@@ -1,13 +1,15 @@
 """Claims: who has a case open now, so that two readers do not work on it unawares.
 
 A claim is a courtesy with an end, not a part of the trail: it runs out when its
-reader does nothing, and another reader may take the case over.
+reader does nothing, and another reader may take the case over. Each stage has its
+own: a second reader does not learn who reads the case first.
 """
 
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 
+from evenhand.review.records import Stage
 from evenhand.review.store import ReviewStore
 from evenhand.review.tables import ClaimRow
 
@@ -34,6 +36,7 @@ def claim_case(
     reader: str,
     *,
     now_s: float,
+    stage: Stage = Stage.FIRST,
     take_over: bool = False,
 ) -> Claim:
     """Claim a case, or renew one's claim; return whose it is now, which may be another's.
@@ -44,15 +47,23 @@ def claim_case(
         case_id: the case.
         reader: who wants it.
         now_s: seconds since the epoch.
+        stage: as which reading of the case.
         take_over: take it even where another reader has it.
 
     Raises:
         ReviewError: the database cannot be used.
     """
     with store.transaction(write=True) as session:
-        row = session.get(ClaimRow, (arm, case_id))
+        row = session.get(ClaimRow, (arm, case_id, stage.value))
         if row is None:
-            row = ClaimRow(arm=arm, case_id=case_id, reader=reader, since_s=now_s, until_s=now_s)
+            row = ClaimRow(
+                arm=arm,
+                case_id=case_id,
+                stage=stage.value,
+                reader=reader,
+                since_s=now_s,
+                until_s=now_s,
+            )
             session.add(row)
         elif row.reader != reader:
             if row.until_s > now_s and not take_over:
@@ -62,19 +73,28 @@ def claim_case(
         return _claim(row)
 
 
-def release_claim(store: ReviewStore, arm: str, case_id: str, reader: str) -> None:
+def release_claim(
+    store: ReviewStore, arm: str, case_id: str, reader: str, *, stage: Stage = Stage.FIRST
+) -> None:
     """Give a case back, if it is this reader's."""
     with store.transaction(write=True) as session:
         session.execute(
             delete(ClaimRow).where(
-                ClaimRow.arm == arm, ClaimRow.case_id == case_id, ClaimRow.reader == reader
+                ClaimRow.arm == arm,
+                ClaimRow.case_id == case_id,
+                ClaimRow.stage == stage.value,
+                ClaimRow.reader == reader,
             )
         )
 
 
-def active_claims(store: ReviewStore, arm: str, *, now_s: float) -> dict[str, Claim]:
-    """Return the claims of an arm that have not run out, by case id."""
-    query = select(ClaimRow).where(ClaimRow.arm == arm, ClaimRow.until_s > now_s)
+def active_claims(
+    store: ReviewStore, arm: str, *, now_s: float, stage: Stage = Stage.FIRST
+) -> dict[str, Claim]:
+    """Return the claims of an arm's stage that have not run out, by case id."""
+    query = select(ClaimRow).where(
+        ClaimRow.arm == arm, ClaimRow.stage == stage.value, ClaimRow.until_s > now_s
+    )
     with store.transaction() as session:
         return {row.case_id: _claim(row) for row in session.scalars(query)}
 

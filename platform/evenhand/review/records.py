@@ -13,6 +13,9 @@ __all__ = [
     "Decision",
     "Entry",
     "Reason",
+    "Role",
+    "Signature",
+    "Stage",
     "State",
     "Verdict",
     "state_of",
@@ -37,6 +40,28 @@ class Verdict(StrEnum):
     """The reader cannot tell whether the mask is right."""
     WITHDRAW = "withdraw"
     """Takes the decision before it back: the case is open again."""
+    UNAIDED = "unaided"
+    """What the reader drew before the proposal was shown. It decides nothing yet."""
+
+
+class Role(StrEnum):
+    """What a person may do on the page."""
+
+    READER = "reader"
+    SECOND_READER = "second-reader"
+    ADJUDICATOR = "adjudicator"
+    AUDITOR = "auditor"
+    """Looks at everything, decides nothing."""
+    ADMIN = "admin"
+    """Says who may what; sees no case."""
+
+
+class Stage(StrEnum):
+    """Which reading of a case a decision belongs to."""
+
+    FIRST = "first"
+    SECOND = "second"
+    ADJUDICATION = "adjudication"
 
 
 class Reason(StrEnum):
@@ -62,6 +87,10 @@ class State(StrEnum):
     CORRECTED = "corrected"
     REJECTED = "rejected"
     NOT_JUDGED = "not-judged"
+    HALF_READ = "half-read"
+    """One of two readings is there."""
+    DISPUTED = "disputed"
+    """Two readings differ; an adjudicator decides."""
 
 
 _STATE_AFTER = {
@@ -70,7 +99,26 @@ _STATE_AFTER = {
     Verdict.REJECT: State.REJECTED,
     Verdict.CANNOT_JUDGE: State.NOT_JUDGED,
     Verdict.WITHDRAW: State.OPEN,
+    Verdict.UNAIDED: State.OPEN,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """Who signed and what it means. The time is the decision's own.
+
+    `name` is the printed name, `meaning` a sentence, `method` how the person was
+    asked again who they are.
+    """
+
+    name: str
+    meaning: str
+    method: str
+
+    def __post_init__(self) -> None:
+        """Refuse half a signature."""
+        if not (self.name.strip() and self.meaning.strip() and self.method.strip()):
+            raise ReviewError("A signature needs a printed name, a meaning and a method.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +132,7 @@ class Decision:
     `strokes` how often the mask was changed. `dice` and `hd95` (in the case's
     units) compare a corrected mask with the proposed one. `backbone` and
     `adapter_sha256` name the model that proposed; empty where the run does not say.
+    `login` says how it was known who the reader is ("demo": not at all).
     """
 
     case_id: str
@@ -103,6 +152,9 @@ class Decision:
     hd95: float | None = None
     backbone: str = ""
     adapter_sha256: str = ""
+    stage: Stage = Stage.FIRST
+    login: str = "demo"
+    signature: Signature | None = None
 
     def __post_init__(self) -> None:
         """Refuse what a later reader of the trail could not make sense of."""
@@ -148,9 +200,10 @@ class Decision:
         if not _SHA256.fullmatch(self.proposed_sha256):
             raise ReviewError("A decision needs the sha256 of the proposed mask in 64 hex digits.")
         given = (self.corrected_sha256 is not None, self.corrected_path is not None)
-        if given != ((True, True) if self.verdict is Verdict.CORRECT else (False, False)):
+        with_mask = self.verdict in {Verdict.CORRECT, Verdict.UNAIDED}
+        if given != (with_mask, with_mask):
             raise ReviewError(
-                "A correction, and only a correction, comes with a corrected mask "
+                "A correction or an unaided reading, and nothing else, comes with a corrected mask "
                 "(its path and sha256)."
             )
         if self.corrected_sha256 is not None and not _SHA256.fullmatch(self.corrected_sha256):

@@ -32,7 +32,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from evenhand.errors import ResourceError, ReviewError
+from evenhand.errors import ResourceError, ReviewAwayError, ReviewError
+from evenhand.review.migration import migrate_to_3
 from evenhand.review.records import Decision, Entry
 from evenhand.review.tables import (
     SCHEMA_VERSION,
@@ -186,6 +187,9 @@ class ReviewStore:
             versions: list[int] = []
             if {"review_schema", "decisions"} <= tables:
                 versions = list(session.scalars(select(SchemaRow.version)))
+            if versions == [2]:
+                migrate_to_3(session)
+                versions = [SCHEMA_VERSION]
             if versions != [SCHEMA_VERSION]:
                 found = f"review schema {versions[0]}" if versions else "other tables"
                 raise ReviewError(
@@ -215,12 +219,12 @@ class ReviewStore:
                     f"The disk is full; nothing was recorded in '{self._name}'. "
                     "Free some space and decide again."
                 ) from None
-            raise ReviewError(
+            raise ReviewAwayError(
                 f"The review database '{self._name}' cannot be used ({reason}); "
                 "nothing was recorded. Check the file and try again."
             ) from None
         except SQLAlchemyError as error:
-            raise ReviewError(
+            raise ReviewAwayError(
                 f"The review database '{self._name}' cannot be used "
                 f"({type(error).__name__}); nothing was recorded."
             ) from None

@@ -3,6 +3,9 @@
 Each decision carries the sha256 of its content in canonical JSON (keys sorted, no
 spaces, UTF-8), and the content includes the hash of the decision before. Text and
 numbers only, so that the hash is the same on every database.
+
+A row keeps the layout it was written in: `row_schema` says which columns its hash
+covers, so a database that was brought up to date has its old hashes.
 """
 
 import hashlib
@@ -13,21 +16,27 @@ from sqlalchemy import Connection, Float, Integer, String, Text, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from evenhand.errors import ReviewError
-from evenhand.review.records import Decision, Entry, Reason, Verdict
+from evenhand.review.records import Decision, Entry, Reason, Signature, Stage, Verdict
 
 __all__ = [
+    "ADDED_IN_3",
     "SCHEMA_VERSION",
     "Base",
     "ClaimRow",
     "DecisionRow",
+    "PersonRow",
     "SchemaRow",
     "fault_of",
     "to_entry",
     "to_row",
 ]
 
-SCHEMA_VERSION = 2
-"""Raised when the columns or the hashed content change. 2: strokes, Dice, HD95, model, claims."""
+SCHEMA_VERSION = 3
+"""Raised when the columns or the hashed content change. 2: strokes, Dice, HD95, model, claims.
+3: stages, login, signatures, people."""
+
+ADDED_IN_3 = ("stage", "login", "signed_name", "signed_meaning", "signed_with")
+"""Columns of decisions that came with schema 3; a row of schema 2 has their defaults."""
 
 
 class Base(DeclarativeBase):
@@ -49,9 +58,24 @@ class ClaimRow(Base):
 
     arm: Mapped[str] = mapped_column(String(100), primary_key=True)
     case_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(20), primary_key=True, server_default="first")
     reader: Mapped[str] = mapped_column(String(100))
     since_s: Mapped[float] = mapped_column(Float(53))
     until_s: Mapped[float] = mapped_column(Float(53))
+
+
+class PersonRow(Base):
+    """Somebody who may work here. `person_id` is a pseudonym; `login` is what the login gives."""
+
+    __tablename__ = "people"
+
+    person_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    login: Mapped[str] = mapped_column(String(200), unique=True)
+    name: Mapped[str] = mapped_column(String(100))
+    roles: Mapped[str] = mapped_column(Text)
+    passphrase: Mapped[str] = mapped_column(Text)
+    failures: Mapped[int] = mapped_column(Integer)
+    blocked_until_s: Mapped[float] = mapped_column(Float(53))
 
 
 class DecisionRow(Base):
@@ -81,6 +105,13 @@ class DecisionRow(Base):
     # Unique, so that the chain cannot fork even if two writers get past the lock.
     previous_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    # A page of the version before, which runs on, writes rows of its own layout.
+    row_schema: Mapped[int] = mapped_column(Integer, server_default="2")
+    stage: Mapped[str] = mapped_column(String(20), server_default="first")
+    login: Mapped[str] = mapped_column(String(20), server_default="demo")
+    signed_name: Mapped[str] = mapped_column(String(100), server_default="")
+    signed_meaning: Mapped[str] = mapped_column(Text, server_default="")
+    signed_with: Mapped[str] = mapped_column(String(40), server_default="")
 
 
 @event.listens_for(DecisionRow.__table__, "after_create")
@@ -106,6 +137,7 @@ def to_row(
     decision: Decision, *, position: int, decided_at_utc: str, previous_sha256: str
 ) -> DecisionRow:
     """Make the row of a decision, with its hash."""
+    signed = decision.signature
     row = DecisionRow(
         position=position,
         decided_at_utc=decided_at_utc,
@@ -127,6 +159,12 @@ def to_row(
         adapter_sha256=decision.adapter_sha256,
         slices_seen=json.dumps(decision.slices_seen, separators=(",", ":")),
         previous_sha256=previous_sha256,
+        row_schema=SCHEMA_VERSION,
+        stage=decision.stage.value,
+        login=decision.login,
+        signed_name="" if signed is None else signed.name,
+        signed_meaning="" if signed is None else signed.meaning,
+        signed_with="" if signed is None else signed.method,
     )
     row.sha256 = _content_sha256(row)
     return row
@@ -160,6 +198,9 @@ def to_entry(row: DecisionRow) -> Entry:
                 backbone=row.backbone,
                 adapter_sha256=row.adapter_sha256,
                 slices_seen=tuple(json.loads(row.slices_seen)),
+                stage=Stage(row.stage),
+                login=row.login,
+                signature=_signature(row),
             ),
             previous_sha256=row.previous_sha256,
             sha256=row.sha256,
@@ -171,13 +212,29 @@ def to_entry(row: DecisionRow) -> Entry:
         ) from None
 
 
+def _signature(row: DecisionRow) -> Signature | None:
+    parts = (row.signed_name, row.signed_meaning, row.signed_with)
+    if not any(parts):
+        return None
+    return Signature(name=parts[0], meaning=parts[1], method=parts[2])
+
+
 def _content_sha256(row: DecisionRow) -> str:
-    columns = [c.name for c in DecisionRow.__table__.columns if c.name != "sha256"]
-    content = {"schema": SCHEMA_VERSION} | {name: getattr(row, name) for name in columns}
+    left_out = {"sha256", "row_schema", *(ADDED_IN_3 if row.row_schema == 2 else ())}
+    columns = [c.name for c in DecisionRow.__table__.columns if c.name not in left_out]
+    content = {"schema": row.row_schema} | {name: getattr(row, name) for name in columns}
     text = json.dumps(
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _added_since(row: DecisionRow) -> bool:
+    """Whether a row of schema 2 says something in columns that its hash does not cover."""
+    if row.row_schema != 2:
+        return False
+    defaults = ("first", "demo", "", "", "")
+    return tuple(getattr(row, name) for name in ADDED_IN_3) != defaults
 
 
 def fault_of(row: DecisionRow, *, position: int, previous_sha256: str) -> str:
@@ -186,6 +243,6 @@ def fault_of(row: DecisionRow, *, position: int, previous_sha256: str) -> str:
         return f"decision {position} is missing"
     if row.previous_sha256 != previous_sha256:
         return "it does not follow the decision before it"
-    if row.sha256 != _content_sha256(row):
+    if row.sha256 != _content_sha256(row) or _added_since(row):
         return "its content was changed after it was recorded"
     return ""

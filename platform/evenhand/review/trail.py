@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from evenhand.review.records import Entry
 from evenhand.review.store import ChainCheck
@@ -30,6 +31,11 @@ TRAIL_COLUMNS = (
     "corrected_path",
     "backbone",
     "adapter_sha256",
+    "stage",
+    "login",
+    "signed_name",
+    "signed_meaning",
+    "signed_with",
     "previous_sha256",
     "sha256",
 )
@@ -48,23 +54,29 @@ code {font-size: 11px; word-break: break-all} .bad {color: #a40000; font-weight:
 @media print {body {margin: 0; font-size: 10px} thead {display: table-header-group}}
 </style>
 <h1>Review decisions</h1>
-<p>{{ check.length }} decisions, written {{ written }} UTC. Names of readers were not verified.
+<p>{{ check.length }} decisions, written {{ written }} UTC. Where it says
+demo, the reader wrote their own name and nobody checked it: that is no signature.
 {% if check.broken_at is none %}The chain is intact; hash of the last decision:
 <code>{{ check.head_sha256 }}</code>{% else %}
 <span class="bad">The chain is broken at decision {{ check.broken_at }}: {{ check.why }}.</span>
 {% endif %}</p>
 <table><thead><tr><th>#</th><th>When (UTC)</th><th>Case</th><th>Reader</th><th>Decision</th>
 <th>Seconds</th><th>Strokes</th><th>Slices seen</th><th>Dice</th><th>HD95</th>
+<th>Signed: name, time, meaning</th>
 <th>Mask before, after</th><th>Model, adapter</th><th>Hash</th></tr></thead><tbody>
 {% for e in entries %}{% set d = e.decision %}<tr>
 <td class="n">{{ e.position }}</td><td>{{ e.decided_at_utc.strftime("%Y-%m-%d %H:%M:%S") }}</td>
-<td>{{ d.case_id }}<br>{{ d.hospital }}, {{ d.arm }}</td><td>{{ d.reader }}</td>
+<td>{{ d.case_id }}<br>{{ d.hospital }}, {{ d.arm }}</td>
+<td>{{ d.reader }}<br>{{ d.stage.value }} reading, {{ d.login }}</td>
 <td><b>{{ d.verdict.value }}</b>{% if d.reason %}: {{ d.reason.value }}{% endif %}
 {% if d.comment %}<br>{{ d.comment }}{% endif %}</td>
 <td class="n">{{ "%.1f"|format(d.seconds) }}</td><td class="n">{{ d.strokes }}</td>
 <td class="n">{{ d.slices_seen|length }}</td>
 <td class="n">{% if d.dice is not none %}{{ "%.3f"|format(d.dice) }}{% endif %}</td>
 <td class="n">{% if d.hd95 is not none %}{{ "%.2f"|format(d.hd95) }}{% endif %}</td>
+<td>{% if d.signature %}{{ d.signature.name }}<br>
+{{ e.decided_at_utc.strftime("%Y-%m-%d %H:%M:%S") }} UTC<br>{{ d.signature.meaning }}
+({{ d.signature.method }}){% else %}not signed{% endif %}</td>
 <td><code>{{ d.proposed_sha256 }}</code>{% if d.corrected_sha256 %}<br>
 <code>{{ d.corrected_sha256 }}</code>{% endif %}</td>
 <td>{{ d.backbone }}{% if d.adapter_sha256 %}<br><code>{{ d.adapter_sha256 }}</code>{% endif %}</td>
@@ -95,8 +107,15 @@ def trail_html(entries: Sequence[Entry], check: ChainCheck) -> str:
     return page.render(entries=entries, check=check, written=written)
 
 
+_SIGNED = {"signed_name": "name", "signed_meaning": "meaning", "signed_with": "method"}
+
+
 def _cell(entry: Entry, column: str) -> object:
-    value = getattr(entry if hasattr(entry, column) else entry.decision, column)
+    value: Any
+    if column in _SIGNED:
+        value = getattr(entry.decision.signature, _SIGNED[column], "")
+    else:
+        value = getattr(entry if hasattr(entry, column) else entry.decision, column)
     if column == "slices_seen":
         return " ".join(map(str, value))
     if column == "decided_at_utc":

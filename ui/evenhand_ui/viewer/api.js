@@ -31,6 +31,18 @@ export class Api {
     return { how, numbers: new Int16Array(await response.arrayBuffer()) };
   }
 
+  // Another study of the patient: its grid, and its image.
+  async study(number) {
+    const response = await this.ask(`other/${number}`);
+    const { grid, ...how } = JSON.parse(response.headers.get("X-Evenhand-Image"));
+    return { grid, how, numbers: new Int16Array(await response.arrayBuffer()) };
+  }
+
+  // Where the model is not sure; null: nothing was kept of that.
+  async heat() {
+    return this.mask("uncertainty");
+  }
+
   async mask(which) {
     const response = await this.ask(which);
     if (response.status === 204) return null;
@@ -56,12 +68,28 @@ export class Api {
     return (await response.json()).revision;
   }
 
+  async get(path) {
+    return (await this.ask(path)).json();
+  }
+
+  // The model's answer to a prompt, as the box that holds it and its voxels.
+  async suggestion(prompt) {
+    const response = await this._post("prompt", prompt);
+    return {
+      box: response.headers.get("X-Evenhand-Box").split(",").map(Number),
+      bytes: new Uint8Array(await response.arrayBuffer()),
+    };
+  }
+
   async tell(path, content) {
-    const response = await this.ask(path, {
+    return (await this._post(path, content)).json();
+  }
+
+  _post(path, content) {
+    return this.ask(path, {
       method: "POST",
       body: JSON.stringify(content),
       headers: { "Content-Type": "application/json" },
     });
-    return response.json();
   }
 }

@@ -1,13 +1,18 @@
 // One open case: what is loaded, what is shown, and what the buttons do.
 
 import { Api, Refused } from "./api.js";
+import { Beside } from "./beside.js";
+import { Cursor } from "./cursor.js";
 import { Editor } from "./edit.js";
 import { listenForKeys } from "./keys.js";
+import { Listing } from "./listing.js";
+import { Looking } from "./looking.js";
 import { Panel, presetsOf } from "./panel.js";
 import { attachPointer } from "./pointer.js";
+import { Prompts } from "./prompts.js";
 import { Saving } from "./saving.js";
 import { View } from "./view.js";
-import { MINE, PLANES, PROPOSED, Volume } from "./volume.js";
+import { MINE, PLANES, PROPOSED, SUGGESTED, Volume } from "./volume.js";
 import { Watching } from "./watching.js";
 
 export class App {
@@ -24,7 +29,12 @@ export class App {
     this.greyVersion = 0;
     this.panel = new Panel(data, this._actions());
     this.root = this.panel.root;
+    this.beside = new Beside(this);
     this._makeViews();
+    this.looking = new Looking(this);
+    this.prompts = new Prompts(this);
+    this.listing = new Listing(this);
+    this.cursor = new Cursor(this);
     this.saving = new Saving({
       api: this.api, volume: this.volume, editor: this.editor, key: data.draftKey,
       tell: (text, kind) => this.panel.say(text, kind),
@@ -48,6 +58,8 @@ export class App {
     this.root.dataset.left = "";
     this.saving.leave();
     this.watching?.leave();
+    this.prompts.leave();
+    this.listing.leave();
     this.unlisten?.();
     this.resizer?.disconnect();
     removeEventListener("beforeunload", this.guard);
@@ -66,7 +78,7 @@ export class App {
     const [image, proposal] = await Promise.all([this.api.image(0), this.api.mask("proposal")]);
     this.volume.setMask(proposal.bytes, proposal.box, PROPOSED);
     this.volume.copyProposal(proposal.box);
-    this._setImage(image);
+    this.setImage(image);
     this._goToTumour();
     if (!this.data.readonly) await this.saving.load();
     this.watching = new Watching({
@@ -77,6 +89,8 @@ export class App {
     this.refresh();
     this.paintNow();
     this.root.dataset.ready = String(Math.round(performance.now() - this.started));
+    this.prompts.start();
+    this.listing.touched();
     if (!this.panel.status.dataset.kind || this.panel.status.dataset.kind === "busy") {
       this.panel.say(this.data.readonly ? "For looking only" : "", "");
     }
@@ -90,34 +104,16 @@ export class App {
     else if (!(error instanceof Refused)) console.error(error);
   }
 
-  _setImage({ numbers, how }) {
+  setImage({ numbers, how }) {
     this.volume.setImage(numbers, how);
-    this.presets = presetsOf(how);
+    this.presets = presetsOf(how, this.data.modality);
     this.panel.preset.replaceChildren(...this.presets.map(([name], n) => new Option(name, n)));
     this.setWindow(how.level, how.width);
   }
 
   _goToTumour() {
-    const through = this.data.sliceAxis, bit = PROPOSED;
-    const slices = this.volume.slicesOf(through, bit);
-    if (!slices.length) return;
-    const sums = [0, 0, 0];
-    let best = slices[0], most = -1;
-    for (const k of slices) {
-      const { mask } = this.editor.cut(this.mainPlane, k, bit);
-      const count = mask.reduce((sum, m) => sum + m, 0);
-      if (count > most) [best, most] = [k, count];
-    }
-    const { mask, width, height } = this.editor.cut(this.mainPlane, best, bit);
-    mask.forEach((m, n) => {
-      sums[0] += m * (n % width);
-      sums[1] += m * Math.trunc(n / width);
-    });
-    const next = [...this.position];
-    next[through] = best;
-    next[this.mainPlane.across] = width - 1 - Math.round(sums[0] / most);
-    next[this.mainPlane.down] = height - 1 - Math.round(sums[1] / most);
-    this.moveTo(next);
+    const position = this.editor.largest(this.mainPlane, PROPOSED);
+    if (position) this.moveTo(position);
   }
 
   // -- planes -------------------------------------------------------------------------------
@@ -132,17 +128,20 @@ export class App {
     this.views = [first, ...keys.filter((key) => key !== first)]
       .map((key) => new View(key, PLANES[key], this.volume));
     this.views.forEach((view) => attachPointer(this, view));
-    this._place();
+    this.place();
   }
 
-  _place() {
-    this.panel.planes.replaceChildren(...this.views.map((view) => view.element));
+  place() {
+    const [first, ...others] = this.views, other = this.beside.view;
+    const shown = [first, ...(other ? [other] : []), ...others];
+    this.panel.planes.replaceChildren(...shown.map((view) => view.element));
+    this.panel.planes.classList.toggle("beside", Boolean(other));
     this.active = this.views[0];
   }
 
   swap() {
     this.views.push(this.views.shift());
-    this._place();
+    this.place();
     this.views.forEach((view) => { view.reset(); view.resize(); });
     this.invalidate();
   }
@@ -154,6 +153,7 @@ export class App {
     this.resizer?.disconnect();
     this.resizer = new ResizeObserver(() => {
       this.views.forEach((view) => view.resize());
+      this.beside.view?.resize();
       this.invalidate();
     });
     this.resizer.observe(this.panel.planes);
@@ -201,6 +201,12 @@ export class App {
       const pen = here ? this.pen : null;
       view.draw({
         grey: this.grey, greyVersion: this.greyVersion, smooth: true, layers, pen,
+        heat: this.looking.shownHeat,
+        marks: {
+          prompt: this.look.hidden ? null : this.prompts.marks(view),
+          line: this.look.hidden ? null : this.listing.line(view),
+          cursor: this.cursor.mark(view),
+        },
         cross: this.tool === "look" ? this.position : null,
       });
       const place = `${view.plane.name}, slice ${view.slice + 1} of ${view.depth}`;
@@ -209,6 +215,7 @@ export class App {
         view.canvas.setAttribute("aria-label", place);
       }
     }
+    this.beside.draw();
     const main = this.position[this.data.sliceAxis];
     this.watching?.look(layers.length ? main : null);
   }
@@ -223,6 +230,10 @@ export class App {
       layers.push({ bit: PROPOSED, style: "outline", opacity: 1, width: 1.25 });
     }
     if (edited) layers.push({ bit: MINE, style: this.look.style, opacity, width: 2 });
+    if (this.volume.suggestion) {
+      layers.push({ bit: SUGGESTED, style: "fill", opacity: 0.25, width: 0 });
+      layers.push({ bit: SUGGESTED, style: "outline", opacity: 1, width: 2.5, dashed: true });
+    }
     return layers;
   }
 
@@ -230,6 +241,7 @@ export class App {
 
   edited() {
     this.saving.touched();
+    this.listing.touched();
     this.refresh();
     this.invalidate();
   }
@@ -244,8 +256,8 @@ export class App {
     panel.undo.disabled = !this.editor.canUndo;
     panel.redo.disabled = !this.editor.canRedo;
     const edited = volume.differing > 0;
-    panel.volumes.textContent = `Proposal ${this._size(volume.counts[PROPOSED])}` +
-      (edited ? `, mine ${this._size(volume.counts[MINE])}` : "");
+    panel.volumes.textContent = `Proposal ${this.sizeText(volume.counts[PROPOSED])}` +
+      (edited ? `, mine ${this.sizeText(volume.counts[MINE])}` : "");
     panel.size.textContent = `${Number(this.brushMm.toPrecision(3))} ${data.lengthUnit}`;
     this._refreshVerdicts(edited, left);
   }
@@ -263,7 +275,7 @@ export class App {
             : !reason.value ? "To reject, choose a reason." : "";
   }
 
-  _size(voxels) {
+  sizeText(voxels) {
     if (this.data.lengthUnit !== "mm") return `${voxels} voxels`;
     const [x, y, z] = this.volume.spacing;
     return `${((voxels * x * y * z) / 1000).toFixed(2)} ml`;
@@ -279,15 +291,20 @@ export class App {
       size: (by) => this.resizeBrush(by),
       interpolate: () => this.interpolate(),
       revert: () => this.editor.revert(),
+      take: (replace) => this.prompts.take(replace),
+      discard: () => this.prompts.discard(),
+      other: (number) => this.beside.choose(number),
+      heat: () => this.looking.toggleHeat(),
+      cursor: () => this.cursor.toggle(),
       swap: () => this.swap(),
-      fit: () => this.fit(),
+      fit: () => this.looking.fit(),
       unseen: () => this.nextUnseen(),
-      hide: () => this.toggleHidden(),
-      style: () => this.toggleStyle(),
+      hide: () => this.looking.toggleHidden(),
+      style: () => this.looking.toggleStyle(),
       opacity: (percent) => { this.look.opacity = percent; this.invalidate(); },
       proposal: (on) => { this.look.proposal = on; this.invalidate(); },
       preset: (n) => this.setWindow(this.presets[n][1], this.presets[n][2]),
-      sequence: (n) => this._changeSequence(n),
+      sequence: (n) => this.looking.changeSequence(n),
       form: () => this.refresh(),
       decide: (verdict) => this.decide(verdict),
     };
@@ -295,6 +312,7 @@ export class App {
 
   setTool(id) {
     if (this.panel.tools[id].disabled) return;
+    this.cursor.lift();
     this.tool = id;
     this.pen = null;
     for (const [name, button] of Object.entries(this.panel.tools)) {
@@ -319,44 +337,12 @@ export class App {
     if (!count) this.panel.say("Nothing lies between two drawn slices here.", "bad");
   }
 
-  fit() {
-    this.views.forEach((view) => view.reset());
-    this.invalidate();
-  }
-
   nextUnseen() {
     const next = this.watching?.nextAfter(this.position[this.data.sliceAxis]);
     if (next === undefined) return;
     const position = [...this.position];
     position[this.data.sliceAxis] = next;
     this.moveTo(position);
-  }
-
-  toggleHidden() {
-    this.look.hidden = !this.look.hidden;
-    this.panel.hide.setAttribute("aria-pressed", String(this.look.hidden));
-    this.panel.hide.textContent = this.look.hidden ? "Show masks" : "Hide masks";
-    this.paintNow();
-  }
-
-  toggleStyle() {
-    const fill = this.look.style === "outline";
-    this.look.style = fill ? "fill" : "outline";
-    // An outline covers nothing and may be strong; a fill must let the anatomy through.
-    this.look.opacity = fill ? 35 : 90;
-    this.panel.opacity.value = this.look.opacity;
-    this.panel.style.textContent = fill ? "Outline" : "Fill";
-    this.invalidate();
-  }
-
-  async _changeSequence(number) {
-    this.panel.say("Loading ...", "busy");
-    try {
-      this._setImage(await this.api.image(number));
-      this.panel.say("", "");
-    } catch (error) {
-      this.panel.say(error instanceof Refused ? error.message : "The image did not arrive.", "bad");
-    }
   }
 
   _askWhich() {

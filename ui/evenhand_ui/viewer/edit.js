@@ -2,7 +2,7 @@
 // so undo and redo are the same walk and no stroke is ever too old.
 
 import { along, between, disc, enclosed, polygon } from "./shapes.js";
-import { MINE, PROPOSED } from "./volume.js";
+import { MINE, PROPOSED, SUGGESTED } from "./volume.js";
 
 export class Editor {
   constructor(volume, changed) {
@@ -121,6 +121,46 @@ export class Editor {
     });
     for (const index of this.open) volume.flip(index);
     return this.end();
+  }
+
+  // Take a suggestion, as one stroke: added to one's own mask, or (`slice`: plane and number) in its
+  // place there.
+  adopt(slice) {
+    const { mask } = this.volume;
+    this.open = [];
+    this.volume._eachInBox(this.volume.suggestion, (i) => {
+      if ((mask[i] & (SUGGESTED | MINE)) === SUGGESTED) this.open.push(i);
+    });
+    if (slice) {
+      const { start, stepAcross, stepDown, width, height } = this.volume.walk(...slice);
+      for (let r = 0; r < height; r++) {
+        for (let c = 0, i = start + r * stepDown; c < width; c++, i += stepAcross) {
+          if ((mask[i] & (SUGGESTED | MINE)) === MINE) this.open.push(i);
+        }
+      }
+    }
+    for (const index of this.open) this.volume.flip(index);
+    return this.end();
+  }
+
+  // The slice along an axis on which a mask is largest, and the middle of it there, as a position.
+  largest(plane, bit) {
+    let best = null, most = 0;
+    for (const k of this.volume.slicesOf(plane.through, bit)) {
+      const cut = this.cut(plane, k, bit), count = cut.mask.reduce((sum, m) => sum + m, 0);
+      if (count > most) [best, most] = [{ k, ...cut }, count];
+    }
+    if (!best) return null;
+    let across = 0, down = 0;
+    best.mask.forEach((m, n) => {
+      across += m * (n % best.width);
+      down += m * Math.trunc(n / best.width);
+    });
+    const position = [0, 0, 0];
+    position[plane.through] = best.k;
+    position[plane.across] = best.width - 1 - Math.round(across / most);
+    position[plane.down] = best.height - 1 - Math.round(down / most);
+    return position;
   }
 
   // One's own mask on a slice, as pixels.

@@ -6,6 +6,8 @@ import { TOOLS } from "./panel.js";
 const TYPING = new Set(["INPUT", "TEXTAREA", "SELECT"]);
 const OF_TOOL = Object.fromEntries(TOOLS.map(({ id, key }) => [key.toLowerCase(), id]));
 
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
 export function listenForKeys(app) {
   const listener = (event) => {
     const target = event.composedPath()[0];
@@ -28,6 +30,8 @@ function decide(app) {
 function find(app, event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.altKey) return null;
+  // A button that has the focus is pressed by these two, whatever else they do.
+  if ((key === " " || key === "Enter") && event.composedPath()[0]?.tagName === "BUTTON") return null;
   if (event.ctrlKey || event.metaKey) {
     if (key === "z" && !event.shiftKey) return () => app.editor.undo();
     if (key === "y" || (key === "z" && event.shiftKey)) return () => app.editor.redo();
@@ -35,7 +39,14 @@ function find(app, event) {
   }
   if (key === "Enter" && app.pen?.points) return () => closePolygon(app, !event.shiftKey);
   if (key === "Backspace" && app.pen?.points) return () => dropCorner(app);
-  if (event.shiftKey && key !== "?") return null;
+  if (key === "Enter" && app.prompts.answered) return () => app.prompts.take(event.shiftKey);
+  if (key === "Backspace" && app.prompts.open) return () => app.prompts.back();
+  const towards = ARROWS[key];
+  if (towards && app.cursor.on) return () => app.cursor.move(...towards, event.shiftKey);
+  if (key === " " && app.cursor.on) return () => app.cursor.press(event.shiftKey);
+  if (towards && event.shiftKey) return () => app.looking.pan(...towards);
+  if (key === "+" || key === "=") return () => app.looking.zoom(1.25);
+  if (event.shiftKey) return null;
   if (key in OF_TOOL) return () => app.setTool(OF_TOOL[key]);
   return {
     ArrowUp: () => app.step(app.active, -1),
@@ -44,11 +55,15 @@ function find(app, event) {
     PageDown: () => app.step(app.active, 1),
     "[": () => app.resizeBrush(-1),
     "]": () => app.resizeBrush(1),
+    "-": () => app.looking.zoom(0.8),
+    k: () => app.cursor.toggle(),
+    y: () => app.beside.toggle(),
+    u: () => app.looking.toggleHeat(),
     n: () => app.nextUnseen(),
-    h: () => app.toggleHidden(),
-    o: () => app.toggleStyle(),
+    h: () => app.looking.toggleHidden(),
+    o: () => app.looking.toggleStyle(),
     i: () => app.interpolate(),
     x: () => app.swap(),
-    0: () => app.fit(),
+    0: () => app.looking.fit(),
   }[key];
 }

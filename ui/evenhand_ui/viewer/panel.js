@@ -11,6 +11,9 @@ export const TOOLS = [
   { id: "polygon", text: "Polygon", key: "P",
     title: "Click corners, Enter closes, Backspace takes one back, Shift+Enter erases inside" },
   { id: "fill", text: "Fill", key: "F", title: "Fill a closed outline" },
+  { id: "box", text: "Box", key: "A", title: "Drag a box: the model suggests a mask within it" },
+  { id: "points", text: "Points", key: "Q",
+    title: "Click what is inside, with Shift what is outside: the model suggests a mask" },
 ];
 
 const CT_PRESETS = [
@@ -29,9 +32,10 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
-export function presetsOf(how) {
+// Where the modality is unknown, air and bone give a CT away.
+export function presetsOf(how, modality) {
   const own = ["As opened", how.level, how.width];
-  if (how.low < -300 && how.high > 300) return [own, ...CT_PRESETS];
+  if (modality === "CT" || (!modality && how.low < -300 && how.high > 300)) return [own, ...CT_PRESETS];
   const all = Math.max(how.high - how.low, 1e-6);
   return [own, ["More contrast", how.level, how.width * 0.6],
     ["Less contrast", how.level, how.width * 1.6], ["Whole range", how.low + all / 2, all]];
@@ -53,7 +57,7 @@ export class Panel {
     this.root.append(
       this._toolbar(), this.notice, el("div", { class: "desk" }, this.planes, this.side),
     );
-    this.side.append(this._progress(), this._display(), this._decision());
+    this.side.append(this._suggestion(), this._progress(), this._lesions(), this._display(), this._decision());
   }
 
   _toolbar() {
@@ -61,7 +65,7 @@ export class Panel {
     this.tools = Object.fromEntries(TOOLS.map(({ id, text, key, title }) => [
       id,
       button(text, `${title} (${key})`, () => this.on.tool(id), {
-        "aria-pressed": "false", "data-tool": id,
+        "aria-pressed": "false", "data-tool": id, "data-what": `${title} (${key})`,
         disabled: locked && !["look", "window", "ruler"].includes(id),
       }),
     ]));
@@ -81,9 +85,24 @@ export class Panel {
         button("Back to proposal", "Undo all at once; can itself be undone",
           this.on.revert, { disabled: locked })),
       el("span", { class: "group" },
+        button("Keyboard", "A cursor that arrows move; Space draws (K)", this.on.cursor),
         button("Swap planes", "Another plane becomes the large one (X)", this.on.swap),
         button("Whole picture", "Zoom and position as at first (0)", this.on.fit)),
       this.status);
+  }
+
+  // What the model answered to a prompt, or why it cannot be asked.
+  _suggestion() {
+    this.model = el("p", { class: "model", role: "status" });
+    this.suggested = el("span", { role: "status" });
+    this.suggestion = el("div", { class: "suggestion", hidden: true },
+      el("span", {}, el("i", { class: "swatch suggested" }), this.suggested),
+      el("div", { class: "row" },
+        button("Take", "Add it to your mask (Enter)", () => this.on.take(false)),
+        button("Replace", "Put it in the place of your mask on this slice (Shift+Enter)",
+          () => this.on.take(true)),
+        button("Drop", "Throw it away (Backspace)", this.on.discard)));
+    return el("section", { class: "asked" }, this.model, this.suggestion);
   }
 
   _progress() {
@@ -95,6 +114,12 @@ export class Panel {
     return el("section", {}, this.bar, this.seen, this.unseen, this.volumes);
   }
 
+  _lesions() {
+    this.lesionCount = el("p", { class: "count" });
+    this.lesions = el("ol", { class: "lesions", "aria-label": "Lesions of the mask" });
+    return el("section", {}, this.lesionCount, this.lesions);
+  }
+
   _display() {
     this.hide = button("Hide masks", "Hide or show all masks (H)", this.on.hide,
       { "aria-pressed": "false" });
@@ -103,6 +128,10 @@ export class Panel {
       "aria-label": "Mask opacity", oninput: (e) => this.on.opacity(Number(e.target.value)) });
     this.proposal = el("input", { type: "checkbox", checked: true,
       onchange: (e) => this.on.proposal(e.target.checked) });
+    const kept = this.data.uncertainty;
+    this.heat = el("input", { type: "checkbox", disabled: !kept, onchange: this.on.heat });
+    this.legend = el("div", { class: "legend", hidden: true },
+      el("span", {}, "surer"), el("i", {}), el("span", {}, "not sure"));
     this.preset = el("select", { "aria-label": "Window preset",
       onchange: (e) => this.on.preset(Number(e.target.value)) });
     this.windowText = el("output", { class: "window" });
@@ -110,6 +139,11 @@ export class Panel {
     this.sequence = el("select", { "aria-label": "Sequence",
       onchange: (e) => this.on.sequence(Number(e.target.value)) },
       ...names.map((name, n) => el("option", { value: n }, name)));
+    const { others } = this.data;
+    this.other = el("select", { "aria-label": "Another study of the patient beside it",
+      onchange: (e) => this.on.other(e.target.value === "" ? null : Number(e.target.value)) },
+      el("option", { value: "" }, "none"),
+      ...others.map((name, n) => el("option", { value: n }, name)));
     this.tolerance = el("input", { type: "range", min: 2, max: 50, value: 12,
       "aria-label": "Tolerance of Like this" });
     return el("section", {},
@@ -118,7 +152,10 @@ export class Panel {
       el("label", { class: "check" }, this.proposal,
         el("i", { class: "swatch proposed" }), "Proposal",
         el("i", { class: "swatch mine" }), "Mine"),
+      el("label", { class: "check", title: kept ? "Where the model is not sure (U). Not calibrated."
+        : "This run has kept no probabilities" }, this.heat, "Uncertainty"), this.legend,
       ...(names.length > 1 ? [el("label", {}, "Sequence", this.sequence)] : []),
+      ...(others.length ? [el("label", { title: "Y" }, "Beside", this.other)] : []),
       el("label", {}, "Grey", this.preset), this.windowText,
       el("label", { class: "tolerance", hidden: true }, "Tolerance", this.tolerance));
   }

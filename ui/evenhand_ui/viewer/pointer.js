@@ -9,6 +9,12 @@ export function attachPointer(app, view) {
   const { canvas } = view;
   let drag = null, turned = 0;
 
+  canvas.addEventListener("focus", () => {
+    if (app.active === view) return;
+    app.active = view;
+    if (app.cursor.on) app.cursor.take(view);
+  });
+
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 
   canvas.addEventListener("wheel", (event) => {
@@ -30,6 +36,7 @@ export function attachPointer(app, view) {
 
   canvas.addEventListener("pointerdown", (event) => {
     if (!app.grey || drag) return;
+    app.cursor.lift();
     canvas.focus({ preventScroll: true });
     app.active = view;
     drag = begin(app, view, event);
@@ -60,10 +67,10 @@ export function attachPointer(app, view) {
 
 const PAINTS = { brush: true, threshold: true, eraser: false };
 
-function begin(app, view, event) {
+export function begin(app, view, event) {
   if (event.button === 2) return windowDrag(app, event);
   if (event.button === 1 || (event.button === 0 && event.shiftKey && !(app.tool in PAINTS)
-      && app.tool !== "polygon")) {
+      && app.tool !== "polygon" && app.tool !== "points")) {
     event.preventDefault();
     return panDrag(view, event);
   }
@@ -73,12 +80,13 @@ function begin(app, view, event) {
   if (app.tool === "ruler") return rulerDrag(app, view, event);
   if (app.data.readonly) return null;
   if (app.tool in PAINTS) return paintDrag(app, view, event);
+  if (app.tool === "box" || app.tool === "points") return ask(app, view, event);
   if (app.tool === "polygon") addCorner(app, view, event);
   if (app.tool === "fill") fill(app, view, event);
   return null;
 }
 
-function hover(app, view, event) {
+export function hover(app, view, event) {
   if (!(app.tool in PAINTS)) return;
   app.pen = { view, at: view.locate(event), radius: app.brushMm / 2 };
   app.invalidate();
@@ -144,6 +152,30 @@ function paintDrag(app, view, event) {
       at = next;
     },
     end: () => editor.end(),
+  };
+}
+
+function ask(app, view, event) {
+  if (view.plane !== app.mainPlane) {
+    app.panel.say(`The model reads ${app.mainPlane.name.toLowerCase()} slices; ask there.`, "bad");
+    return null;
+  }
+  const from = view.locate(event);
+  if (app.tool === "points") {
+    if (view.voxelAt(from) >= 0) app.prompts.point(view, from, !event.shiftKey);
+    return null;
+  }
+  let to = from;
+  return {
+    move: (e) => {
+      to = view.locate(e);
+      app.pen = { view, slice: view.slice, rect: [from, to] };
+    },
+    end: () => {
+      app.pen = null;
+      if (to[0] !== from[0] && to[1] !== from[1]) app.prompts.box(view, from, to);
+      app.invalidate();
+    },
   };
 }
 

@@ -1,8 +1,12 @@
 // One plane on the screen: grey picture, masks, letters, crosshair.
 
-import { MINE, PROPOSED } from "./volume.js";
+import { drawMarks, drawPen } from "./marks.js";
+import { MINE, PROPOSED, SUGGESTED } from "./volume.js";
 
-export const COLOURS = { [PROPOSED]: [230, 159, 0], [MINE]: [86, 180, 233] };
+// Told apart by those who do not see all colours (Okabe and Ito), and by their lines as well.
+export const COLOURS = {
+  [PROPOSED]: [230, 159, 0], [MINE]: [86, 180, 233], [SUGGESTED]: [240, 228, 66],
+};
 
 const FIT = 0.98;
 
@@ -21,7 +25,9 @@ export class View {
     this.pixelMm = [volume.spacing[plane.across], volume.spacing[plane.down]];
     this.element = this._build();
     this.sheet = sheetOf(width, height);
-    this.paint = { [MINE]: sheetOf(width, height), [PROPOSED]: sheetOf(width, height) };
+    this.warm = sheetOf(width, height);
+    this.paint = Object.fromEntries(
+      [MINE, PROPOSED, SUGGESTED].map((bit) => [bit, sheetOf(width, height)]));
     this.drawn = {};
   }
 
@@ -83,6 +89,12 @@ export class View {
     return [(event.clientX - box.left - left) / sx, (event.clientY - box.top - top) / sy];
   }
 
+  // The other way round: where a place lies in the window.
+  onScreen([column, row]) {
+    const box = this.canvas.getBoundingClientRect(), { left, top, sx, sy } = this.frame();
+    return [box.left + left + column * sx, box.top + top + row * sy];
+  }
+
   voxelAt([column, row]) {
     const { start, stepAcross, stepDown } = this.volume.walk(this.plane, this.slice);
     const c = Math.floor(column), r = Math.floor(row);
@@ -103,7 +115,7 @@ export class View {
     this.pan = [0, 0];
   }
 
-  // `look`: grey (table), greyVersion, layers [{bit, style, opacity, width}], cross, pen.
+  // `look`: grey (table), greyVersion, layers [{bit, style, opacity, width}], cross, heat, marks, pen.
   draw(look) {
     const context = this.canvas.getContext("2d");
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
@@ -115,8 +127,10 @@ export class View {
     context.imageSmoothingEnabled = look.smooth;
     context.drawImage(this.sheet.canvas, ...spread);
     context.imageSmoothingEnabled = false;
+    if (look.heat) context.drawImage(this._heated(look.heat), ...spread);
     for (const layer of look.layers) this._drawLayer(context, layer, frame, spread);
     if (look.cross) this._drawCross(context, look.cross, frame);
+    if (look.marks) drawMarks(context, look.marks, frame);
     if (look.pen) drawPen(context, look.pen, frame, this.pixelMm);
   }
 
@@ -135,7 +149,16 @@ export class View {
     this.sheet.context.putImageData(this.sheet.pixels, 0, 0);
   }
 
-  _drawLayer(context, { bit, style, opacity, width }, frame, spread) {
+  _heated(heat) {
+    if (this.drawn.heat !== this.slice) {
+      this.drawn.heat = this.slice;
+      heat.write(this.warm.words, this.volume, this.plane, this.slice);
+      this.warm.context.putImageData(this.warm.pixels, 0, 0);
+    }
+    return this.warm.canvas;
+  }
+
+  _drawLayer(context, { bit, style, opacity, width, dashed }, frame, spread) {
     const painted = this._paint(bit);
     const [red, green, blue] = COLOURS[bit];
     if (style === "fill") {
@@ -148,11 +171,13 @@ export class View {
     context.lineWidth = width;
     context.beginPath();
     const { left, top, sx, sy } = frame, { edges } = painted;
+    if (dashed) context.setLineDash([0.55 * sx, 0.45 * sx]);
     for (let n = 0; n < edges.length; n += 4) {
       context.moveTo(left + edges[n] * sx, top + edges[n + 1] * sy);
       context.lineTo(left + edges[n + 2] * sx, top + edges[n + 3] * sy);
     }
     context.stroke();
+    context.setLineDash([]);
   }
 
   // The mask of this slice, as a coloured sheet and as the edges around it.
@@ -210,30 +235,4 @@ function sheetOf(width, height) {
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
   return { canvas, context, pixels, words: new Uint32Array(pixels.data.buffer), edges: [] };
-}
-
-// The brush under the pointer, the corners of a polygon so far, or a measured length.
-function drawPen(context, pen, { left, top, sx, sy }, [mx]) {
-  context.strokeStyle = "#fff";
-  context.lineWidth = 1.5;
-  context.beginPath();
-  const corners = pen.points ?? pen.line;
-  if (corners) {
-    const places = corners.map(([c, r]) => [left + c * sx, top + r * sy]);
-    places.forEach(([x, y], n) => context[n ? "lineTo" : "moveTo"](x, y));
-    for (const [x, y] of places) context.rect(x - 2, y - 2, 4, 4);
-    if (pen.text) {
-      const [x, y] = places[1];
-      context.font = "600 14px system-ui, sans-serif";
-      context.lineJoin = "round";
-      context.stroke();
-      context.beginPath();
-      context.fillStyle = "#ffe9a8";
-      context.fillText(pen.text, x + 8, y - 6);
-    }
-  } else {
-    const [c, r] = pen.at;
-    context.arc(left + c * sx, top + r * sy, Math.max(1.5, (pen.radius / mx) * sx), 0, 7);
-  }
-  context.stroke();
 }

@@ -13,6 +13,8 @@ export const PLANES = {
 // Bits of `mask`.
 export const MINE = 1;
 export const PROPOSED = 2;
+export const SUGGESTED = 4;
+const ALL = MINE | PROPOSED | SUGGESTED;
 
 const OFFSET = 32768;
 
@@ -27,6 +29,9 @@ export class Volume {
     this.how = { slope: 1, intercept: 0 };
     this.counts = { [MINE]: 0, [PROPOSED]: 0 };
     this.differing = 0;
+    // The model's answer to a prompt, neither taken nor thrown away: its box, and how many voxels.
+    this.suggestion = null;
+    this.suggested = 0;
     // Holds all of one's own mask, and perhaps more: it only grows.
     this.box = null;
     this.version = 0;
@@ -56,7 +61,7 @@ export class Volume {
 
   // Put a packed mask (the voxels of a box, x fastest) in the place of the mask of a bit.
   setMask(bytes, box, bit) {
-    const keep = ~bit & 3;
+    const keep = ~bit & ALL;
     this._eachInBox(this.box, (i) => { this.mask[i] &= keep; });
     let at = 0;
     this._eachInBox(box, (i) => { if (bytes[at++]) this.mask[i] |= bit; });
@@ -72,12 +77,26 @@ export class Volume {
     this.recount();
   }
 
+  // Put a suggestion (the voxels of a box) in the place of the one before; null: none.
+  suggest(bytes, box) {
+    this._eachInBox(this.suggestion, (i) => { this.mask[i] &= ~SUGGESTED; });
+    this.suggestion = bytes ? box : null;
+    this.suggested = 0;
+    let at = 0;
+    this._eachInBox(this.suggestion, (i) => {
+      if (!bytes[at++]) return;
+      this.mask[i] |= SUGGESTED;
+      this.suggested++;
+    });
+    this.version++;
+  }
+
   recount() {
     let mine = 0, proposed = 0, differing = 0;
     this._eachInBox(this.box, (i) => {
       const m = this.mask[i];
       mine += m & 1;
-      proposed += m >> 1;
+      proposed += (m >> 1) & 1;
       differing += (m ^ (m >> 1)) & 1;
     });
     this.counts = { [MINE]: mine, [PROPOSED]: proposed };

@@ -1,0 +1,137 @@
+"""Who may work on the page, and the passphrases they sign with."""
+
+import sqlite3
+
+import pytest
+
+from evenhand.errors import ReviewError
+from evenhand.review import (
+    Person,
+    ReviewStore,
+    Role,
+    check_passphrase,
+    clear_passphrase,
+    parse_roles,
+    people,
+    person_by_id,
+    person_by_login,
+    put_person,
+    remove_person,
+    set_passphrase,
+)
+
+WORDS = "seven blue ducks"
+
+
+def lee(**changes):
+    """A reader, with changes."""
+    fields = {
+        "person_id": "r1",
+        "login": "j.lee@hospital",
+        "name": "Dr. J. Lee",
+        "roles": frozenset({Role.READER, Role.SECOND_READER}),
+    }
+    return Person(**(fields | changes))
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the database is."""
+    return tmp_path / "review.sqlite"
+
+
+@pytest.fixture
+def store(path):
+    """A store with one person."""
+    with ReviewStore(path) as opened:
+        put_person(opened, lee())
+        yield opened
+
+
+def test_found_by_id_and_login(store):
+    """A person is found by what the login says and by their pseudonym; others are nobody."""
+    assert person_by_id(store, "r1") == person_by_login(store, "j.lee@hospital") == lee()
+    assert person_by_id(store, "r2") is None
+    assert person_by_login(store, "r1") is None
+
+
+def test_changed_and_removed(store):
+    """Roles can be changed without losing the passphrase; who is removed may do nothing."""
+    set_passphrase(store, "r1", WORDS)
+    put_person(store, lee(roles=frozenset({Role.ADMIN})))
+    assert people(store) == [lee(roles=frozenset({Role.ADMIN}), has_passphrase=True)]
+    remove_person(store, "r1")
+    assert people(store) == []
+    with pytest.raises(ReviewError, match="no such person"):
+        remove_person(store, "r1")
+
+
+def test_one_login_one_person(store):
+    """Two people cannot share a login: their signatures could not be told apart."""
+    with pytest.raises(ReviewError, match="login already"):
+        put_person(store, lee(person_id="r2"))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"person_id": "../r"}, "pseudonym"),
+        ({"person_id": ""}, "pseudonym"),
+        ({"login": " "}, "login"),
+        ({"roles": frozenset()}, "needs a role"),
+        ({"roles": frozenset({Role.AUDITOR, Role.SECOND_READER})}, "auditor sees all"),
+    ],
+)
+def test_refused(change, why):
+    """Nobody without a name or role, and no auditor of their own readings."""
+    with pytest.raises(ReviewError, match=why):
+        lee(**change)
+
+
+def test_unknown_role():
+    """A role that does not exist is refused, and those that do are named."""
+    assert parse_roles(["admin"]) == {Role.ADMIN}
+    with pytest.raises(ReviewError, match="reader, second-reader"):
+        parse_roles(["chief"])
+
+
+def test_passphrase(store, path):
+    """The right one passes, another does not, and the file holds neither."""
+    set_passphrase(store, "r1", WORDS)
+    check_passphrase(store, "r1", WORDS, now_s=0)
+    with pytest.raises(ReviewError, match="not your passphrase"):
+        check_passphrase(store, "r1", WORDS + "x", now_s=0)
+    (kept,) = sqlite3.connect(path).execute("SELECT passphrase FROM people").fetchone()
+    assert kept.startswith("$argon2id$v=19$m=47104,t=1,p=1$")
+    assert WORDS not in kept
+
+
+@pytest.mark.parametrize("short", ["", "1234567", "aaaaaaaaaaaa"])
+def test_weak_passphrase(store, short):
+    """One that is guessed at once is refused."""
+    with pytest.raises(ReviewError, match="8 characters"):
+        set_passphrase(store, "r1", short)
+
+
+def test_set_once(store):
+    """Who has stolen a window cannot choose a new passphrase; an administrator can clear it."""
+    with pytest.raises(ReviewError, match="no passphrase yet"):
+        check_passphrase(store, "r1", WORDS, now_s=0)
+    set_passphrase(store, "r1", WORDS)
+    with pytest.raises(ReviewError, match="set already"):
+        set_passphrase(store, "r1", "another of mine")
+    clear_passphrase(store, "r1")
+    set_passphrase(store, "r1", "another of mine")
+    check_passphrase(store, "r1", "another of mine", now_s=0)
+
+
+def test_guessing_takes_time(store, path):
+    """After five wrong ones even the right one has to wait, over a restart too."""
+    set_passphrase(store, "r1", WORDS)
+    for _ in range(5):
+        with pytest.raises(ReviewError, match="not your"):
+            check_passphrase(store, "r1", "wrong", now_s=100)
+    with ReviewStore(path) as again:
+        with pytest.raises(ReviewError, match="try again in 15 min"):
+            check_passphrase(again, "r1", WORDS, now_s=101)
+        check_passphrase(again, "r1", WORDS, now_s=100 + 15 * 60)

@@ -1,0 +1,41 @@
+"""The pages of the app, in the order of the menu: one list, one line a page.
+
+A page is a function of the run under review and of who is there. Who opens a page
+that their role does not have gets the first one of theirs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evenhand.review import Role
+from evenhand_ui.federation_page import show_federation
+from evenhand_ui.office import Office
+from evenhand_ui.people_page import show_people
+from evenhand_ui.review_page import show_review
+from evenhand_ui.who import Who
+
+__all__ = ["PAGES", "Entrance"]
+
+_READING = frozenset({Role.READER, Role.SECOND_READER, Role.ADJUDICATOR})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """One page: what the menu calls it, its address, whose it is, and what draws it."""
+
+    title: str
+    path: str
+    roles: frozenset[Role]
+    draw: Callable[[Office, Who], None]
+
+
+PAGES: tuple[Entrance, ...] = (
+    Entrance(title="Review", path="", roles=_READING | {Role.AUDITOR}, draw=show_review),
+    Entrance(
+        title="Federation",
+        path="federation",
+        roles=frozenset({Role.AUDITOR, Role.ADMIN}),
+        draw=lambda _office, _who: show_federation(),
+    ),
+    Entrance(title="People", path="people", roles=frozenset({Role.ADMIN}), draw=show_people),
+)

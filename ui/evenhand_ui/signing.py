@@ -1,0 +1,73 @@
+"""Signing: who decides says once more who they are, under a sentence that says what it means."""
+
+import time
+from collections.abc import Callable
+
+import streamlit as st
+
+from evenhand.errors import EvenhandError
+from evenhand.review import Entry, Signature, Verdict, check_passphrase
+from evenhand_ui.access import Visitor
+from evenhand_ui.answers import MEANINGS
+from evenhand_ui.deciding import decide
+from evenhand_ui.office import Office, Reading
+
+__all__ = ["ask_signature", "sign", "sign_decision"]
+
+_METHOD = "passphrase"
+
+
+def sign(office: Office, visitor: Visitor, verdict: Verdict, passphrase: str) -> Signature:
+    """Return a person's signature under a verdict.
+
+    Raises:
+        ReviewError: the passphrase is not theirs; nothing was signed.
+    """
+    check_passphrase(office.store, visitor.person_id, passphrase, now_s=time.time())
+    return Signature(name=visitor.name, meaning=MEANINGS[verdict], method=_METHOD)
+
+
+def sign_decision(office: Office, visitor: Visitor, reading: Reading, passphrase: str) -> Entry:
+    """Sign and record what a reader has said about a case.
+
+    Raises:
+        EvenhandError: not their passphrase, or it may not be decided so any more.
+    """
+    answer = office.to_sign[reading.place]
+    signature = sign(office, visitor, answer.verdict, passphrase)
+    return decide(office, reading, answer, now_s=time.time(), signature=signature)
+
+
+@st.dialog("Sign", dismissible=False)
+def ask_signature(
+    visitor: Visitor,
+    verdict: Verdict,
+    case_id: str,
+    work: Callable[[str], None],
+    cancel: Callable[[], None],
+) -> None:
+    """Ask for the passphrase.
+
+    Args:
+        visitor: who signs; their printed name is shown.
+        verdict: what they sign.
+        case_id: about which case.
+        work: takes the passphrase, records, and turns the page.
+        cancel: takes the question back.
+    """
+    st.markdown(f"**{visitor.name}**")
+    st.text(f"Case {case_id}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC")
+    st.text(MEANINGS[verdict])
+    with st.form("sign", border=False):
+        passphrase = st.text_input("Passphrase", type="password", key="sign_passphrase")
+        signed = st.form_submit_button("Sign", type="primary")
+    if signed:
+        try:
+            work(passphrase)
+        except EvenhandError as error:
+            st.error(str(error))
+            return
+        st.rerun()
+    if st.button("Cancel", key="sign_cancel"):
+        cancel()
+        st.rerun()
