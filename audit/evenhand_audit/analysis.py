@@ -16,7 +16,6 @@ from evenhand.errors import DataError
 from evenhand_audit.arms import ArmAtWork, prepare_arm
 from evenhand_audit.cohort import attributes_of, check_attributes, patients_of
 from evenhand_audit.disclosure import TooCloseError
-from evenhand_audit.fairness import equity_scaled_by_std, equity_scaled_by_sum
 from evenhand_audit.inference import corrected
 from evenhand_audit.records import (
     FAMILY_LEVEL,
@@ -31,7 +30,7 @@ from evenhand_audit.register import Register
 from evenhand_audit.resampling import generator_for
 from evenhand_audit.thresholds import checks_of
 
-__all__ = ["SEED", "audit_table", "equity_scaled_by_std", "equity_scaled_by_sum"]
+__all__ = ["SEED", "audit_table"]
 
 SEED = 20240717
 """Start of all resampling, so that the same table gives the same report."""

@@ -186,9 +186,14 @@ def _compare(  # noqa: PLR0917 (as above)
     age_edges: Annotated[
         str, typer.Option(help="Ages at which age groups are cut, separated by commas.")
     ] = DEFAULT_AGE_EDGES,
+    register_file: Annotated[
+        Path | None,
+        typer.Option("--register", metavar="FILE", help="Remembers what was shown before."),
+    ] = None,
 ) -> None:
     from evenhand_audit.compare import compare_files
     from evenhand_audit.compare_report import print_comparison, write_comparison
+    from evenhand_audit.register import Register
 
     config = AuditConfig(
         attributes=words(attributes),
@@ -196,8 +201,10 @@ def _compare(  # noqa: PLR0917 (as above)
         minimum_group=minimum_group,
         resamples=resamples,
     )
-    compared = compare_files(before, after, config, pairs=_pairs(pair or [], "--pair"))
-    index = write_comparison(compared, out)
+    known = Register(register_file) if register_file else None
+    named = _pairs(pair or [], "--pair")
+    compared = compare_files(before, after, config, pairs=named, register=known)
+    index = write_comparison(compared, out, known)
     print_comparison(compared)
     typer.echo(f"Report: {index}\nData:   {out / 'compare.json'}")
 

@@ -6,7 +6,8 @@ that enters a comparison is one that follows from the two reports, and nobody ne
 
 The second report is planned as one that follows the first: rows whose patients differ by fewer than
 the minimum between the tables are joined with others, and where everybody differs by so few the
-comparison is refused.
+comparison is refused. A register, where there is one, makes reports before both count likewise, and
+takes both down.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,12 +32,10 @@ from evenhand_audit.disclosure import (
 )
 from evenhand_audit.intake_plan import run_table
 from evenhand_audit.records import METRICS
-from evenhand_audit.resampling import generator_for
+from evenhand_audit.register import Register
+from evenhand_audit.resampling import LEVEL, generator_for
 
 __all__ = ["ArmChange", "Change", "Comparison", "GroupChange", "compare_files", "compare_tables"]
-
-LEVEL = 0.95
-"""Coverage of each interval."""
 
 SEED = 20240718
 """Start of all resampling, so that the same tables give the same comparison."""
@@ -101,7 +100,12 @@ class Comparison:
 
 
 def compare_files(
-    before: Path, after: Path, config: AuditConfig, *, pairs: Mapping[str, str]
+    before: Path,
+    after: Path,
+    config: AuditConfig,
+    *,
+    pairs: Mapping[str, str],
+    register: Register | None = None,
 ) -> Comparison:
     """Compare two prediction tables, or the runs that hold them.
 
@@ -110,6 +114,7 @@ def compare_files(
         after: likewise.
         config: attributes, age edges, minimum group, resamples.
         pairs: arm of the first to arm of the second, where names differ.
+        register: earlier reports; what this one shows is noted in it, and not yet saved.
 
     Raises:
         DataError: a table is damaged, definitions differ, or nothing can be compared.
@@ -123,7 +128,13 @@ def compare_files(
     }
     notes = _check_definitions(tables[0], tables[1])
     return compare_tables(
-        tables[0][0], tables[1][0], config, pairs=pairs, notes=notes, origin=origin
+        tables[0][0],
+        tables[1][0],
+        config,
+        pairs=pairs,
+        notes=notes,
+        origin=origin,
+        register=register,
     )
 
 
@@ -135,12 +146,13 @@ def compare_tables(
     pairs: Mapping[str, str],
     notes: Sequence[str] = (),
     origin: Mapping[str, Any] | None = None,
+    register: Register | None = None,
 ) -> Comparison:
     """Compare two tables in memory; as `compare_files`."""
     known = [name for name in attributes_of(before) if name in attributes_of(after)]
     check_attributes(config.attributes, known)
     matched = _matched(before, after, pairs)
-    plans = [_plan(a, b, config) for _, a, b in matched]
+    plans = [_plan(a, b, config, register) for _, a, b in matched]
     comparisons = len(METRICS) * sum(len(plan) for plan in plans)
     arms = tuple(
         _arm(names, plan, config, comparisons)
@@ -223,7 +235,7 @@ def _split(table: pd.DataFrame) -> dict[tuple[str, tuple[str, ...]], pd.DataFram
 
 
 def _plan(
-    before: pd.DataFrame, after: pd.DataFrame, config: AuditConfig
+    before: pd.DataFrame, after: pd.DataFrame, config: AuditConfig, register: Register | None
 ) -> list[tuple[str, str, pd.DataFrame, pd.DataFrame]]:
     """Rows to publish of one arm: attribute, group, patients before and after."""
     sides = [patients_of(cases, config.attributes, config.age_edges) for cases in (before, after)]
@@ -234,7 +246,7 @@ def _plan(
             "may be shown."
         )
     rows = [("", EVERYBODY, sides[0], sides[1])]
-    partitions = _partitions(sides[0], sides[1], config)
+    partitions = _partitions(sides[0], sides[1], config, register)
     for attribute in config.attributes:
         shown = _join(partitions[0][attribute], partitions[1][attribute])
         if len({*shown.values()}) < 2:  # one row only, which is everybody again
@@ -248,25 +260,40 @@ def _plan(
 
 
 def _partitions(
-    before: pd.DataFrame, after: pd.DataFrame, config: AuditConfig
+    before: pd.DataFrame, after: pd.DataFrame, config: AuditConfig, register: Register | None
 ) -> list[dict[str, list[tuple[str, ...]]]]:
     """Before and after, of each attribute the sets of groups that are shown as one.
 
     Raises:
         DataError: the tables differ by fewer patients than the minimum.
     """
-    first = _published(before, config, [], 0)
-    gone = sorted({*before["patient"]} - {*after["patient"]})
-    order = [*after["patient"], *gone]
-    known = [np.isin(order, before["patient"].to_numpy()[row]) for row in first.rows]
+    ids = [[str(each) for each in side["patient"]] for side in (before, after)]
     try:
-        second = _published(after, config, known, len(gone))
+        first = _published(before, config, *(register.earlier(ids[0]) if register else ([], 0)))
     except TooCloseError:
         raise DataError(
-            f"The patients of the two tables differ by fewer than {config.minimum_group}, so their "
-            "means side by side would show single patients. Compare tables of the same patients, "
-            "or wait until more have come."
+            f"The patients of the first table differ by fewer than {config.minimum_group} from "
+            "those of an earlier report in the register, so the two together would show single "
+            "patients. Compare tables of the same patients as before."
         ) from None
+    if register:
+        register.note(ids[0], first.rows)
+        known, gone = register.earlier(ids[1], with_new=True)
+    else:
+        missing = sorted({*ids[0]} - {*ids[1]})
+        order, gone = [*ids[1], *missing], len(missing)
+        known = [np.isin(order, np.array(ids[0])[row]) for row in first.rows]
+    try:
+        second = _published(after, config, known, gone)
+    except TooCloseError:
+        raise DataError(
+            f"The patients of the second table differ by fewer than {config.minimum_group} from "
+            "those of the first, or of an earlier report in the register, so their means side by "
+            "side would show single patients. Compare tables of the same patients, or wait until "
+            "more have come."
+        ) from None
+    if register:
+        register.note(ids[1], second.rows)
     return [
         {
             name: [(group,) for group in grouping.shown]

@@ -11,6 +11,7 @@ from evenhand.artifacts import write_atomically
 from evenhand_audit.cards_provenance import code_provenance
 from evenhand_audit.compare import Change, Comparison, GroupChange
 from evenhand_audit.records import METRICS, number
+from evenhand_audit.register import Register
 from evenhand_audit.words import attribute_name
 
 __all__ = [
@@ -25,8 +26,10 @@ COMPARISON_SCHEMA_VERSION = 1
 """Raised when the layout of compare.json changes."""
 
 
-def write_comparison(comparison: Comparison, out: Path) -> Path:
+def write_comparison(comparison: Comparison, out: Path, register: Register | None = None) -> Path:
     """Write index.html and compare.json; neither names a patient or a case.
+
+    The register is saved first, where there is one: what is out must be known.
 
     Raises:
         ResourceError: the folder cannot be written.
@@ -45,6 +48,8 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     page = environment.get_template("compare.html.j2").render(
         comparison=comparison, metrics=METRICS, code=code, unit=_unit(comparison)
     )
+    if register is not None:
+        register.save()
     write_atomically(out / "compare.json", f"{text}\n".encode())
     index = out / "index.html"
     write_atomically(index, page.encode())

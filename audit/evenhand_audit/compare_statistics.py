@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from evenhand_audit.resampling import bca
 
 __all__ = ["Moved", "change_of_means"]
 
@@ -57,8 +58,8 @@ def change_of_means(
     count = int(min((~np.isnan(before)).sum(), (~np.isnan(after)).sum()))
     return Moved(
         value,
-        _bca(value, replicates, influence, count, level),
-        _bca(value, replicates, influence, count, simultaneous_level),
+        bca(value, replicates, influence, count, level),
+        bca(value, replicates, influence, count, simultaneous_level),
     )
 
 
@@ -86,27 +87,3 @@ def _replicates(before: Floats, after: Floats, resamples: int, rng: np.random.Ge
         kept.append(sums[:, 2] / sums[:, 3] - sums[:, 0] / sums[:, 1])
     replicates: Floats = np.concatenate(kept)[:resamples]
     return replicates
-
-
-def _bca(
-    value: float, replicates: Floats, influence: Floats, count: int, level: float
-) -> tuple[float, float]:
-    spread = float((influence**2).sum())
-    if spread < 1e-24 or count < 2:
-        return value, value
-    acceleration = float((influence**3).sum()) / (6 * spread**1.5)
-    share = np.mean(replicates < value) + np.mean(replicates == value) / 2
-    margin = 1 / len(replicates)
-    bias = float(stats.norm.ppf(np.clip(share, margin, 1 - margin)))
-    reach = float(np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1))
-    low, high = (_level(bias, sign * reach, acceleration) for sign in (-1, 1))
-    return float(np.quantile(replicates, low)), float(np.quantile(replicates, high))
-
-
-def _level(bias: float, quantile: float, acceleration: float) -> float:
-    """Level of the BCa percentile; beyond its pole that of the tail itself."""
-    shifted = bias + quantile
-    denominator = 1 - acceleration * shifted
-    if denominator <= 0:
-        return float(quantile > 0)
-    return float(stats.norm.cdf(bias + shifted / denominator))

@@ -4,8 +4,13 @@ A linear mixed model (statsmodels' MixedLM, REML): the patient's figure on the g
 of the reference volume and, where the table has it, tumour grade, with a random intercept for each
 hospital. It answers another question than the plain gap: would two patients of the same hospital,
 with tumours of the same size, be served equally?
+
+The two groups are those that lie furthest apart before anything is held equal. They were picked
+among all pairs, so interval and p-value hold for all pairs of groups at once (Bonferroni). Another
+pair may lie further apart between like patients.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,11 +50,15 @@ class Adjusted:
     """Best minus worst group of the plain gap, so it can be negative; None: could not be fitted."""
     low: float | None
     high: float | None
+    """95% interval, for all pairs of groups at once."""
     p_value: float | None
+    """Likewise."""
     held_equal: tuple[str, ...]
     """What was held equal, in words."""
     note: str
     """How it was fitted, or why it could not be; a sentence."""
+    pairs: int = 1
+    """Of groups, among which this one was picked."""
 
 
 def adjusted_gap(
@@ -82,9 +91,15 @@ def adjusted_gap(
         hospitals = None
     matrix = np.column_stack([columns[first], *columns[:first], *columns[first + 1 :], *extra])
     refusal = _refusal(matrix, hospitals, values)
+    pairs = math.comb(len(set(labels)), 2)
     if refusal:
-        return Adjusted(None, None, None, None, tuple(held), refusal)
-    return _fit(values, matrix, hospitals, tuple(held))
+        return Adjusted(None, None, None, None, tuple(held), refusal, pairs)
+    value, error, freedom, note = _fit(values, matrix, hospitals)
+    level = 1 - (1 - LEVEL) / pairs
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    tail = float(2 * stats.t.sf(abs(value) / error, freedom)) if error > 0 else 1.0
+    p_value = min(1.0, pairs * tail)
+    return Adjusted(value, value - reach, value + reach, p_value, tuple(held), note, pairs)
 
 
 def _held_equal(covariates: Covariates, *, with_grade: bool) -> tuple[list[Floats], list[str]]:
@@ -127,9 +142,8 @@ def _with_intercepts(matrix: Floats, hospitals: Labels | None) -> Floats:
     return np.column_stack([matrix, *(hospitals == name for name in sorted(set(hospitals)))])
 
 
-def _fit(
-    values: Floats, matrix: Floats, hospitals: Labels | None, held: tuple[str, ...]
-) -> Adjusted:
+def _fit(values: Floats, matrix: Floats, hospitals: Labels | None) -> tuple[float, float, int, str]:
+    """Difference, its standard error, degrees of freedom, and how it was fitted."""
     import statsmodels.api as sm
 
     design = np.column_stack([matrix, np.ones(len(values))])
@@ -137,14 +151,14 @@ def _fit(
         mixed = _mixed(values, design, hospitals)
         if mixed is not None:
             freedom = len(values) - design.shape[1] - len(set(hospitals)) + 1
-            return _estimate(*mixed, freedom, held, "Mixed model, hospitals as a random effect.")
+            return (*mixed, freedom, "Mixed model, hospitals as a random effect.")
         design = _with_intercepts(matrix, hospitals)
         note = "The mixed model could not be fitted; hospitals were held equal one by one instead."
     else:
         note = "Linear model, without a hospital effect."
     plain = sm.OLS(values, design).fit(cov_type="HC3")
     freedom = len(values) - int(np.linalg.matrix_rank(design))
-    return _estimate(float(plain.params[0]), float(plain.bse[0]), freedom, held, note)
+    return float(plain.params[0]), float(plain.bse[0]), freedom, note
 
 
 def _mixed(values: Floats, design: Floats, hospitals: Labels) -> tuple[float, float] | None:
@@ -168,11 +182,3 @@ def _mixed(values: Floats, design: Floats, hospitals: Labels) -> tuple[float, fl
     if not (fitted.converged and np.isfinite([value, error]).all() and error > 0):
         return None
     return value * spread, error * spread
-
-
-def _estimate(
-    value: float, error: float, freedom: int, held: tuple[str, ...], note: str
-) -> Adjusted:
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    p_value = float(2 * stats.t.sf(abs(value) / error, freedom)) if error > 0 else 1.0
-    return Adjusted(value, value - reach, value + reach, p_value, held, note)

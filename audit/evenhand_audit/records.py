@@ -199,7 +199,8 @@ class Check:
     limit: str
     words: str
     attribute: str
-    value: float
+    value: float | None
+    """None where it could not be computed."""
     warn: float | None
     fail: float | None
     lower_is_worse: bool

@@ -230,6 +230,8 @@ def _decisive(arm: ArmAudit) -> list[Check]:
 def _worse(check: Check, other: Check) -> bool:
     if check.verdict != other.verdict:
         return verdict_of((check, other)) == check.verdict
+    if check.value is None or other.value is None:
+        return other.value is None
     return check.value < other.value if check.lower_is_worse else check.value > other.value
 
 

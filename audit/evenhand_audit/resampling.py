@@ -36,6 +36,7 @@ __all__ = [
     "LEVEL",
     "Figure",
     "Replicates",
+    "bca",
     "bca_interval",
     "closed_interval",
     "gap_interval",
@@ -247,24 +248,39 @@ def closed_interval(
 
 
 def bca_interval(figure: Figure, values: Singles) -> tuple[float, float]:
+    """BCa interval of one figure of one group; arguments as in `mean_interval`."""
+    # The jackknife deviations of a mean, or a linearised rate, are proportional to the residuals.
+    return bca(figure.value, values, figure.residuals, len(figure.top), LEVEL)
+
+
+def bca(
+    value: float,
+    replicates: Singles | Floats,
+    influence: Floats,
+    count: int,
+    level: float,
+) -> tuple[float, float]:
     """Bias-corrected and accelerated interval (Efron 1987) at expanded levels (Hesterberg 2015).
 
-    The normal quantile z is replaced by sqrt(n / (n - 1)) t(n - 1). Arguments as in
-    `mean_interval`.
+    The normal quantile z is replaced by sqrt(n / (n - 1)) t(n - 1).
+
+    Args:
+        value: what was estimated.
+        replicates: of the resamples, (resamples,).
+        influence: what each patient does to the value, on any scale, (patients,).
+        count: patients that the value rests on, n.
+        level: of the interval.
     """
-    rest, centre = figure.residuals, figure.value
-    spread = float((rest**2).sum())
-    if spread == 0:
-        return centre, centre
-    # The jackknife deviations of a mean, or a linearised rate, are proportional to the residuals.
-    acceleration = float((rest**3).sum()) / (6 * spread**1.5)
-    below = np.mean(values < centre) + np.mean(values == centre) / 2
-    margin = 1 / len(values)
+    spread = float((influence**2).sum())
+    if spread < 1e-24 or count < 2:  # beneath: rounding
+        return value, value
+    acceleration = float((influence**3).sum()) / (6 * spread**1.5)
+    below = np.mean(replicates < value) + np.mean(replicates == value) / 2
+    margin = 1 / len(replicates)
     bias = float(stats.norm.ppf(np.clip(below, margin, 1 - margin)))
-    count = len(rest)
-    quantile = float(np.sqrt(count / (count - 1)) * stats.t.ppf((1 + LEVEL) / 2, count - 1))
-    low, high = (_accelerated(bias, sign * quantile, acceleration) for sign in (-1, 1))
-    return float(np.quantile(values, low)), float(np.quantile(values, high))
+    reach = float(np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1))
+    low, high = (_accelerated(bias, sign * reach, acceleration) for sign in (-1, 1))
+    return float(np.quantile(replicates, low)), float(np.quantile(replicates, high))
 
 
 def _accelerated(bias: float, quantile: float, acceleration: float) -> float:

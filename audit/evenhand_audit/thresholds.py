@@ -6,6 +6,9 @@ A sample that is too small to rule a failure out does not pass:
 - **warn**: it is beyond the `warn` limit, or within all limits but its 95% interval reaches beyond
   `fail` (beyond `warn` where no `fail` is set).
 - **pass**: neither.
+
+The gap between like patients is that of the two groups that lie furthest apart before anything is
+held equal; the reason says so. Where it could not be computed, its limit warns.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,6 +34,10 @@ class _Rule:
     column: str
     lower_is_worse: bool
     read: Callable[[AttributeAudit], Estimate | None]
+    missing: Callable[[AttributeAudit], str] = lambda _: ""
+    """Why there is no figure, where one was asked for and could not be computed."""
+    adds: str = ""
+    """A sentence behind every reason."""
 
 
 def _gap(column: str) -> Callable[[AttributeAudit], Estimate | None]:
@@ -52,6 +59,12 @@ def _adjusted(found: AttributeAudit) -> Estimate | None:
     return Estimate(-adjusted.value, max(-high, 0.0), -low)
 
 
+def _not_adjusted(found: AttributeAudit) -> str:
+    difference = found.difference.get("dice")
+    adjusted = difference.adjusted if difference else None
+    return adjusted.note if adjusted is not None and adjusted.value is None else ""
+
+
 def _worst(found: AttributeAudit) -> Estimate | None:
     if not found.by_group:
         return None
@@ -70,7 +83,15 @@ def _skewed(found: AttributeAudit) -> Estimate | None:
 
 RULES: dict[str, _Rule] = {
     "dice_gap": _Rule("largest gap in mean Dice", "dice", False, _gap("dice")),
-    "adjusted_dice_gap": _Rule("gap in Dice between like patients", "dice", False, _adjusted),
+    "adjusted_dice_gap": _Rule(
+        "gap in Dice between like patients",
+        "dice",
+        False,
+        _adjusted,
+        missing=_not_adjusted,
+        adds=" It is the gap of the two groups that lie furthest apart before hospital and tumour "
+        "size are held equal; other pairs are not held against the limit.",
+    ),
     "hd95_gap": _Rule("largest gap in mean HD95", "hd95", False, _gap("hd95")),
     "nsd_gap": _Rule("largest gap in mean NSD", "nsd", False, _gap("nsd")),
     "worst_group_dice": _Rule("mean Dice of the worst group", "dice", True, _worst),
@@ -98,16 +119,20 @@ def checks_of(arm: ArmAudit, limits: ThresholdConfig) -> tuple[Check, ...]:
 
 def _checks(arm: ArmAudit, name: str, rule: _Rule, limit: Threshold) -> Iterator[Check]:
     for found in (*arm.attributes, *arm.intersections):
-        estimate = rule.read(found)
-        if estimate is None:
+        estimate, why = rule.read(found), rule.missing(found)
+        if estimate is None and not why:
             continue
-        verdict, reason = judge(estimate, limit, lower_is_worse=rule.lower_is_worse,
-                                column=rule.column)  # fmt: skip
+        verdict: Verdict = "warn"
+        reason = f"Nothing is ruled out: {why}"
+        if estimate is not None:
+            verdict, reason = judge(estimate, limit, lower_is_worse=rule.lower_is_worse,
+                                    column=rule.column)  # fmt: skip
+            reason += rule.adds if len(found.by_group) > 2 else ""
         yield Check(
             limit=name,
             words=rule.words,
             attribute=found.attribute,
-            value=estimate.value,
+            value=None if estimate is None else estimate.value,
             warn=limit.warn,
             fail=limit.fail,
             lower_is_worse=rule.lower_is_worse,

@@ -196,9 +196,11 @@ def adjusted_in_words(difference: Difference) -> str:
     equal = " and ".join(adjusted.held_equal)
     if not equal:
         return "Nothing could be held equal: hospital and tumour size do not vary."
+    at_once = f", for all {adjusted.pairs} pairs of groups at once" if adjusted.pairs > 1 else ""
     left = (
-        f"Between patients with {equal} held equal the gap is {number(adjusted.value)} "
-        f"(95% interval {number(adjusted.low)} to {number(adjusted.high)})."
+        f"Between patients with {equal} held equal the gap of these two groups is "
+        f"{number(adjusted.value)} "
+        f"(95% interval {number(adjusted.low)} to {number(adjusted.high)}{at_once})."
     )
     one = len(adjusted.held_equal) == 1
     if adjusted.low > 0:

@@ -16,6 +16,7 @@ from evenhand.errors import DataError, UsageError
 from evenhand_audit.across.pool import pool, summary
 from evenhand_audit.across.sums import moments_of, read_sums, sums_of, write_sums
 from evenhand_audit.disclosure import POOL
+from evenhand_audit.rates import rate_interval
 from evenhand_audit.resampling import Figure, standard_error
 from evenhand_audit.simulate import simulated_rows
 
@@ -83,16 +84,65 @@ def test_the_gap_is_welchs_of_all_rows(table):
 
 
 def test_rates_are_sum_over_sum_of_all_rows(table):
-    """Missed lesions and their linearised error."""
+    """Missed lesions have the rate of all rows, and an interval no narrower and hardly wider."""
     row = pool(hospitals(table)).arms[0].overall.means["missed_lesions"]
     rows = patients(table)
     figure = Figure(
         (rows["lesions_reference"] - rows["lesions_found"]).to_numpy(float),
         rows["lesions_reference"].to_numpy(float),
     )
-    reach = stats.t.ppf(0.975, len(rows) - 1) * standard_error(figure)
+    low, high = rate_interval(figure)
     assert row.value == pytest.approx(figure.value, abs=1e-12)
-    assert row.high - row.value == pytest.approx(reach, abs=1e-9)
+    assert low - 0.001 < row.low <= low
+    assert high <= row.high < high + 0.001
+
+
+def with_lesions(path, missed):
+    """One lesion a patient, missed in the patients that `missed` says."""
+    rows = simulated_rows(patients=80, gap=0.0, seed=3)
+    for row in rows:
+        row |= dict(zip(LESIONS, (1, 0 if missed(row) else 1, 1, 1), strict=True))
+    write_prediction_table(path, rows, {})
+    return path
+
+
+def test_no_lesion_missed_is_not_certainty(tmp_path):
+    """A pooled rate of 0 has Clopper and Pearson's interval, and a gap of 0 one around 0."""
+    path = with_lesions(tmp_path / "p.csv", lambda _: False)
+    arm = pool(hospitals(path)).arms[0]
+    exact = stats.binomtest(0, 80).proportion_ci(method="exact")
+    rate = arm.overall.means["missed_lesions"]
+    assert (rate.low, rate.high) == pytest.approx(tuple(exact), abs=1e-9)
+    gap = next(each for each in arm.attributes if each.attribute == "sex").gaps["missed_lesions"]
+    assert gap.gap.low < -0.05 < 0.05 < gap.gap.high
+    assert gap.p_value == 1.0
+    assert gap.detectable > 0.05
+
+
+def test_rates_of_zero_and_one_are_not_proven_by_no_spread(tmp_path):
+    """All lesions of F missed, none of M: the gap's end stays under 1, and p above 0."""
+    path = with_lesions(tmp_path / "p.csv", lambda row: row["sex"] == "F")
+    sex = pool(hospitals(path)).arms[0].attributes[1]
+    gap = sex.gaps["missed_lesions"]
+    assert (gap.worst_group, gap.gap.value, gap.gap.high) == ("F", 1.0, 1.0)
+    assert 0.8 < gap.gap.low < 0.95
+    assert 0 < gap.p_value < 1e-6
+
+
+def test_means_without_any_spread_have_the_test_of_permutations(tmp_path):
+    """Everybody of F at 0.5 and of M at 0.9: p is one deal in all, not 0; intervals are clipped."""
+    rows = simulated_rows(patients=16, seed=3)
+    for row in rows:
+        row |= {"hospital": "north" if int(str(row["patient"])[-4:]) < 8 else "east"}
+        row["dice"] = 0.5 if row["sex"] == "F" else 0.9
+    write_prediction_table(tmp_path / "p.csv", rows, {})
+    config = AuditConfig(attributes=("sex",), minimum_group=4)
+    arm = pool(hospitals(tmp_path / "p.csv", config, ("north", "east"))).arms[0]
+    sex = next(each for each in arm.attributes if each.attribute == "sex")
+    assert sex.gaps["dice"].p_value == pytest.approx(2 / 12870)
+    for group in (arm.overall, *sex.groups):
+        dice = group.means["dice"]
+        assert 0 <= dice.low <= dice.value <= dice.high <= 1
 
 
 @settings(max_examples=50, deadline=None)

@@ -10,9 +10,10 @@ import pytest
 from evenhand.artifacts import PREDICTION_COLUMNS
 from evenhand.config import AuditConfig
 from evenhand.errors import DataError, UsageError
-from evenhand_audit.analysis import audit_table, equity_scaled_by_std, equity_scaled_by_sum
+from evenhand_audit.analysis import audit_table
 from evenhand_audit.cohort import age_group_names, group_order
 from evenhand_audit.disclosure import POOL
+from evenhand_audit.fairness import equity_scaled_by_std, equity_scaled_by_sum
 from evenhand_audit.simulate import simulated_rows
 
 QUICK = AuditConfig(resamples=200, minimum_group=2)

@@ -13,6 +13,7 @@ from evenhand.metrics import DEFINITIONS
 from evenhand_audit.compare import _join, compare_files, compare_tables
 from evenhand_audit.compare_report import write_comparison
 from evenhand_audit.compare_statistics import change_of_means
+from evenhand_audit.register import Register
 from evenhand_audit.simulate import simulated_rows
 
 QUICK = AuditConfig(attributes=("sex",), resamples=400)
@@ -137,6 +138,29 @@ class TestTables:
         for tables in ((before, after), (after, before)):
             with pytest.raises(DataError, match="differ by fewer than 5"):
                 compare_tables(*tables, QUICK, pairs={})
+
+    def test_a_register_remembers_a_comparison(self, tmp_path):
+        """What was compared once is known: a later table with one patient more is refused."""
+        rows = table(patients=61)
+        first = rows[rows["patient"] != rows["patient"].iloc[0]]
+        register = Register(tmp_path / "r.json")
+        again = shifted(first, 0.02)
+        compared = compare_tables(first, again, QUICK, pairs={}, register=register)
+        write_comparison(compared, tmp_path / "out", register)
+        compare_tables(first, again, QUICK, pairs={}, register=Register(tmp_path / "r.json"))
+        assert compare_tables(rows, shifted(rows, 0.02), QUICK, pairs={}).arms
+        with pytest.raises(DataError, match="earlier report in the register") as error:
+            compare_tables(
+                rows, shifted(rows, 0.02), QUICK, pairs={}, register=Register(tmp_path / "r.json")
+            )
+        assert "person-" not in str(error.value)
+
+    def test_a_register_is_saved_only_when_the_page_is_written(self, tmp_path):
+        """A comparison that nobody saw is not remembered."""
+        register = Register(tmp_path / "r.json")
+        rows = table(patients=60)
+        compare_tables(rows, shifted(rows, 0.02), QUICK, pairs={}, register=register)
+        assert not (tmp_path / "r.json").exists()
 
     def test_a_group_that_differs_by_one_patient_is_not_shown(self):
         """Of six patients who came one is F: neither F nor M, its complement, has a row."""

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evenhand_audit.rates import planning_error, rate_gap_interval, rate_interval
+from evenhand_audit.rates import (
+    Rate,
+    planning_error,
+    rate_gap_interval,
+    rate_interval,
+    rate_p_value,
+    rates_gap_interval,
+)
 from evenhand_audit.resampling import Figure, standard_error
 
 
@@ -76,3 +83,18 @@ def test_what_could_be_found_is_not_zero_where_nothing_was_missed():
     assert standard_error(single(0, 12)) == 0
     assert planning_error(single(0, 12)) == pytest.approx(np.sqrt(2 / 16 * 14 / 16 / 16))
     assert planning_error(single(3, 12)) == standard_error(single(3, 12))
+
+
+@pytest.mark.parametrize(("events", "sizes"), [((0, 4), (15, 15)), ((2, 20), (60, 40))])
+def test_the_p_value_is_where_the_interval_reaches_zero(events, sizes):
+    """Test and interval cannot disagree: at the level 1 - p the lower end is 0."""
+    groups = [Rate.of(single(*each)) for each in zip(events, sizes, strict=True)]
+    p_value = rate_p_value(*groups)
+    assert 0 < p_value < 1
+    assert rates_gap_interval(groups, 1 - p_value)[0] == pytest.approx(0, abs=1e-5)
+
+
+def test_equal_rates_are_no_difference():
+    """Twice nothing has p = 1; the largest difference keeps a p above 0."""
+    assert rate_p_value(Rate.of(single(0, 9)), Rate.of(single(0, 30))) == 1.0
+    assert 0 < rate_p_value(Rate.of(single(0, 500)), Rate.of(single(500, 500))) < 1e-6

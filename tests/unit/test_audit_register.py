@@ -1,6 +1,8 @@
 """Earlier reports are remembered without names, and stop a report that is too near."""
 
+import fcntl
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -44,12 +46,56 @@ def test_the_same_report_twice_is_noted_once(tmp_path):
     assert len(json.loads((tmp_path / "r.json").read_text())["reports"]) == 1
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "else"}'])
+KEY = "00" * 32
+SCHEMA = f'"schema": "evenhand audit register", "key": "{KEY}"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"schema": "else"}',
+        "{" + SCHEMA + "}",
+        '{"schema": "evenhand audit register", "key": "xy", "reports": []}',
+        "{" + SCHEMA + ', "reports": [{"patients": "ab", "rows": []}]}',
+        "{" + SCHEMA + ', "reports": [{"patients": [1], "rows": []}]}',
+        "{" + SCHEMA + ', "reports": [{"patients": ["a"], "rows": ["?"]}]}',
+        "{" + SCHEMA + ', "reports": [{"patients": ["a"], "rows": ["gICA"]}]}',
+        "{" + SCHEMA + ', "reports": [{"patients": ["a"]}]}',
+    ],
+)
 def test_a_damaged_register_is_refused(tmp_path, text):
     """A register that cannot be read is not taken for an empty one."""
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(DataError, match="not a register of published audits"):
         Register(tmp_path / "r.json")
+
+
+def test_two_reports_at_once_are_not_both_noted(tmp_path):
+    """Both were planned without the other; the second to save is told, and nothing is lost."""
+    first, second = (Register(tmp_path / "r.json") for _ in range(2))
+    first.note(["a", "b"], [np.array([True, True])])
+    second.note(["a", "b", "c"], [np.array([True, True, True])])
+    first.save()
+    with pytest.raises(DataError, match="while this one was made"):
+        second.save()
+    rows, gone = Register(tmp_path / "r.json").earlier(["a", "b"])
+    assert ([row.tolist() for row in rows], gone) == ([[True, True]], 0)
+
+
+def test_saving_waits_for_whoever_saves(tmp_path):
+    """While another process holds the lock nothing is written."""
+    register = Register(tmp_path / "r.json")
+    register.note(["a", "b"], [np.array([True, True])])
+    saving = threading.Thread(target=register.save)
+    with (tmp_path / ".r.json.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        saving.start()
+        saving.join(timeout=0.3)
+        assert not (tmp_path / "r.json").exists()
+    saving.join(timeout=30)
+    assert (tmp_path / "r.json").exists()
 
 
 def test_a_second_report_with_one_patient_more_is_refused(tmp_path):

@@ -77,3 +77,31 @@ def test_limits_that_make_no_sense_are_refused(limits):
     """Empty limits, fail milder than warn, unknown figures."""
     with pytest.raises(ValidationError):
         ThresholdConfig.model_validate(limits)
+
+
+def like_patients_check(rows, attribute):
+    """The one check of the gap between like patients."""
+    config = AuditConfig(
+        resamples=100,
+        attributes=(attribute,),
+        thresholds=ThresholdConfig(adjusted_dice_gap=Threshold(fail=0.5)),
+    )
+    (check,) = audit_table(pd.DataFrame(rows), config).arms[0].checks
+    return check
+
+
+def test_a_gap_that_could_not_be_adjusted_warns():
+    """Each hospital has one sex only: nothing is ruled out, and nothing passes in silence."""
+    rows = simulated_rows(patients=40)
+    for row in rows:
+        row["hospital"] = "north" if row["sex"] == "F" else "south"
+    check = like_patients_check(rows, "sex")
+    assert (check.verdict, check.value) == ("warn", None)
+    assert "cannot be told apart from hospital" in check.reason
+
+
+def test_the_reason_says_which_pair_was_held_against_the_limit():
+    """With three groups or more a pass is one of a single pair, and says so; with two it is all."""
+    rows = simulated_rows(patients=90, gap=0.0)
+    assert "other pairs are not held" not in like_patients_check(rows, "sex").reason
+    assert "other pairs are not held" in like_patients_check(rows, "hospital").reason

@@ -1,4 +1,9 @@
-"""What several hospitals' sums say together: means, gaps, intervals and tests of normal theory.
+"""What several hospitals' sums say together: means, gaps, their intervals and tests.
+
+Means have Student's and Welch's intervals and tests; where no group varies at all, the test is the
+one of permutations. Rates have the interval of `evenhand_audit.rates`, and their test is that
+interval. How many patients have a lesion is not told, so a lower bound is taken, (sum b)^2 over the
+sum of b^2: the same figure where all have as many, else a slightly wider interval.
 
 Groups that any hospital told only together are told together here: one row holds them and what
 other hospitals told of them one by one. Every figure is then exactly that of an analysis of all
@@ -6,6 +11,7 @@ rows with these groups put together. A hospital that told nothing but one row of
 its groups together, is left out of that attribute, and named.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +27,7 @@ from evenhand_audit.arms import EVERYBODY
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.inference import corrected
 from evenhand_audit.power import detectable_gap
+from evenhand_audit.rates import Rate, rate_p_value, rates_gap_interval
 from evenhand_audit.records import FAMILY_LEVEL, METRICS, OPTIONAL_METRICS, Estimate, Metric
 from evenhand_audit.resampling import LEVEL
 
@@ -48,9 +55,9 @@ class PooledGap:
     best_group: str
     worst_group: str
     gap: Estimate
-    """Welch's interval, for all pairs of groups at once (Bonferroni)."""
+    """For all pairs of groups at once (Bonferroni): Welch's, of rates the square-and-add one."""
     p_value: float
-    """Of the largest Welch t, for all pairs of groups (Bonferroni)."""
+    """Of the smallest of all pairs of groups, times their number (Bonferroni)."""
     p_holm: float
     """Corrected for all comparisons of all arms (Holm)."""
     detectable: float
@@ -217,12 +224,41 @@ def _group(
     name: str, members: Sequence[str], rows: Sequence[Row], metrics: Sequence[Metric]
 ) -> PooledGroup:
     patients = sum(row.patients for row in rows)
-    means = {}
-    for metric in metrics:
-        value, error = summary(patients, _added(rows, metric.column))
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, max(patients - 1, 1))) * error
-        means[metric.column] = Estimate(value, value - reach, value + reach)
+    means = {metric.column: _known(name, rows, metric).estimate() for metric in metrics}
     return PooledGroup(name, tuple(sorted(set(members))), patients, means)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """One metric of one group."""
+
+    name: str
+    patients: int
+    value: float
+    error: float
+    rate: Rate | None
+    bound: float
+
+    def estimate(self) -> Estimate:
+        """With Student's interval, of a rate with that of its own, inside what is possible."""
+        if self.rate is not None:
+            return Estimate(self.value, *self.rate.interval())
+        reach = float(stats.t.ppf((1 + LEVEL) / 2, max(self.patients - 1, 1))) * self.error
+        low, high = self.value - reach, self.value + reach
+        return Estimate(self.value, max(low, 0.0), min(high, self.bound))
+
+    @property
+    def planning_error(self) -> float:
+        return self.error if self.rate is None else self.rate.planning_error
+
+
+def _known(name: str, rows: Sequence[Row], metric: Metric) -> _Known:
+    patients, moments = sum(row.patients for row in rows), _added(rows, metric.column)
+    value, error = summary(patients, moments)
+    rate = None
+    if metric.parts is not None and moments[1] > 0:
+        rate = Rate(value, error, patients, moments[1], moments[1] ** 2 / moments[4])
+    return _Known(name, patients, value, error, rate, metric.bound)
 
 
 def _added(rows: Sequence[Row], column: str) -> tuple[float, ...]:
@@ -244,52 +280,64 @@ def _attribute(
     gaps = {}
     if len(found) > 1:
         for metric in metrics:
-            known = [
-                (each.group, each.patients, *summary(each.patients, _added(rows, metric.column)))
-                for each, rows in zip(found, groups.values(), strict=True)
-            ]
-            if all(np.isfinite(each[2]) and np.isfinite(each[3]) for each in known):
+            known = [_known(name, rows, metric) for name, rows in groups.items()]
+            if all(np.isfinite(each.value) and np.isfinite(each.error) for each in known):
                 gaps[metric.column] = _gap(known, metric, comparisons)
     return PooledAttribute(attribute, found, gaps, without)
 
 
-def _gap(
-    known: Sequence[tuple[str, int, float, float]], metric: Metric, comparisons: int
-) -> PooledGap:
-    """Largest gap of groups, each (name, patients, value, error)."""
-    order = sorted(known, key=lambda each: each[2], reverse=metric.higher_is_better)
+def _gap(known: Sequence[_Known], metric: Metric, comparisons: int) -> PooledGap:
+    """Largest gap of groups."""
+    order = sorted(known, key=lambda each: each.value, reverse=metric.higher_is_better)
     best, worst = order[0], order[-1]
     pairs = list(combinations(known, 2))
-    gap = abs(best[2] - worst[2])
-    error, freedom = _welch(best, worst)
-    level = 1 - (1 - LEVEL) / len(pairs)
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     p_value = min(1.0, len(pairs) * min(_p_value(*pair) for pair in pairs))
-    wide = max(pairs, key=lambda pair: _welch(*pair)[0])
+    low, high = _gap_interval(known, best, worst, len(pairs))
+    errors = {each.name: each.planning_error for each in known}
+    wide = max(pairs, key=lambda pair: float(np.hypot(*(errors[each.name] for each in pair))))
     detectable = detectable_gap(
-        (wide[0][3], wide[1][3]), (wide[0][1], wide[1][1]), FAMILY_LEVEL / len(pairs) / comparisons
+        (errors[wide[0].name], errors[wide[1].name]),
+        (wide[0].patients, wide[1].patients),
+        FAMILY_LEVEL / len(pairs) / comparisons,
     )
-    interval = Estimate(gap, gap - reach, gap + reach)
-    return PooledGap(best[0], worst[0], interval, p_value, p_value, min(detectable, metric.bound))
+    interval = Estimate(
+        abs(best.value - worst.value), max(low, -metric.bound), min(high, metric.bound)
+    )
+    return PooledGap(
+        best.name, worst.name, interval, p_value, p_value, min(detectable, metric.bound)
+    )
 
 
-def _welch(
-    first: tuple[str, int, float, float], second: tuple[str, int, float, float]
+def _gap_interval(
+    known: Sequence[_Known], best: _Known, worst: _Known, pairs: int
 ) -> tuple[float, float]:
+    rates = [each.rate for each in known if each.rate is not None]
+    if len(rates) == len(known):
+        return rates_gap_interval(rates)
+    error, freedom = _welch(best, worst)
+    gap, level = abs(best.value - worst.value), 1 - (1 - LEVEL) / pairs
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    return gap - reach, gap + reach
+
+
+def _welch(first: _Known, second: _Known) -> tuple[float, float]:
     """Standard error of a difference and its degrees of freedom (Welch and Satterthwaite)."""
-    variances = first[3] ** 2, second[3] ** 2
+    variances = first.error**2, second.error**2
     error = float(np.sqrt(sum(variances)))
     if error == 0:
         return 0.0, float("inf")
-    parts = variances[0] ** 2 / (first[1] - 1) + variances[1] ** 2 / (second[1] - 1)
+    parts = variances[0] ** 2 / (first.patients - 1) + variances[1] ** 2 / (second.patients - 1)
     return error, error**4 / parts
 
 
-def _p_value(first: tuple[str, int, float, float], second: tuple[str, int, float, float]) -> float:
+def _p_value(first: _Known, second: _Known) -> float:
+    if first.rate is not None and second.rate is not None:
+        return rate_p_value(first.rate, second.rate)
     error, freedom = _welch(first, second)
-    if error == 0:
-        return 1.0 if first[2] == second[2] else 0.0
-    return float(2 * stats.t.sf(abs(first[2] - second[2]) / error, freedom))
+    if error == 0:  # everybody alike in each group: of all deals only this one parts them so
+        deals = math.comb(first.patients + second.patients, first.patients)
+        return 1.0 if first.value == second.value else min(1.0, 2 / deals)
+    return float(2 * stats.t.sf(abs(first.value - second.value) / error, freedom))
 
 
 def _with_holm(arms: Sequence[PooledArm]) -> tuple[PooledArm, ...]:
