@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -41,7 +42,7 @@ from evenhand.model.adapter_files import save_adapter
 from evenhand.model.backbones import load_backbone
 from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder, frozen_precision
 from evenhand.model.preprocessing import Letterbox, with_neighbours
-from evenhand.predict import OpenCase, answer_box, predict_automatic
+from evenhand.predict import OpenCase, SlicePrompt, predict_automatic, predict_prompt
 from evenhand.training.data import Batch, TrainingPatient, draw, load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand.training.loss import mask_loss
@@ -205,8 +206,9 @@ def answers(folder: Path) -> None:
     opened = OpenCase.from_images(model, {"FLAIR": volume})
     times = []
     for turn in range(30):
-        box = torch.tensor([90.0, 80.0, 150.0, 160.0])
-        times.append(_seconds(lambda z=turn, box=box: answer_box(model, opened, z=z, box=box)))
+        prompt = SlicePrompt(index=turn, box=(90.0, 80.0, 150.0, 160.0))
+        ask = partial(predict_prompt, model, opened, prompt, by_head=True)
+        times.append(_seconds(ask))
     print(f"box to mask, open case: median {1000 * statistics.median(times):.0f} ms (100 wanted)")
     save_adapter(folder / "a.safetensors", model, config_fingerprint="speed", training={})
     nib.save(nib.Nifti1Image(volume, Affine(np.eye(4)).ras_from_voxel), folder / "flair.nii.gz")

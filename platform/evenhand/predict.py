@@ -27,7 +27,6 @@ __all__ = [
     "OpenCase",
     "Prediction",
     "SlicePrompt",
-    "answer_box",
     "boxes_from_reference",
     "predict_automatic",
     "predict_boxes",
@@ -219,22 +218,6 @@ def predict_hinted_boxes(
 
 
 @torch.inference_mode()
-def answer_box(model: AdaptedModel, case: OpenCase, *, z: int, box: Tensor) -> Tensor:
-    """Logits (i, j) of one slice from a box on it: quick enough to wait for.
-
-    Args:
-        model: its head takes hints (model.head_hints).
-        case: what is segmented.
-        z: the slice.
-        box: (4,), x0 y0 x1 y1 in pixels of the slice.
-    """
-    hidden = torch.tensor(case.hidden[z : z + 1]).float()
-    hints = box_hints(case.square.boxes(box[None]), case.square.size)
-    slices = with_neighbours(case.slices, torch.tensor([z]))
-    return case.square.invert(model.propose(slices, hidden, hints))[0]
-
-
-@torch.inference_mode()
 def predict_from_slice(
     model: AdaptedModel,
     case: OpenCase,
@@ -295,38 +278,44 @@ class SlicePrompt:
 @torch.inference_mode()
 def predict_prompt(
     model: AdaptedModel,
-    cache: EmbeddingCache,
-    case: Case,
+    case: OpenCase,
     prompt: SlicePrompt,
     *,
+    by_head: bool = False,
     threshold: float = 0.5,
 ) -> NDArray[np.uint8]:
     """Segment one slice by what a reader points at: (i, j) of 0 and 1.
 
     Args:
         model: with or without a trained adapter.
-        cache: of the case's hospital; the case must be in it.
         case: whose slice it is.
         prompt: box, points, or both.
+        by_head: a box alone is answered by the prompt head, which takes hints; else, and where
+            there are points, the mask decoder answers.
         threshold: probability above which a pixel belongs to the mask.
 
     Raises:
         DataError: there is no such slice.
-        ResourceError: the case is not in the cache.
     """
-    height, width, depth = case.shape
-    if not 0 <= prompt.index < depth:
-        raise DataError(f"The case has slices 0 to {depth - 1}; a prompt names another.")
-    fit = Letterbox(height, width, model.config.image_size)
-    hidden = torch.tensor(cache.read(case)[prompt.index][None]).float()
+    if not 0 <= prompt.index < case.depth:
+        raise DataError(f"The case has slices 0 to {case.depth - 1}; a prompt names another.")
+    here = torch.tensor([prompt.index])
+    hidden = torch.tensor(case.hidden[prompt.index : prompt.index + 1]).float()
     boxes = points = None
-    if prompt.box is not None:
-        boxes = fit.boxes(torch.tensor([prompt.box]))
-    if prompt.points:
-        places = torch.tensor([[[x, y] for x, y, _ in prompt.points]])
-        labels = torch.tensor([[float(inside) for *_, inside in prompt.points]])
-        points = fit.points(places), labels
-    logits = fit.invert(model.answer_prompts(hidden, boxes=boxes, points=points))
+    if by_head and prompt.box is not None and not prompt.points:
+        hints = box_hints(case.square.boxes(torch.tensor([prompt.box])), case.square.size)
+        logits = case.square.invert(
+            model.propose(with_neighbours(case.slices, here), hidden, hints)
+        )
+    else:
+        fit = Letterbox(case.square.height, case.square.width, model.config.image_size)
+        if prompt.box is not None:
+            boxes = fit.boxes(torch.tensor([prompt.box]))
+        if prompt.points:
+            places = torch.tensor([[[x, y] for x, y, _ in prompt.points]])
+            labels = torch.tensor([[float(inside) for *_, inside in prompt.points]])
+            points = fit.points(places), labels
+        logits = fit.invert(model.answer_prompts(hidden, boxes=boxes, points=points))
     return (logits[0].sigmoid() > threshold).numpy().astype(np.uint8)
 
 

@@ -11,7 +11,8 @@ import torch
 from starlette.applications import Starlette
 
 from evenhand.model.adapted import AdaptedModel
-from evenhand.predict import SlicePrompt, predict_prompt
+from evenhand.model.preprocessing import Letterbox
+from evenhand.predict import OpenCase, SlicePrompt, predict_prompt
 from evenhand_ui.assistant import Assistant
 from evenhand_ui.drafts import Box
 from evenhand_ui.office import office_of
@@ -132,8 +133,7 @@ class TestAnswers:
         assert answer.status_code == 200
         prompt = SlicePrompt(index=3, box=(6, 4, 14, 20), points=((8, 15, True),))
         model = office.assistant.demand(case)
-        home = office.assistant._cache(case, model)
-        wanted = predict_prompt(model, home, case, prompt)
+        wanted = predict_prompt(model, office.assistant._open(case, model), prompt)
         shown = np.zeros(SHAPE, dtype=np.uint8)
         box = Box.parse(answer.headers["X-Evenhand-Box"], SHAPE)
         shown[box.slices] = np.frombuffer(answer.content, np.uint8).reshape(box.shape[::-1]).T
@@ -206,7 +206,8 @@ class TestAnswers:
 
 def test_point_is_the_pixel_that_was_clicked(tmp_path, monkeypatch):
     """A click in the middle of a pixel reaches the decoder as that pixel of its square."""
-    case = types.SimpleNamespace(shape=(32, 64, 4))
+    hidden = np.zeros((4, 256, 8, 8), np.float16)
+    case = OpenCase(torch.zeros(4, 1, 64, 64), hidden, Letterbox(32, 64, 64))
     seen = []
 
     def spy(self, hidden, *, boxes=None, points=None):
@@ -217,11 +218,35 @@ def test_point_is_the_pixel_that_was_clicked(tmp_path, monkeypatch):
     folder = give_model(make_review_run(tmp_path / "run"))
     install(monkeypatch.setattr, folder)
     model = office_of(folder, None, None).assistant._loaded()
-    cache = types.SimpleNamespace(read=lambda _: np.zeros((4, 256, 8, 8), np.float16))
     prompt = SlicePrompt(index=2, box=(8, 4, 24, 12), points=((0.5, 0.5, True), (10, 20, False)))
-    predict_prompt(model, cache, case, prompt)
+    predict_prompt(model, case, prompt)
     ((boxes, (places, labels)),) = seen
     # 64 pixels fill the square of 128: two of its pixels for one of the slice.
     assert boxes.tolist() == [[16, 8, 48, 24]]
     assert places.tolist() == [[[0.5, 0.5], [19.5, 39.5]]]
     assert labels.tolist() == [[1, 0]]
+
+
+def test_a_head_that_was_taught_boxes_answers_them(tmp_path, monkeypatch):
+    """A box alone goes to the head, in the head's pixels; with a point the decoder is asked."""
+    case = OpenCase(
+        torch.zeros(4, 1, 64, 64), np.zeros((4, 256, 8, 8), np.float16), Letterbox(32, 64, 64)
+    )
+    folder = give_model(make_review_run(tmp_path / "run"))
+    install(monkeypatch.setattr, folder)
+    model = office_of(folder, None, None).assistant._loaded()
+    monkeypatch.setattr(
+        AdaptedModel, "propose", lambda _self, _slices, _hidden, hints: 20 * hints[:, 0] - 10
+    )
+    boxed = predict_prompt(model, case, SlicePrompt(index=1, box=(8, 4, 24, 12)), by_head=True)
+    rows, columns = np.nonzero(boxed)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 11, 8, 23)
+    asked = []
+    monkeypatch.setattr(
+        AdaptedModel,
+        "answer_prompts",
+        lambda *_args, **_kwargs: asked.append(1) or torch.zeros(1, 32, 32),
+    )
+    pointed = SlicePrompt(index=1, box=(8, 4, 24, 12), points=((9, 8, False),))
+    predict_prompt(model, case, pointed, by_head=True)
+    assert asked

@@ -23,11 +23,13 @@ from evenhand_ui.runs import ReviewRun
 if TYPE_CHECKING:
     from evenhand.model.adapted import AdaptedModel
     from evenhand.model.embeddings import EmbeddingCache
-    from evenhand.predict import SlicePrompt
+    from evenhand.predict import OpenCase, SlicePrompt
 
 __all__ = ["Assistant", "Readiness"]
 
 _WITHOUT_ADAPTER = "box-zero-shot"
+_KEPT_OPEN = 4
+"""Cases whose slices stay in memory; 60 MB for a large one."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Assistant:
         self._wanted: dict[str, Case] = {}
         self._ready: set[str] = set()
         self._faults: dict[str, str] = {}
+        self._opened: dict[str, OpenCase] = {}
         self._model: AdaptedModel | None = None
         self._worker: threading.Thread | None = None
         self._config, self._absent = self._look()
@@ -100,7 +103,25 @@ class Assistant:
 
         model = self.demand(case)
         with self._asking:
-            return predict_prompt(model, self._cache(case, model), case, prompt)
+            return predict_prompt(model, self._open(case, model), prompt, by_head=self._by_head)
+
+    @property
+    def _by_head(self) -> bool:
+        """Whether the prompt head was trained to answer boxes."""
+        return self._known().model.head_hints and self._run.arm != _WITHOUT_ADAPTER
+
+    def _open(self, case: Case, model: "AdaptedModel") -> "OpenCase":
+        """The case as the model sees it; the last few are kept, for the next prompt."""
+        from evenhand.predict import OpenCase
+
+        found = self._opened.pop(case.case_id, None)
+        if found is None:
+            store = self._run.stores[case.patient.hospital]
+            found = OpenCase.of(model, store, self._cache(case, model), case)
+        self._opened[case.case_id] = found
+        while len(self._opened) > _KEPT_OPEN:
+            self._opened.pop(next(iter(self._opened)))
+        return found
 
     def _look(self) -> tuple[ExperimentConfig | None, str]:
         """The run's experiment, and why it cannot be asked ("" where it can)."""

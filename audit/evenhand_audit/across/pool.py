@@ -294,7 +294,7 @@ def _gap(known: Sequence[_Known], metric: Metric, comparisons: int) -> PooledGap
     p_value = min(1.0, len(pairs) * min(_p_value(*pair) for pair in pairs))
     low, high = _gap_interval(known, best, worst, len(pairs))
     errors = {each.name: each.planning_error for each in known}
-    wide = max(pairs, key=lambda pair: float(np.hypot(*(errors[each.name] for each in pair))))
+    wide = max(pairs, key=lambda pair: math.hypot(*(errors[each.name] for each in pair)))
     detectable = detectable_gap(
         (errors[wide[0].name], errors[wide[1].name]),
         (wide[0].patients, wide[1].patients),
