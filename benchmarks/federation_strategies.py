@@ -28,7 +28,8 @@ from torch import Tensor
 
 from evenhand.artifacts import write_atomically
 from evenhand.cases.splits import Split
-from evenhand.config import ExperimentConfig, load_config
+from evenhand.config import ExperimentConfig
+from evenhand.config_files import load_config
 from evenhand.experiment.evaluate import evaluate_arm
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.experiment.stages import train_whole

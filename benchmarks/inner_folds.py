@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from evenhand.cases.records import Case
-from evenhand.config import ExperimentConfig, load_config
+from evenhand.config import ExperimentConfig
+from evenhand.config_files import load_config
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.metrics import score_case
 from evenhand.model.adapted import AdaptedModel

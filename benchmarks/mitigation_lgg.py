@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from evenhand.cases.records import UNKNOWN, Case, Patient
-from evenhand.config import load_config
+from evenhand.config_files import load_config
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
 from evenhand.predict import predict_automatic, without_specks

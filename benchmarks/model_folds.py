@@ -33,7 +33,8 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from evenhand.cases.records import Case
-from evenhand.config import ExperimentConfig, load_config
+from evenhand.config import ExperimentConfig
+from evenhand.config_files import load_config
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.metrics import score_case
 from evenhand.model.adapted import AdaptedModel

@@ -39,7 +39,7 @@ def make_study(coordinator, path, *, hospitals=HOSPITALS, arm="federated", **sec
 def make_hospital(folder, coordinator, store, name="north"):
     """A hospital that has joined, and was admitted."""
     own = HospitalFolder.join(folder, coordinator.invitation(name), store)
-    from evenhand.config import load_section
+    from evenhand.config_files import load_section
 
     coordinator.admit(load_section(own.answer_path, EnrolmentAnswer))
     return own

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evenhand.artifacts import file_sha256, write_atomically
-from evenhand.config import load_section
+from evenhand.config_files import load_section
 from evenhand.errors import DataError, UsageError
 from evenhand_audit.cards_config import CardFacts
 from evenhand_audit.cards_known import MARK, known_text, metric_names, table_of

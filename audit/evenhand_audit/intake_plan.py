@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from rich.progress import TaskID
 
-from evenhand.config import AuditConfig, load_section
+from evenhand.config import AuditConfig
+from evenhand.config_files import load_section
 from evenhand.errors import DataError, UsageError
 from evenhand.progress import progress_bar
 from evenhand_audit.intake_config import AuditInput, TableSource

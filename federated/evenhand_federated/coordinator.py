@@ -26,7 +26,8 @@ import tomli_w
 from pydantic import Field
 
 from evenhand.artifacts import write_atomically
-from evenhand.config import Section, load_section
+from evenhand.config import Section
+from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, EvenhandError, FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand.home import evenhand_home

@@ -138,7 +138,7 @@ def _admit(
 
     Example: evenhand federation admit north-answer.toml
     """
-    from evenhand.config import load_section
+    from evenhand.config_files import load_section
     from evenhand_federated.certificates import key_name_of
     from evenhand_federated.coordinator import (
         CoordinatorFolder,

@@ -20,7 +20,8 @@ from pydantic import Field
 from evenhand.artifacts import write_atomically
 from evenhand.cases.splits import Split, split_patients
 from evenhand.cases.store import CaseStore
-from evenhand.config import Section, load_section
+from evenhand.config import Section
+from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, FederationError, StoreError
 from evenhand.experiment.layout import HospitalHome, build_model
 from evenhand.home import evenhand_home

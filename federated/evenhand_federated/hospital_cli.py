@@ -44,7 +44,7 @@ def _join(
 
     Example: evenhand federation join north-invitation.toml --store stores/north
     """
-    from evenhand.config import load_section
+    from evenhand.config_files import load_section
     from evenhand.privacy.keys import fingerprint_of
     from evenhand_federated.certificates import key_name_of, node_key_of
     from evenhand_federated.coordinator import Invitation

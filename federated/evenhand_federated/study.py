@@ -27,8 +27,8 @@ from evenhand.config import (
     PrivacyConfig,
     Section,
     TrainingConfig,
-    load_section,
 )
+from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, FederationError
 from evenhand.privacy.keys import HospitalKey, fingerprint_of, is_signed
 from evenhand.privacy.secure_sum import Together

@@ -60,7 +60,8 @@ def _create(
 
     Example: evenhand study create my.toml --hospital north --hospital east --out study.toml
     """
-    from evenhand.config import PRIVATE_ARM, load_config
+    from evenhand.config import PRIVATE_ARM
+    from evenhand.config_files import load_config
     from evenhand.model.weights import find
     from evenhand_federated.coordinator import CoordinatorFolder, default_coordinator
     from evenhand_federated.study import StudyTerms, write_draft

@@ -7,7 +7,8 @@ from PIL import Image
 
 from evenhand.artifacts import read_prediction_table
 from evenhand.cases.nifti import write_nifti
-from evenhand.config import AuditConfig, load_section
+from evenhand.config import AuditConfig
+from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, DataError, UsageError
 from evenhand.geometry import Affine
 from evenhand.metrics import score_case

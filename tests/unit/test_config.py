@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from evenhand.config import ExperimentConfig, load_config
+from evenhand.config import ExperimentConfig
+from evenhand.config_files import load_config
 from evenhand.errors import ConfigError
 
 PLAIN = """

@@ -13,7 +13,8 @@ import typer
 
 from evenhand.artifacts import PREDICTION_COLUMNS
 from evenhand.cli import app
-from evenhand.config import ExperimentConfig, Section, load_config, load_section
+from evenhand.config import ExperimentConfig, Section
+from evenhand.config_files import load_config, load_section
 from evenhand.privacy.policy import load_policy
 from evenhand_audit.intake_config import AuditInput
 

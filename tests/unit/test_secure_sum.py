@@ -202,7 +202,7 @@ class TestRefusals:
 
     def test_several_steps_a_round(self, tmp_path):
         """A second step would build on a sum with a share of the noise."""
-        from evenhand.config import load_config
+        from evenhand.config_files import load_config
 
         path = tmp_path / "x.toml"
         path.write_text(
@@ -214,7 +214,7 @@ class TestRefusals:
 
     def test_a_delta_of_each_hospital_its_own(self, tmp_path):
         """Shares sized by different deltas do not add up to the noise that is charged."""
-        from evenhand.config import load_config
+        from evenhand.config_files import load_config
 
         path = tmp_path / "x.toml"
         path.write_text(

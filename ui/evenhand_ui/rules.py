@@ -13,7 +13,8 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from evenhand.artifacts import write_atomically
-from evenhand.config import Section, load_section
+from evenhand.config import Section
+from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, ResourceError
 
 __all__ = ["ProxyRules", "Rules", "keep_rules", "rules_of"]

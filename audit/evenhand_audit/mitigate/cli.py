@@ -127,7 +127,7 @@ def _thresholds(
     import pandas as pd
 
     from evenhand.artifacts import write_atomically
-    from evenhand.config import load_section
+    from evenhand.config_files import load_section
     from evenhand_audit.analysis import SEED
     from evenhand_audit.intake_config import AuditInput
     from evenhand_audit.intake_plan import lazy_progress

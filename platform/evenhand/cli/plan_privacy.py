@@ -122,7 +122,7 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def _of_config(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """What an experiment's config says; what costs time only where it was not given."""
-    from evenhand.config import load_config
+    from evenhand.config_files import load_config
 
     experiment = load_config(path)
     privacy = experiment.privacy

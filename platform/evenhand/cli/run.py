@@ -30,7 +30,7 @@ def _run(
 
     Example: evenhand run configs/demo.toml --set training.epochs=4 --out runs/try
     """
-    from evenhand.config import load_config
+    from evenhand.config_files import load_config
     from evenhand.experiment.pipeline import run_experiment
     from evenhand.progress import progress_bar
 

@@ -14,14 +14,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from evenhand.config import (
-    PRIVATE_ARM,
-    Count,
-    ExperimentConfig,
-    Positive,
-    Section,
-    load_section,
-)
+from evenhand.config import PRIVATE_ARM, Count, ExperimentConfig, Positive, Section
+from evenhand.config_files import load_section
 from evenhand.errors import PolicyError
 from evenhand.privacy.secure_sum import Carrier
 
