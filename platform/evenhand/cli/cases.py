@@ -91,7 +91,7 @@ def _show_cases(store: "CaseStore") -> None:
     table = _table(
         *("case", "sex", "age", "race", "ethnicity", "sequences", "shape", "spacing (mm)"),
         *("tumour voxels", "tumour slices"),
-        title=f"Hospital {store.hospital}: {len(store)} cases",
+        title=f"Hospital {store.hospital}: {len(store)} cases{', encrypted' if store.key else ''}",
     )
     cases = list(store)
     for case in cases:

@@ -149,8 +149,8 @@ def _ingest(
     faces = _face_policy(body_part, deface, keep_faces)
     found = kind_of(source, kind)
     if found is SourceKind.BIDS:
-        if look_for_text:
-            raise UsageError("--look-for-text is not for BIDS; leave it out.")
+        if look_for_text or studies or pacs_login:
+            raise UsageError("--look-for-text, --studies and --pacs-login are not for BIDS.")
         _bids(
             Path(source),
             into,
