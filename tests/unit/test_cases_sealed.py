@@ -135,7 +135,11 @@ def test_a_command_seals_and_the_next_finds_it(tmp_path: Path, tiny_tree: Path) 
     store = CaseStore(tmp_path / "stores" / "north")
     assert store.key is not None
     assert list(store.path.rglob("*.nii.gz")) == list(store.path.rglob("case.json")) == []
-    assert call("cases", store.path).exit_code == 0
+    listed = call("cases", store.path)
+    assert listed.exit_code == 0, listed.output
+    assert "3 cases, encrypted" in listed.output
+    wrong = call(*words, "--studies", tiny_tree / "participants.tsv")
+    assert "not for BIDS" in str(wrong.exception)
 
 
 def test_a_case_in_quarantine_stays_sealed_and_can_be_forgotten(

@@ -305,6 +305,24 @@ class TestForget:
         assert record["still_mentioned_in"] == []
         assert name not in proof.read_text()
 
+    def test_a_store_that_the_run_only_links_to_forgets_too(self, run, tmp_path):
+        """With `data.stores` the cases lie outside of the run: they go as well, counted once."""
+        home = run / "hospitals" / "north"
+        outside = shutil.move(home / "store", tmp_path / "outside")
+        (home / "store").symlink_to(outside, target_is_directory=True)
+        one = next(iter(CaseStore(outside)))
+        proof = tmp_path / "proof.json"
+        words = ("forget", one.case_id, "--run", run, "--store", outside, "--proof", proof)
+        code, printed = call(*words)
+        assert code == 0, printed
+        assert printed.startswith("1 case(s)")
+        assert one.case_id not in CaseStore(outside)
+        assert not (home / "embeddings").exists()
+        (Path(outside) / "notes.txt").write_text(one.case_id)
+        code, printed = call("forget", one.case_id, "--run", run, "--proof", proof)
+        assert code == DataError.exit_code
+        assert "still mentioned" in printed
+
     def test_a_federations_node_forgets_too(self, run, tmp_path):
         """Split, embeddings and moments of the studies that name the patient, and of no other."""
         store = CaseStore(run / "hospitals" / "north" / "store")

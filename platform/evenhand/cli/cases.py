@@ -1,18 +1,14 @@
 """`evenhand cases|phantom`; `ingest` has a module of its own."""
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from evenhand.cli import ingest
-from evenhand.progress import progress_bar
+from evenhand.cli.tables import new_table, standard_output
+from evenhand.progress import steps
 
 if TYPE_CHECKING:
     from evenhand.cases.records import Case
@@ -21,8 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _HOSPITALS = ("north", "east", "south", "west")
-_PIPE_WIDTH = 160
-"""Columns of a table that no terminal shows."""
 
 
 def register(app: typer.Typer) -> None:
@@ -61,9 +55,9 @@ def _phantom(
         bias_contrast=bias_contrast,
         scanner_shift=scanner_shift,
     )
-    with _steps("Making phantoms") as step:
+    with steps("Making phantoms") as step:
         make_phantoms(config, into, seed=seed, progress=step)
-    out = _out()
+    out = standard_output()
     out.print(f"{hospitals * patients} patients of {', '.join(names)} are in '{into}'.")
     out.print(f"What was planted is in '{into / TRUTH_FILE}'.")
     out.print(f"Next: evenhand ingest {into} --into stores", soft_wrap=True)
@@ -87,11 +81,11 @@ def _cases(
 
 
 def _show_cases(store: "CaseStore") -> None:
-    out = _out()
-    table = _table(
+    out = standard_output()
+    table = new_table(
         *("case", "sex", "age", "race", "ethnicity", "sequences", "shape", "spacing (mm)"),
         *("tumour voxels", "tumour slices"),
-        title=f"Hospital {store.hospital}: {len(store)} cases",
+        title=f"Hospital {store.hospital}: {len(store)} cases{', encrypted' if store.key else ''}",
     )
     cases = list(store)
     for case in cases:
@@ -101,7 +95,7 @@ def _show_cases(store: "CaseStore") -> None:
             *(", ".join(case.sequences), *_grid(case), *_tumour(store, case)),
         )
     out.print(table)
-    counts = _table("attribute", "patients", title="Attributes")
+    counts = new_table("attribute", "patients", title="Attributes")
     patients = {case.patient.patient_id: case.patient for case in cases}.values()
     for attribute in ("sex", "race", "ethnicity"):
         found = Counter(getattr(patient, attribute) for patient in patients)
@@ -115,11 +109,11 @@ def _show_cases(store: "CaseStore") -> None:
 def _show_case(store: "CaseStore", case: "Case") -> None:
     import numpy as np
 
-    out = _out()
+    out = standard_output()
     person = case.patient
     shape, spacing = _grid(case)
     voxels, slices = _tumour(store, case)
-    record = _table("field", "value", title=f"Case {case.case_id} of hospital {store.hospital}")
+    record = new_table("field", "value", title=f"Case {case.case_id} of hospital {store.hospital}")
     rows = {"patient": person.patient_id, "sex": person.sex, "age": _age(person.age_years)}
     rows |= {"race": person.race, "ethnicity": person.ethnicity, **person.extra}
     rows |= {"shape": shape, "spacing (mm)": spacing}
@@ -128,7 +122,7 @@ def _show_case(store: "CaseStore", case: "Case") -> None:
         record.add_row(field, value)
     out.print(record)
     names = ("minimum", "1%", "median", "99%", "maximum", "mean", "zero")
-    table = _table("sequence", *names, title="Intensities")
+    table = new_table("sequence", *names, title="Intensities")
     for sequence, image in store.volumes(case).images.items():
         marks = [*np.percentile(image, [0, 1, 50, 99, 100]), image.mean()]
         zero = f"{100 * float((image == 0).mean()):.0f}%"
@@ -150,22 +144,3 @@ def _tumour(store: "CaseStore", case: "Case") -> tuple[str, str]:
 
 def _age(age_years: float | None) -> str:
     return "unknown" if age_years is None else f"{age_years:g}"
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _out() -> Console:
-    """Return standard output, wide enough for tables where no terminal limits it."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-
-
-@contextmanager
-def _steps(what: str) -> Iterator[Callable[[int, int], None]]:
-    with progress_bar() as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,15 +1,13 @@
 """`evenhand deidentify`."""
 
-import sys
 from collections import defaultdict
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from evenhand.cli.tables import standard_output
 from evenhand.errors import DataError, UsageError
 from evenhand.progress import progress_bar
 
@@ -21,7 +19,6 @@ __all__ = ["register"]
 _SHOWN_NUMBERS = 12
 """Numbers of files that were left out for one reason."""
 _SHOWN_FINDINGS = 20
-_PIPE_WIDTH = 160
 _NUMBERS = (
     "Numbers count the files of SOURCE in the order of `find SOURCE -type f | LC_ALL=C sort`; "
     "their names may hold identities."
@@ -87,7 +84,7 @@ def _make_key(path: Path) -> None:
     from evenhand.ingest.deid import HospitalKey
 
     made = HospitalKey.create(path)
-    out = _out()
+    out = standard_output()
     out.print(f"The key is in '{path}' (fingerprint {made.fingerprint}).", markup=False)
     out.print(
         "Keep it at the hospital, apart from what it protects, with a backup: without it a "
@@ -122,7 +119,7 @@ def _clean(source: Path, into: Path, key: Path, option: list[str] | None) -> Non
 
 
 def _show(report: "FolderReport", into: Path) -> None:
-    out = _out()
+    out = standard_output()
     table = Table(title=f"{len(report.cases)} case(s)", title_justify="left")
     for column in ("kind", "files written", "left out"):
         table.add_column(column)
@@ -158,7 +155,7 @@ def _check(root: Path, identifiers: Path) -> None:
     from evenhand.ingest.deid.scanner import NOT_SEARCHED, read_identifiers, scan_tree
 
     findings = scan_tree(root, read_identifiers(identifiers))
-    out = _out()
+    out = standard_output()
     numbers = {path: number for number, path in enumerate(files_of(root), start=1)}
     for finding in findings[:_SHOWN_FINDINGS]:
         what = f"its {finding.where} holds line {finding.identifier} of the list"
@@ -175,9 +172,3 @@ def _check(root: Path, identifiers: Path) -> None:
             "the folder is not known to be clean."
         )
     out.print(f"None of the identifiers was found in '{root}'.", markup=False)
-
-
-def _out() -> Console:
-    with suppress(OSError):
-        return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-    return Console(highlight=False)

@@ -2,16 +2,14 @@
 
 import json
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from evenhand.cli.tables import new_table, standard_output
 from evenhand.errors import DataError, ResourceError, UsageError
 from evenhand.progress import steps
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_PIPE_WIDTH = 160
-"""Columns of a table that no terminal shows."""
 _WORKERS_WANT = ("evenhand.ingest.dicom.headers", "evenhand.ingest.admit")
 """Modules that processes import while this one still looks at the source."""
 _ALIKE = 5
@@ -149,8 +145,8 @@ def _ingest(
     faces = _face_policy(body_part, deface, keep_faces)
     found = kind_of(source, kind)
     if found is SourceKind.BIDS:
-        if look_for_text:
-            raise UsageError("--look-for-text is not for BIDS; leave it out.")
+        if look_for_text or studies or pacs_login:
+            raise UsageError("--look-for-text, --studies and --pacs-login are not for BIDS.")
         _bids(
             Path(source),
             into,
@@ -210,7 +206,7 @@ def _ingest(
 
 
 def _end_dry_run(plan: "SourcePlan") -> None:
-    _out().print("Nothing was written (--dry-run).")
+    standard_output().print("Nothing was written (--dry-run).")
     if not plan.recipes:
         raise DataError("No case can be taken in; the reasons are above.")
     if refused := _refused(plan):
@@ -331,13 +327,13 @@ def _write_mapping(path: Path, plan: "SourcePlan") -> None:
 
 
 def _show_source(plan: "SourcePlan") -> None:
-    out = _out()
+    out = standard_output()
     masks = sum(recipe.has_mask for recipe in plan.recipes)
     out.print(f"Kind: {plan.kind}. {len(plan.recipes)} case(s), {masks} with a mask.")
     for note in plan.notes:
         out.print(f"- {note}", markup=False, soft_wrap=True)
     if plan.findings:
-        table = _table("what", "taken", "why")
+        table = new_table("what", "taken", "why")
         for what, taken, why in _summed(plan.findings):
             table.add_row(what, "yes" if taken else "no", why)
         out.print(table)
@@ -360,10 +356,10 @@ def _summed(findings: "Sequence[Finding]") -> Iterator[tuple[str, bool, str]]:
 
 
 def _show_admitted(report: "AdmitReport") -> None:
-    out = _out()
+    out = standard_output()
     refused = [outcome for outcome in report.outcomes if outcome.status == "refused"]
     if refused:
-        table = _table("case", "refused because")
+        table = new_table("case", "refused because")
         for outcome in refused:
             table.add_row(outcome.label, outcome.why)
         out.print(table)
@@ -376,8 +372,8 @@ def _show_admitted(report: "AdmitReport") -> None:
 
 
 def _show_plan(plan: "IngestPlan") -> None:
-    out = _out()
-    table = _table("hospital", "would write", "unchanged", "store")
+    out = standard_output()
+    table = new_table("hospital", "would write", "unchanged", "store")
     for hospital, path in plan.stores.items():
         cases = plan.of(hospital)
         stored = sum(case.stored for case in cases)
@@ -394,22 +390,10 @@ def _show_plan(plan: "IngestPlan") -> None:
 
 
 def _show_report(report: "IngestReport") -> None:
-    out = _out()
-    table = _table("hospital", "written", "reused", "without mask", "from elsewhere", "store")
+    out = standard_output()
+    table = new_table("hospital", "written", "reused", "without mask", "from elsewhere", "store")
     for own in report.hospitals:
         counts = (own.written, own.reused, own.without_mask, own.not_in_source)
         table.add_row(own.hospital, *map(str, counts), str(own.store))
     out.print(table)
     out.print(f"{report.written} cases written, {report.reused} reused unchanged.")
-
-
-def _table(*columns: str) -> Table:
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _out() -> Console:
-    """Return standard output, wide enough for tables where no terminal limits it."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
