@@ -79,6 +79,8 @@ class DataConfig(Section):
     units: Literal["mm", "voxel"] = "mm"
     """`voxel` where the source has no true spacing: distances are then in voxels."""
     test_fraction: Fraction = 1 / 3
+    corrections: Path | None = None
+    """What `evenhand review feedback` wrote: reviewed masks that take the place of references."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":

@@ -95,6 +95,7 @@ def page(browser):
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.set_default_timeout(2 * PATIENCE_MS)
+    page.set_default_navigation_timeout(4 * PATIENCE_MS)  # the server imports torch first
     complaints = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page

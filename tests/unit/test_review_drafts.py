@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -170,3 +173,37 @@ class TestBox:
         """What is not six numbers within the case is refused."""
         with pytest.raises(DataError, match="box"):
             Box.parse(text, SHAPE)
+
+
+SAVER = """
+import sys
+from pathlib import Path
+import numpy as np
+from evenhand_ui.drafts import Box, Drafts
+from evenhand_ui.volumes import pack
+
+drafts, place = Drafts(Path(sys.argv[1])), Path(sys.argv[1]) / "n001" / "x"
+noise = np.random.default_rng(0).integers(0, 2, (64, 64, 64), dtype=np.uint8)
+for revision in range(10_000):
+    mask = np.roll(noise, revision)
+    drafts.save(place, pack(mask), Box((0, 0, 0), mask.shape), base=revision, strokes=revision + 1)
+    print(revision + 1, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 5])
+def test_killed_during_a_save(tmp_path, after):
+    """Killed at any moment: what was confirmed is there, whole, or the save after it is."""
+    command = [sys.executable, "-c", SAVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(after):
+            confirmed = int(process.stdout.readline())
+        time.sleep(0.001 * after)
+        process.kill()
+        confirmed = max([confirmed, *map(int, process.stdout.read().split())])
+    drafts, place = Drafts(tmp_path), tmp_path / "n001" / "x"
+    draft = drafts.read(place)
+    assert draft.revision in {confirmed, confirmed + 1}
+    noise = np.random.default_rng(0).integers(0, 2, (64, 64, 64), dtype=np.uint8)
+    mask = drafts.mask(place, draft, (64, 64, 64))
+    assert np.array_equal(mask, np.roll(noise, draft.revision - 1))

@@ -1,6 +1,7 @@
 """Rules of evenhand.cases.splits."""
 
 import random
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -164,3 +165,24 @@ def test_text_that_is_no_split_is_refused(text: str) -> None:
     """A damaged splits.json is one clear sentence, not a traceback."""
     with pytest.raises(DataError, match="A split must be JSON"):
         Split.from_json(text)
+
+
+def reviewed(hospital: str, patient: str) -> Case:
+    """Return a case whose reference mask comes from a review."""
+    return replace(case(hospital, patient), acquisition=MappingProxyType({"reference": "review"}))
+
+
+@given(st.integers(2, 20), FRACTIONS, SEEDS)
+def test_reviewed_patients_train(size: int, fraction: float, seed: int) -> None:
+    """No model is tested by a mask that began as a proposal; the others keep their places."""
+    plain = cases_of({"A": size})
+    whole = [reviewed("A", "r1"), *plain]
+    split = split_patients(whole, test_fraction=fraction, seed=seed)
+    assert "r1" in split.train["A"]
+    assert 1 <= len(split.test["A"]) <= size
+
+
+def test_none_left_to_test() -> None:
+    """A hospital whose patients all were reviewed is told so."""
+    with pytest.raises(DataError, match="none is left to test"):
+        split_patients([reviewed("A", "1"), reviewed("A", "2")], test_fraction=0.3, seed=1)

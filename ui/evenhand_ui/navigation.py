@@ -8,13 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evenhand.review import Role
+from evenhand_ui.audit_page import show_audit
 from evenhand_ui.federation_page import show_federation
 from evenhand_ui.office import Office
 from evenhand_ui.people_page import show_people
+from evenhand_ui.readers_page import show_readers
 from evenhand_ui.review_page import show_review
 from evenhand_ui.who import Who
 
 __all__ = ["PAGES", "Entrance"]
+
+_LOOKING = frozenset({Role.AUDITOR})
+"""Who sees all readings; a reader who did would not be blind."""
 
 _READING = frozenset({Role.READER, Role.SECOND_READER, Role.ADJUDICATOR})
 
@@ -29,13 +34,22 @@ class Entrance:
     draw: Callable[[Office, Who], None]
 
 
+def _show_ledger(office: Office, who: Who) -> None:
+    from evenhand_ui.ledger_page import show_ledger  # brings torch and the accountant with it
+
+    show_ledger(office, who)
+
+
 PAGES: tuple[Entrance, ...] = (
     Entrance(title="Review", path="", roles=_READING | {Role.AUDITOR}, draw=show_review),
+    Entrance(title="Audit report", path="audit", roles=_LOOKING, draw=show_audit),
+    Entrance(title="Privacy ledger", path="ledger", roles=_LOOKING, draw=_show_ledger),
     Entrance(
         title="Federation",
         path="federation",
-        roles=frozenset({Role.AUDITOR, Role.ADMIN}),
+        roles=_LOOKING,
         draw=lambda _office, _who: show_federation(),
     ),
+    Entrance(title="Readers", path="readers", roles=_LOOKING, draw=show_readers),
     Entrance(title="People", path="people", roles=frozenset({Role.ADMIN}), draw=show_people),
 )

@@ -70,7 +70,7 @@ def _show() -> None:
         )
         for number, entrance in enumerate(one for one in PAGES if who.role in one.roles)
     ]
-    st.session_state["first_page"] = pages[0]
+    st.session_state["review_page"] = pages[0]
     st.navigation(pages, position="sidebar" if len(pages) > 1 else "hidden").run()
 
 

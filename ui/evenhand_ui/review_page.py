@@ -92,8 +92,11 @@ def _show_worklist(
     for column, state in zip(st.columns(len(states)), states, strict=True):
         column.metric(state_text(state), counts[state])
     _next(office, items, wanted, who)
-    if any(item.uncertainty is not None for item in items):
-        st.caption("The most uncertain proposals come first.")
+    if any(item.doubt > 0 for item in items):
+        st.caption(
+            "Where the models are unsure or differ comes first; hospitals, sexes and ages take "
+            "turns, so that none is reviewed more than another."
+        )
     if not wanted:
         st.info("No case fits the filters." if items else "There is no case for this role now.")
         return

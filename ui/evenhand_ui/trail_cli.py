@@ -1,11 +1,10 @@
-"""`evenhand review verify`, `export` and `seg`: what becomes of decisions, without the page."""
+"""`evenhand review verify`, `export`, `seg`, `feedback`: what becomes of decisions."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evenhand.errors import ReviewError
 from evenhand_ui.cli import DatabaseOption
 
 __all__ = ["register_trail"]
@@ -19,6 +18,8 @@ def register_trail(group: typer.Typer) -> None:
     group.command("verify")(_verify)
     group.command("export")(_export)
     group.command("seg")(_seg)
+    group.command("report")(_report)
+    group.command("feedback")(_feedback)
 
 
 def _verify(run: _RunArgument, database: DatabaseOption = None) -> None:
@@ -60,28 +61,63 @@ def _seg(  # noqa: PLR0917 (typer reads a command's options from its parameters)
 
     Example: evenhand review seg runs/demo north001 --series dicom/north001 --out north001.dcm
     """
-    from evenhand.export import MaskOrigin, read_source_series, write_dicom_seg
-    from evenhand.review import State
+    from evenhand.export import read_source_series
+    from evenhand_ui.dicom_out import write_reviewed_seg
     from evenhand_ui.runs import ReviewRun
-    from evenhand_ui.trail_files import open_store, reviewed_mask
+    from evenhand_ui.trail_files import open_store
 
     opened = ReviewRun.open(run, arm)
     with open_store(opened, database) as store:
-        mask, state = reviewed_mask(opened, store, case)
-    origins = {State.ACCEPTED: MaskOrigin.ACCEPTED, State.CORRECTED: MaskOrigin.CORRECTED}
-    if state in {State.REJECTED, State.NOT_JUDGED, State.DISPUTED, State.HALF_READ}:
-        raise ReviewError(
-            "The latest decision about this case is not for its mask, or its readers have not "
-            "agreed yet; nothing was written."
-        )
-    origin = origins.get(state, MaskOrigin.PROPOSED)
-    write_dicom_seg(
-        out,
-        mask,
-        opened.case(case).affine,
-        read_source_series(series),
-        origin=origin,
-        model=opened.backbone,
-        version=opened.adapter_sha256,
-    )
+        origin = write_reviewed_seg(opened, store, case, read_source_series(series), out)
     typer.echo(f"{out}: {origin}")
+
+
+def _report(  # noqa: PLR0917 (typer reads a command's options from its parameters)
+    run: _RunArgument,
+    case: Annotated[str, typer.Argument(help="Case id, as on the worklist.")],
+    series: Annotated[
+        Path, typer.Option(metavar="DIR", help="DICOM series that the case was made from.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for CASE_report.dcm and CASE_mask.dcm.")
+    ],
+    arm: _ArmOption = None,
+    database: DatabaseOption = None,
+) -> None:
+    """Write a structured report of a case's tumours (TID 1500), and the mask that it is about.
+
+    Example: evenhand review report runs/demo north001 --series dicom/north001 --out reports
+    """
+    from evenhand.export import read_source_series
+    from evenhand_ui.dicom_out import write_report
+    from evenhand_ui.runs import ReviewRun
+    from evenhand_ui.trail_files import open_store
+
+    opened = ReviewRun.open(run, arm)
+    with open_store(opened, database) as store:
+        count = write_report(opened, store, case, read_source_series(series), out)
+    typer.echo(f"{out}: {count} lesions")
+
+
+def _feedback(  # noqa: PLR0917 (typer reads a command's options from its parameters)
+    run: _RunArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the reviewed masks.")],
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A case store that gets them at once.")
+    ] = None,
+    accepted: Annotated[
+        bool, typer.Option("--accepted", help="Proposals that were accepted unchanged, too.")
+    ] = False,
+    arm: _ArmOption = None,
+    database: DatabaseOption = None,
+) -> None:
+    """Turn corrections that stand into training masks; each says who decided, and where.
+
+    Name the folder in the next experiment: `--set data.corrections=DIR`.
+
+    Example: evenhand review feedback runs/demo --out corrections
+    """
+    from evenhand_ui.feedback import write_feedback
+
+    said = write_feedback(run, out, arm=arm, database=database, accepted=accepted, store=store)
+    typer.echo(said)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from evenhand.errors import ReviewError
 from evenhand.review import STAGE_OF, Entry, Role, Stage, State, check_task
 from evenhand_ui.masks import MaskSummary, summarise_mask
+from evenhand_ui.order import disagreement, group_of, in_turns
 from evenhand_ui.readings import CaseReview
 from evenhand_ui.runs import ReviewRun
 
@@ -32,6 +33,13 @@ class WorkItem:
     may_decide: bool = True
     unaided: bool = False
     uncertainty: float | None = None
+    disagreement: float = 0.0
+    group: tuple[str, ...] = ()
+
+    @property
+    def doubt(self) -> float:
+        """What speaks for reading it soon: the model's own doubt, and how far models differ."""
+        return (self.uncertainty or 0.0) + self.disagreement
 
     @property
     def reader(self) -> str:
@@ -62,7 +70,11 @@ def build_worklist(
         for case_id, review in reviews.items()
         if _concerns(review, role)
     ]
-    return sorted(items, key=_order)
+    if not any(item.doubt for item in items):  # nothing is known: by hospital and id
+        return sorted(items, key=lambda i: (i.hospital, i.case_id))
+    return in_turns(
+        items, group=lambda i: i.group, doubt=lambda i: i.doubt, name=lambda i: i.case_id
+    )
 
 
 def _concerns(review: CaseReview, role: Role) -> bool:
@@ -93,6 +105,8 @@ def _item(run: ReviewRun, case_id: str, review: CaseReview, person_id: str, role
         may_decide=may,
         unaided=unaided,
         uncertainty=run.uncertainty_of.get(case_id),
+        disagreement=disagreement(run, case_id),
+        group=group_of(run.case(case_id).patient),
     )
 
 
@@ -102,11 +116,6 @@ def _may(review: CaseReview, person_id: str, role: Role) -> bool:
     except ReviewError:
         return False
     return True
-
-
-def _order(item: WorkItem) -> tuple[float, str, str]:
-    unsure = -item.uncertainty if item.uncertainty is not None else 0.0
-    return unsure, item.hospital, item.case_id
 
 
 def select(

@@ -3,6 +3,9 @@
 A patient's place follows from the seed, the hospital and the patient's id alone
 (by SHA-256), so it depends neither on the order of files nor on the platform or
 a library's random generator, and patients that join later move few others.
+
+Patients whose reference mask comes from a review train: the mask began as a model's
+proposal, and no model is tested by what it proposed.
 """
 
 import hashlib
@@ -17,7 +20,13 @@ from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.errors import ConfigError, DataError
 
-__all__ = ["Split", "split_patients"]
+__all__ = ["REFERENCE", "REVIEW", "Split", "split_patients"]
+
+REFERENCE = "reference"
+"""What of a case's `acquisition` says where its reference mask comes from."""
+
+REVIEW = "review"
+"""It comes from a review of a proposed mask."""
 
 Patients = Mapping[str, tuple[str, ...]]
 
@@ -78,7 +87,8 @@ def split_patients(source: Iterable[CaseStore | Case], *, test_fraction: float, 
     """Split patients into train and test, stratified by hospital.
 
     Each hospital with two patients or more gets `round(n * test_fraction)` test
-    patients, at least one and at most n - 1; a single patient trains.
+    patients, at least one and at most n - 1; a single patient trains. A patient whose
+    reference comes from a review trains.
 
     Args:
         source: stores, or cases; several cases of a patient stay together.
@@ -87,19 +97,32 @@ def split_patients(source: Iterable[CaseStore | Case], *, test_fraction: float, 
 
     Raises:
         ConfigError: `test_fraction` is not between 0 and 1.
-        DataError: no patients, a hospital without any, or a patient in two hospitals.
+        DataError: no patients, a hospital without any, a patient in two hospitals, or none
+            left that could test.
     """
     if not 0 < test_fraction < 1:
         raise ConfigError(f"data.test_fraction must be between 0 and 1; got {test_fraction}.")
-    patients = _patients(source)
+    cases = list(_cases(source))
+    patients = _patients(cases)
+    reviewed = {
+        case.patient.patient_id for case in cases if case.acquisition.get(REFERENCE) == REVIEW
+    }
     if not patients:
         raise DataError("There are no cases to split; ingest some with `evenhand ingest`.")
     train, test = {}, {}
     for hospital, ids in patients.items():
-        ranked = [patient for _, patient in sorted((_rank(seed, hospital, p), p) for p in ids)]
-        count = len(ranked)
+        free = ids - reviewed
+        ranked = [patient for _, patient in sorted((_rank(seed, hospital, p), p) for p in free)]
+        count = len(ids)
         tests = min(max(round(count * test_fraction), 1), count - 1)
-        test[hospital], train[hospital] = tuple(ranked[:tests]), tuple(ranked[tests:])
+        if tests > len(ranked) == 0:
+            raise DataError(
+                f"All patients of hospital {hospital} have a reference mask from a review, so "
+                "none is left to test with. Leave some corrections out, or add patients."
+            )
+        tests = min(tests, len(ranked))
+        test[hospital] = tuple(ranked[:tests])
+        train[hospital] = (*ranked[tests:], *sorted(ids & reviewed))
     return Split(train=train, test=test)
 
 
@@ -107,19 +130,23 @@ def _frozen(part: Patients) -> Patients:
     return MappingProxyType({name: tuple(sorted(ids)) for name, ids in sorted(part.items())})
 
 
-def _patients(source: Iterable[CaseStore | Case]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+def _cases(source: Iterable[CaseStore | Case]) -> Iterable[Case]:
     for item in source:
         if isinstance(item, CaseStore):
-            own = found.setdefault(item.hospital, set())
-            own.update(case.patient.patient_id for case in item)
-            if not own:
+            if not len(item):
                 raise DataError(
                     f"No data for hospital {item.hospital}: its store '{item.path}' is empty. "
                     "Ingest its cases, or leave it out with data.left_out."
                 )
+            yield from item
         else:
-            found.setdefault(item.patient.hospital, set()).add(item.patient.patient_id)
+            yield item
+
+
+def _patients(cases: Iterable[Case]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for case in cases:
+        found.setdefault(case.patient.hospital, set()).add(case.patient.patient_id)
     return dict(sorted(found.items()))
 
 

@@ -13,6 +13,7 @@ from evenhand.config import DataConfig, ExperimentConfig
 from evenhand.errors import ConfigError, DataError
 from evenhand.experiment.layout import RunFolder
 from evenhand.ingest.bids import ingest_bids
+from evenhand.ingest.corrections import admit_corrections
 from evenhand.ingest.participants import read_participants
 from evenhand.ingest.phantom import make_phantoms
 from evenhand.model.adapted import AdaptedModel
@@ -47,6 +48,8 @@ def prepare_cases(run: RunFolder, config: ExperimentConfig, bar: Progress) -> No
         hospitals = _link_stores(run, data) if linked else _take_in(run, config, advance)
     stores = [run.hospital(name).store() for name in hospitals]
     _refuse_tiny(stores)
+    if data.corrections is not None:
+        admit_corrections(data.corrections, stores)
     split = split_patients(stores, test_fraction=data.test_fraction, seed=config.seed)
     write_atomically(run.split_path, split.to_json().encode())
 

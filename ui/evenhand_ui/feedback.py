@@ -1,0 +1,80 @@
+"""What a review teaches: the masks that stand become reference masks of the next training."""
+
+from pathlib import Path
+
+from evenhand.cases.store import CaseStore, array_sha256
+from evenhand.errors import ReviewError
+from evenhand.ingest.corrections import Correction, admit_corrections, write_corrections
+from evenhand.review import Entry, State
+from evenhand_ui.readings import Plan, decided_mask, review_all
+from evenhand_ui.runs import ReviewRun
+from evenhand_ui.trail_files import open_store
+
+__all__ = ["write_feedback"]
+
+
+def write_feedback(
+    folder: Path,
+    out: Path,
+    *,
+    arm: str | None = None,
+    database: str | None = None,
+    accepted: bool = False,
+    store: Path | None = None,
+) -> str:
+    """Write the corrections that stand, and put them into a store where one is named.
+
+    Args:
+        folder: the run that was reviewed.
+        out: where corrections are written.
+        arm: whose masks were reviewed; None: the preferred one.
+        database: URL of the review database; None: the file in the run.
+        accepted: take proposals that were accepted as they are, too.
+        store: a hospital's case store that gets the masks.
+
+    Raises:
+        ReviewError: the trail is broken; nothing is written.
+        EvenhandError: run, database, mask or store cannot be read or written.
+    """
+    run = ReviewRun.open(folder, arm)
+    states = {State.CORRECTED} | ({State.ACCEPTED} if accepted else set())
+    with open_store(run, database) as trail:
+        check = trail.verify()
+        if check.broken_at is not None:
+            raise ReviewError(
+                f"The trail is broken at decision {check.broken_at}: {check.why}. Nobody trains "
+                "on it; nothing was written."
+            )
+        reviews = review_all(run, trail, Plan.of(run))
+    found = []
+    for case_id, review in reviews.items():
+        final = review.standing.final
+        if final is None or review.standing.state not in states:
+            continue
+        case = run.case(case_id)
+        mask = decided_mask(run, case, final)
+        images = dict(case.sequences)
+        found.append((_correction(final, images, array_sha256(mask)), mask, case.affine))
+    write_corrections(out, found)
+    said = f"{out}: {len(found)} masks from review"
+    if store is not None:
+        admitted = admit_corrections(out, [CaseStore(store)])
+        said += f"; {len(admitted)} of them are reference masks in {store} now"
+    return said
+
+
+def _correction(entry: Entry, images: dict[str, str], mask_sha256: str) -> Correction:
+    decision = entry.decision
+    return Correction(
+        case_id=decision.case_id,
+        hospital=decision.hospital,
+        images=images,
+        mask_sha256=mask_sha256,
+        verdict=decision.verdict.value,
+        stage=decision.stage.value,
+        reader=decision.reader,
+        decided_at_utc=entry.decided_at_utc.isoformat(timespec="milliseconds"),
+        entry_sha256=entry.sha256,
+        backbone=decision.backbone,
+        adapter_sha256=decision.adapter_sha256,
+    )
