@@ -36,6 +36,8 @@ __all__ = ["DatabaseOption", "ReviewGroup", "check_port_is_free", "register"]
 DEFAULT_PORT = 8501
 """Streamlit's own."""
 
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - only with a login
+
 START_LIMIT_S = 60.0
 """How long the page may take to answer."""
 
@@ -124,7 +126,8 @@ def _review(  # noqa: PLR0917 (typer reads a command's options from its paramete
             "with a login (--rules FILE), or leave --address out."
         )
     check_port_is_free(port, run)
-    url = f"http://127.0.0.1:{port}"
+    host = "127.0.0.1" if address == _EVERYWHERE else address
+    url = f"http://{host}:{port}"
     try:
         with _ended_by_signals(), _page(opened, address, port, database) as child:
             _wait_until_up(child, url)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from evenhand.cases.hashing import array_sha256
 from evenhand.errors import EvenhandError, ReviewError
-from evenhand.review import Decision, Entry, Signature, Verdict, claim_case
+from evenhand.review import Decision, Entry, Role, Signature, Verdict, claim_case
 from evenhand_ui.access import Visitor
 from evenhand_ui.deciding import corrected_mask
 from evenhand_ui.office import Office, Reading
@@ -23,7 +23,7 @@ def show_history(office: Office, item: WorkItem, reading: Reading, visitor: Visi
     if not entries:
         return
     own = item.decided is not None and item.may_decide
-    with st.expander(f"History ({len(entries)})", expanded=own):
+    with st.expander(f"History ({len(entries)})", expanded=own or reading.role is Role.ADJUDICATOR):
         if own:
             st.caption("A new decision replaces the last one; none is ever deleted.")
             if st.button("Withdraw the decision", icon=":material/undo:", key="withdraw"):

@@ -89,6 +89,11 @@ class Office:
         """What readers have said and not signed yet, by place."""
         return {}
 
+    @cached_property
+    def scores(self) -> dict[tuple[str, str, str], tuple[float, float]]:
+        """Dice and HD95 of masks to their proposal, by case and both masks' hashes."""
+        return {}
+
     def review(self, case_id: str) -> CaseReview:
         """Look up what was decided about a case."""
         return review_case(self.run, self.store, self.plan, case_id)
