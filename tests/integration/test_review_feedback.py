@@ -11,8 +11,9 @@ import pytest
 import torch
 from rich.progress import Progress
 
+from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
-from evenhand.cases.store import CaseStore, array_sha256
+from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
 from evenhand.errors import DataError, ReviewError
 from evenhand.experiment import arms, pipeline, stages

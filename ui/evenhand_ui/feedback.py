@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from evenhand.cases.store import CaseStore, array_sha256
+from evenhand.cases.hashing import array_sha256
+from evenhand.cases.store import CaseStore
 from evenhand.errors import ReviewError
 from evenhand.ingest.corrections import Correction, admit_corrections, write_corrections
 from evenhand.review import Entry, State

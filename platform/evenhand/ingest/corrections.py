@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.artifacts import write_atomically
+from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import read_nifti, write_nifti
 from evenhand.cases.records import is_name
 from evenhand.cases.splits import REFERENCE, REVIEW
-from evenhand.cases.store import CaseStore, array_sha256
+from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
 
