@@ -83,7 +83,7 @@ def _init(
     name: Annotated[str, typer.Option(help="Who leads, in words.")],
     host: Annotated[str, typer.Option(help="Name or address that hospitals reach it by.")],
     listen: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "0.0.0.0",  # noqa: S104
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 9400,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for hospitals.")] = 9400,
     folder: Folder = None,
 ) -> None:
     """Make a coordinator: its authority, its certificate, its signing key.

@@ -161,6 +161,12 @@ class TestCommands:
         """Help that shows no example makes people guess. `Example: evenhand NAME ...`."""
         assert f"Example: evenhand {name}" in plain(command.help)
 
+    @pytest.mark.parametrize(("name", "command"), list(leaves()))
+    def test_every_argument_and_option_is_explained(self, name, command):
+        """What stands in the source reaches the screen: typer and click must fit together."""
+        silent = [one.name for one in command.params if not getattr(one, "help", None)]
+        assert not silent, f"evenhand {name}"
+
     @pytest.mark.parametrize(("where", "line"), list(documented()))
     def test_every_config_that_is_shown_exists(self, where, line):
         """A documented command that names a file in configs/ finds it there."""
