@@ -84,6 +84,7 @@ class Arm:
         """
         content = config.model_dump(mode="json")
         used = {key: content[key] for key in ("seed", "data", "model")}
+        used["data"].pop("corrections")  # what they change is in `voxels`: masks and split
         warm = config.privacy.warm_start_phantoms
         for section, ignored in _USED[self.kind].items():
             # The private arm starts where the warm start ends, which uses all of [training].
