@@ -24,14 +24,14 @@ from evenhand.experiment.stages import stepper
 from evenhand.model.adapted import AdaptedModel
 from evenhand.privacy.secure_sum import require_trust
 from evenhand_federated.checkpoint import finished_rounds, read_checkpoint
+from evenhand_federated.flower import QUIET
 from evenhand_federated.node import ARM_VARIABLE, RAY_VARIABLE, SIMULATION_VARIABLE, rounds_of
 
 __all__ = ["run_federated"]
 
 _COMMAND = (sys.executable, "-m", "evenhand_federated.simulation")
 _QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    **QUIET,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     # Off Linux Ray stays on loopback by itself; here it listens to all networks unless told that
@@ -39,7 +39,6 @@ _QUIET = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # What Ray announces as its next default, in a warning at each start.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "PYTHONUNBUFFERED": "1",
 }
 _GRACE_S = 5.0
 """How long a stopped simulation may take to end its workers; nothing is lost without it."""
@@ -71,7 +70,8 @@ def run_federated(run: RunFolder, arm: str, model: AdaptedModel, bar: Progress) 
     done, state = read_checkpoint(folder)
     if state is None:
         raise FederationError(f"The arm {arm} left no adapter; read '{folder.log_path}'.")
-    model.load_adapter(state)
+    # What stays at hospitals is as it was at the start; each of them predicts with its own.
+    model.load_adapter({**model.adapter_state(), **state})
     privacy = run.config().privacy
     trust = require_trust(privacy.trust, run.together(), privacy.tolerated)
     return _record(folder, done, rounds, trust)

@@ -8,22 +8,19 @@ the hospital's own log.
 import functools
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
 
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
     Context,
-    Error,
     Message,
     MetricRecord,
     RecordDict,
 )
 from flwr.clientapp import ClientApp
 
-from evenhand.errors import BudgetError
-from evenhand_federated.node import BUDGET_REFUSED, FAILED, HospitalNode, RoundOrder
+from evenhand_federated.answers import note, refusal
+from evenhand_federated.node import HospitalNode, RoundOrder
 
 __all__ = ["app", "introduce", "train"]
 
@@ -41,17 +38,10 @@ def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
             return handler(message, node)
         except Exception as error:  # noqa: BLE001 - nothing of it may leave unseen
             if node is not None:
-                _log(node, traceback.format_exc())
-            code = BUDGET_REFUSED if isinstance(error, BudgetError) else FAILED
-            return Message(Error(code, type(error).__name__), reply_to=message)
+                note(node.home, traceback.format_exc())
+            return refusal(error, message)
 
     return guarded
-
-
-def _log(node: HospitalNode, text: str) -> None:
-    # A full disk must not turn into an error that names the log's path and leaves.
-    with suppress(OSError), node.home.log_path.open("a", encoding="utf-8") as file:
-        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
 
 
 @app.query()
@@ -70,6 +60,7 @@ def train(message: Message, node: HospitalNode) -> Message:
     order = RoundOrder(str(config["arm"]), int(config["round"]))
     state, figures = node.train_round(order, message.content["arrays"].to_torch_state_dict())
     arrays = ArrayRecord(state)
-    _log(node, f"sent {arrays.count_bytes()} bytes for {order.arm}, round {order.round}")
+    sent = f"{len(arrays)} tensors, {arrays.count_bytes()} bytes"
+    note(node.home, f"sent {sent} for {order.arm}, round {order.round}{node.what_stayed()}")
     content = RecordDict({"arrays": arrays, "metrics": MetricRecord(figures)})
     return Message(content, reply_to=message)

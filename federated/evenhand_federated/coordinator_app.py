@@ -8,15 +8,17 @@ from typing import Any
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from evenhand.config import PRIVATE_ARM
 from evenhand.errors import EvenhandError, FederationError
 from evenhand.experiment.layout import ArmFolder, build_model
 from evenhand.model.adapter_files import save_adapter
 from evenhand.model.weights import find
+from evenhand.training.personal import shared_part
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.masked_sum import UnopenedSumError
-from evenhand_federated.node import PRIVATE_ARM, fewest_answers
+from evenhand_federated.node import fewest_answers
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
@@ -91,6 +93,7 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
     if find(terms.model.backbone).sha256 != terms.weights_sha256:
         raise FederationError(f"The study wants other weights of {terms.model.backbone}.")
     model = build_model(config)
+    first = shared_part(model.adapter_state(), terms.federation.local_parts)
     done, state = read_checkpoint(arm)
     members = folder.members()
     plan = FederationPlan(
@@ -107,14 +110,14 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
         strategy = _strategy(study, plan, arm)
         strategy.start(
             grid=grid,
-            initial_arrays=ArrayRecord(model.adapter_state() if state is None else state),
+            initial_arrays=ArrayRecord(first if state is None else state),
             num_rounds=terms.rounds - done,
             timeout=terms.federation.round_timeout_s,
         )
         done, state = read_checkpoint(arm)
     if state is None:
         raise FederationError(f"The study {terms.name} left no adapter.")
-    model.load_adapter(state)
+    model.load_adapter({**model.adapter_state(), **state})
     save_adapter(
         arm.adapter_path,
         model,
@@ -124,5 +127,6 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
             "hospitals": list(terms.hospitals),
             "study": study.digest,
             "rounds": done,
+            "local_parts": list(terms.federation.local_parts),
         },
     )

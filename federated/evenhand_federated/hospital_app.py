@@ -8,24 +8,18 @@ import functools
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from evenhand.errors import BudgetError, FederationError
+from evenhand.errors import FederationError
 from evenhand.experiment.layout import HospitalHome
+from evenhand.training.personal import stays
+from evenhand_federated.answers import note, refusal
 from evenhand_federated.hospital import HospitalFolder
 from evenhand_federated.message_log import MessageLog, weigh
-from evenhand_federated.node import (
-    BUDGET_REFUSED,
-    FAILED,
-    HospitalNode,
-    RoundOrder,
-    fewest_answers,
-)
+from evenhand_federated.node import HospitalNode, RoundOrder, fewest_answers
 from evenhand_federated.secure_rounds import SecureRound, context_of
 from evenhand_federated.study import SignedStudy
 
@@ -76,8 +70,7 @@ def _guarded(what: str) -> Callable[[Handler], Callable[[Message, Context], Mess
                 folder = HospitalFolder.of_environment()
                 return _answer(what, handler, folder, message, context)
             except Exception as error:  # noqa: BLE001 - nothing of it may leave unseen
-                code = BUDGET_REFUSED if isinstance(error, BudgetError) else FAILED
-                return Message(Error(code, type(error).__name__), reply_to=message)
+                return refusal(error, message)
 
         return guarded
 
@@ -148,8 +141,10 @@ def _answer(
     task = _Task(message, folder, study, order)
     try:
         leaving, answer = handler(task)
+        parts = study.terms.federation.local_parts
+        _refuse_what_stays(answer.content, parts)
     except Exception as error:
-        _keep(task.home, traceback.format_exc())
+        note(task.home, traceback.format_exc())
         log.add("failed", what=what, why=type(error).__name__, **facts)
         raise
     leaves = weigh(answer.content)
@@ -160,11 +155,20 @@ def _answer(
         what=leaving,
         bytes=leaves.bytes,
         sha256=leaves.sha256,
+        tensors=sum(len(record) for record in answer.content.array_records.values()) or None,
+        stayed=", ".join(parts) or None,
         figures=figures or None,
         charge=charge,
         **facts,
     )
     return answer
+
+
+def _refuse_what_stays(content: RecordDict, parts: tuple[str, ...]) -> None:
+    """Look once more at what is about to leave, whoever made it."""
+    names = [name for record in content.array_records.values() for name in record]
+    if any(stays(name, parts) for name in names):
+        raise FederationError("A part of the adapter that stays here was about to leave; held.")
 
 
 def _refuse_dead(log: MessageLog, message: Message, digest: str, order: RoundOrder) -> None:
@@ -192,9 +196,3 @@ def _charge(order: RoundOrder, figures: dict[str, float | int]) -> str:
         return "none: this study makes no promise to patients"
     spent = figures.get("epsilon")
     return f"epsilon {spent:.4g} spent by this study so far" if spent else "see the ledger"
-
-
-def _keep(home: HospitalHome, text: str) -> None:
-    # A full disk must not turn into an error that names the log's path and leaves.
-    with suppress(OSError), home.log_path.open("a", encoding="utf-8") as file:
-        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")

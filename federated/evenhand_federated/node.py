@@ -14,13 +14,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evenhand.config import ExperimentConfig, TrainingConfig
+from evenhand.config import PRIVATE_ARM, ExperimentConfig, TrainingConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
 from evenhand.privacy.ledger_check import write_receipt
 from evenhand.privacy.policy import Proposal, SitePolicy
 from evenhand.privacy.secure_sum import Together
+from evenhand.training import drift as drifting
+from evenhand.training import personal
 from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand.training.moments import read_moments, write_moments
@@ -30,7 +32,6 @@ __all__ = [
     "ARM_VARIABLE",
     "BUDGET_REFUSED",
     "FAILED",
-    "PRIVATE_ARM",
     "RAY_VARIABLE",
     "SIMULATION_VARIABLE",
     "HospitalNode",
@@ -53,9 +54,6 @@ FAILED = 1001
 
 BUDGET_REFUSED = 1002
 """Error code of a hospital whose privacy ledger refuses."""
-
-PRIVATE_ARM = "federated-private"
-"""The arm in which nothing leaves a hospital that its ledger has not paid for."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,21 @@ def rounds_of(config: ExperimentConfig, arm: str) -> int:
 def fewest_answers(config: ExperimentConfig, arm: str, hospitals: int) -> int:
     """With fewer hospitals a round is not looked at: under secure-sum its noise would be short.
 
-    A hospital knows its own share of the noise, so one more than made the noise has to answer:
-    then the others' shares protect against it too.
+    Shares are sized so that all but one of these many make the whole noise: a hospital that
+    looks at the sum knows its own share (`evenhand.privacy.secure_sum.NoiseShare.fewest`).
     """
     fewest = config.federation.minimum_hospitals
     if arm == PRIVATE_ARM and config.privacy.trust == "secure-sum":
-        return max(fewest, min(hospitals, hospitals - config.privacy.tolerated + 1))
+        return max(fewest, hospitals - config.privacy.tolerated)
     return fewest
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a hospital kept after a round; number 0 and None: nothing."""
+
+    number: int
+    tensors: dict[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -135,13 +141,19 @@ class HospitalNode:
     ) -> tuple[dict[str, Tensor], dict[str, float | int]]:
         """Train one round from the common adapter.
 
+        Args:
+            order: which round.
+            state: the common adapter, without the parts that stay at hospitals.
+
         Returns:
-            The hospital's adapter, and those figures that the site policy lets leave: patients
-            always; seconds and losses without privacy; epsilon and delta with it.
+            The hospital's adapter without what stays here, and those figures that the site
+            policy lets leave: patients always; seconds and losses without privacy; epsilon and
+            delta with it.
 
         Raises:
             FederationError: the order is for an arm or a round that this hospital's own
-                copy of the experiment does not have; nothing is trained.
+                copy of the experiment does not have, or `state` has parts that stay at
+                hospitals; nothing is trained.
             PolicyError: the site policy does not allow it; no data was touched.
             BudgetError: the ledger refuses.
         """
@@ -153,38 +165,82 @@ class HospitalNode:
             )
         model = _model(self.config.model_dump_json())
         policy = self._allowed(order.arm, model)
-        model.load_adapter(state)
-        home = self.home
-        patients = _patients(home, self.train_patients, self.config.model_dump_json())
+        kept = self._kept(order)
+        model.load_adapter(self._whole(state, kept))
+        patients = _patients(self.home, self.train_patients, self.config.model_dump_json())
         figures: dict[str, float | int] = {"patients": len(patients)}
         if order.arm == PRIVATE_ARM:
             figures |= self._train_private(order, model, patients, policy)
         else:
-            federation = self.config.federation
-            before, after = (home.moments_path(order.arm, order.round - k) for k in (1, 0))
-            report = train(
-                model,
-                patients,
-                self._steps_here(),
-                epochs=federation.local_epochs,
-                schedule=Schedule(
-                    self.config.training.learning_rate,
-                    start=(order.round - 1) / rounds,
-                    end=order.round / rounds,
-                ),
-                seed=_seed_of(self.config.seed, self.home.name, order.round),
-                proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
-                moments=read_moments(before),
-            )
-            write_moments(after, report.moments)
-            # The one before is kept: this round may have to be run again.
-            home.moments_path(order.arm, order.round - 2).unlink(missing_ok=True)
-            figures |= {
-                "seconds": time.monotonic() - started,
-                "first_loss": report.first_loss,
-                "last_loss": report.last_loss,
-            }
-        return model.adapter_state(), policy.allowed_figures(figures)
+            figures |= self._train_openly(order, model, patients, state, kept)
+            figures["seconds"] = time.monotonic() - started
+        leaving = personal.shared_part(model.adapter_state(), self._local_parts)
+        return leaving, policy.allowed_figures(figures)
+
+    def what_stayed(self) -> str:
+        """For the hospital's log, behind what was sent."""
+        parts = self._local_parts
+        return f"; what matches {', '.join(parts)} stayed here" if parts else ""
+
+    @property
+    def _local_parts(self) -> tuple[str, ...]:
+        return self.config.federation.local_parts
+
+    def _kept(self, order: RoundOrder) -> "_Kept":
+        """What this hospital kept of the last round before this one in which it took part."""
+        earlier = [one for one in self.home.rounds_kept(order.arm) if one < order.round]
+        if not earlier:
+            return _Kept(0, None)
+        return _Kept(earlier[-1], read_moments(self.home.moments_path(order.arm, earlier[-1])))
+
+    def _whole(self, state: Mapping[str, Tensor], kept: "_Kept") -> dict[str, Tensor]:
+        """The common adapter with this hospital's own part."""
+        if not self._local_parts:
+            return dict(state)
+        if any(personal.stays(name, self._local_parts) for name in state):
+            raise FederationError("Parts of the adapter that stay at hospitals came; refused.")
+        own = personal.own_part(kept.tensors) or _first_own_part(self.config.model_dump_json())
+        return {**state, **own}
+
+    def _train_openly(
+        self,
+        order: RoundOrder,
+        model: AdaptedModel,
+        patients: list[TrainingPatient],
+        state: Mapping[str, Tensor],
+        kept: "_Kept",
+    ) -> dict[str, float | int]:
+        """Train without privacy, and keep here what the next round starts from; the losses."""
+        federation, rounds = self.config.federation, rounds_of(self.config, order.arm)
+        drift = None
+        if federation.strategy == "scaffold":
+            just_before = kept.number == order.round - 1
+            drift = drifting.learn(kept.tensors, state, just_before=just_before)
+        report = train(
+            model,
+            patients,
+            self._steps_here(),
+            epochs=federation.local_epochs,
+            schedule=Schedule(
+                self.config.training.learning_rate,
+                start=(order.round - 1) / rounds,
+                end=order.round / rounds,
+            ),
+            seed=_seed_of(self.config.seed, self.home.name, order.round),
+            proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
+            moments=kept.tensors,
+            drift=drift,
+        )
+        after = model.adapter_state()
+        keep = report.moments | personal.as_kept(after, self._local_parts)
+        if drift is not None:
+            keep |= drifting.as_kept(drift, after, report.rates)
+        write_moments(self.home.moments_path(order.arm, order.round), keep)
+        # What this round started from is kept: it may have to be run again.
+        for number in self.home.rounds_kept(order.arm):
+            if number < kept.number:
+                self.home.moments_path(order.arm, number).unlink(missing_ok=True)
+        return {"first_loss": report.first_loss, "last_loss": report.last_loss}
 
     def _steps_here(self) -> TrainingConfig:
         """How steps are made up at a hospital."""
@@ -201,6 +257,7 @@ class HospitalNode:
             hospital=self.home.name,
             patients=len(self.train_patients),
             tensors=model.choose_trainable(patterns),
+            leaving=personal.shared_part(model.adapter_state(), self._local_parts),
             carrier=self.together.carrier if self.together else None,
         )
         policy.check(proposal)
@@ -253,6 +310,14 @@ def _patients(
     config, model = ExperimentConfig.model_validate_json(config_json), _model(config_json)
     cache = home.cache(model, config.data.sequences[0])
     return load_patients(home.store(), cache, names, model)
+
+
+@lru_cache(maxsize=1)
+def _first_own_part(config_json: str) -> dict[str, Tensor]:
+    """Where every hospital's own part starts: as the adapter that the config's seed gives."""
+    config = ExperimentConfig.model_validate_json(config_json)
+    kept = personal.as_kept(build_model(config).adapter_state(), config.federation.local_parts)
+    return personal.own_part(kept)
 
 
 @lru_cache(maxsize=1)

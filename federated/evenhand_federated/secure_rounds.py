@@ -6,7 +6,6 @@ no more than the mean can be had (fedavg, fedprox, fedadam, fedyogi).
 """
 
 import fcntl
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
+from evenhand_federated.answers import figures_fault, tensor_fault
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.masked_sum import (
     Contributor,
@@ -295,15 +295,8 @@ def _fault(content: RecordDict, size: int, began: set[str]) -> str | None:
     """Why a masked answer cannot be summed; None where it can."""
     if {*content.array_records} != {"arrays"} or {*content.config_records} != {"shares"}:
         return "an answer of another form"
-    figures = content.get("metrics", {})
-    if not all(isinstance(one, int | float) and math.isfinite(one) for one in figures.values()):
-        return "a figure that is not a finite number"
+    if "metrics" in content and (fault := figures_fault(content["metrics"])) is not None:
+        return fault
     if {*content["arrays"]} != {_MASKED} or {*content["shares"]} != began:
         return "masks of another form"
-    try:
-        values = content["arrays"][_MASKED].numpy()
-    except (ValueError, EOFError, OSError):
-        return "a tensor that cannot be read"
-    if values.shape != (size,) or values.dtype != np.uint64:
-        return "a tensor of another shape or type"
-    return None
+    return tensor_fault(content["arrays"][_MASKED], (size,), "uint64")

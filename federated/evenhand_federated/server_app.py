@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.model.adapter_files import load_onto
+from evenhand.training.personal import shared_part
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.node import ARM_VARIABLE, SIMULATION_VARIABLE, fewest_answers, rounds_of
 from evenhand_federated.strategies import combiner_of
@@ -39,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signa
         model = build_model(config)
         if folder.start_path.exists():
             load_onto(folder.start_path, model)
-        state = model.adapter_state()
+        state = shared_part(model.adapter_state(), config.federation.local_parts)
     plan = FederationPlan(
         arm=arm,
         rounds=rounds,

@@ -5,6 +5,7 @@
 | fedavg | mean, weighted by patients | McMahan 2017 |
 | fedprox | the same; hospitals are held to the common adapter while they train | Li 2020 |
 | fedadam, fedyogi | the mean as a gradient for an optimiser at the coordinator | Reddi 2021 |
+| scaffold | the mean; each hospital steers against its own drift | Mishchenko 2022 (Scaffnew) |
 | trimmed-mean | for each number the mean without its lowest and highest | Yin 2018 |
 | krum | mean of the updates that lie closest together | Blanchard 2017 |
 | qfedavg | hospitals with a larger loss weigh more | Li 2020 (q-FFL) |
@@ -41,6 +42,11 @@ __all__ = ["Combiner", "combiner_of"]
 _WEIGHT = "patients"
 _LOSS = "first_loss"
 """Of the common adapter on a hospital's patients, before it trained: what q-FedAvg weighs by."""
+
+_FULL_STEP = 1e6
+"""q-FedAvg's 1 / L. The paper bounds the step by L and the squared norm of an update, which it
+takes for a gradient. An update of AdamW is none, and its norm of several would shrink the step to
+a few percent. With a small L updates are weighed by loss to the power of q, and nothing else."""
 
 _KEPT = ("m_t", "v_t")
 """What Flower's adaptive strategies remember from round to round."""
@@ -159,12 +165,19 @@ def combiner_of(config: FederationConfig) -> Combiner:
         "fedprox": lambda: Combiner(FedProx(proximal_mu=config.proximal, **common)),
         "fedadam": lambda: Combiner(FedAdam(eta=config.server_rate, **common)),
         "fedyogi": lambda: Combiner(FedYogi(eta=config.server_rate, **common)),
+        # What differs is at the hospitals: `evenhand.training.drift`.
+        "scaffold": lambda: Combiner(FedAvg(**common)),
         "trimmed-mean": lambda: Combiner(FedTrimmedAvg(**common), poisoned=config.poisoned),
         "krum": lambda: Combiner(
             MultiKrum(num_malicious_nodes=config.poisoned, **common), poisoned=config.poisoned
         ),
         "qfedavg": lambda: Combiner(
-            QFedAvg(client_learning_rate=1.0, q=config.fairness, train_loss_key=_LOSS, **common),
+            QFedAvg(
+                client_learning_rate=_FULL_STEP,
+                q=config.fairness,
+                train_loss_key=_LOSS,
+                **common,
+            ),
             (_WEIGHT, _LOSS),
         ),
     }

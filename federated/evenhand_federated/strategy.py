@@ -1,14 +1,11 @@
 """Flower's FedAvg that knows hospitals by name, keeps a record and survives being stopped."""
 
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
 from flwr.app import (
-    Array,
     ArrayRecord,
     ConfigRecord,
     Message,
@@ -22,6 +19,7 @@ from flwr.serverapp.strategy import FedAvg
 from evenhand.config import FederationConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
+from evenhand_federated.answers import figures_fault, tensor_fault
 from evenhand_federated.checkpoint import write_checkpoint
 from evenhand_federated.node import BUDGET_REFUSED, FAILED
 from evenhand_federated.strategies import Combiner, combiner_of
@@ -223,19 +221,12 @@ def _fault(content: RecordDict, sent: ArrayRecord) -> str | None:
     patients = figures.get("patients")
     if not isinstance(patients, int) or patients < 1:
         return "no number of patients"
-    if not all(isinstance(one, int | float) and math.isfinite(one) for one in figures.values()):
-        return "a figure that is not a finite number"
+    if (fault := figures_fault(figures)) is not None:
+        return fault
     if arrays.keys() != sent.keys():
         return "tensors of other names"
-    faults = (_tensor_fault(arrays[name], wanted) for name, wanted in sent.items())
+    faults = (
+        tensor_fault(arrays[name], tuple(wanted.shape), wanted.dtype)
+        for name, wanted in sent.items()
+    )
     return next((fault for fault in faults if fault is not None), None)
-
-
-def _tensor_fault(came: Array, wanted: Array) -> str | None:
-    try:
-        values = came.numpy()
-    except (ValueError, EOFError, OSError):
-        return "a tensor that cannot be read"
-    if values.shape != tuple(wanted.shape) or str(values.dtype) != wanted.dtype:
-        return "a tensor of another shape or type"
-    return None if np.isfinite(values).all() else "a value that is not finite"

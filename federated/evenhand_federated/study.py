@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from evenhand import __version__
 from evenhand.artifacts import write_atomically
 from evenhand.config import (
+    PRIVATE_ARM,
     Count,
     DataConfig,
     ExperimentConfig,
@@ -92,18 +93,23 @@ class StudyTerms(Section):
                 f"federation.minimum_hospitals is {self.federation.minimum_hospitals}, "
                 f"but {len(self.hospitals)} hospitals take part"
             )
+        if self.arm == PRIVATE_ARM and self.federation.local_parts:
+            raise ValueError(
+                f"federation.local_parts is for the arm federated; {PRIVATE_ARM} does not pay for "
+                "what trains beside it"
+            )
         if self._shares_noise and self.patients is None:
             raise ValueError("privacy.trust = 'secure-sum' wants patients, of all hospitals")
         if self._shares_noise and self.privacy.tolerated < 1:
             raise ValueError(
                 "privacy.trust = 'secure-sum' wants privacy.tolerated of 1 or more between "
-                "hospitals: each of them knows its own share of the noise"
+                "hospitals: with 0 any two that talk to each other see through the noise"
             )
         return self
 
     @property
     def _shares_noise(self) -> bool:
-        return self.arm == "federated-private" and self.privacy.trust == "secure-sum"
+        return self.arm == PRIVATE_ARM and self.privacy.trust == "secure-sum"
 
     @property
     def together(self) -> Together | None:
@@ -115,7 +121,7 @@ class StudyTerms(Section):
     @property
     def rounds(self) -> int:
         """How often updates are put together."""
-        private = self.arm == "federated-private"
+        private = self.arm == PRIVATE_ARM
         return self.privacy.rounds if private else self.federation.rounds
 
     @property

@@ -60,12 +60,12 @@ def _create(
 
     Example: evenhand study create my.toml --hospital north --hospital east --out study.toml
     """
-    from evenhand.config import load_config
+    from evenhand.config import PRIVATE_ARM, load_config
     from evenhand.model.weights import find
     from evenhand_federated.coordinator import CoordinatorFolder, default_coordinator
     from evenhand_federated.study import StudyTerms, write_draft
 
-    if arm not in ("federated", "federated-private"):
+    if arm not in ("federated", PRIVATE_ARM):
         raise UsageError(f"--arm is federated or federated-private, not '{arm}'.")
     experiment = load_config(config)
     terms = StudyTerms.of(
@@ -121,7 +121,9 @@ def _show(study: Annotated[Path, typer.Argument(help="A draft or a signed study.
 
 
 def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
-    private = terms.arm == "federated-private"
+    from evenhand.config import PRIVATE_ARM
+
+    private = terms.arm == PRIVATE_ARM
     model = terms.model
     promise = (
         f"epsilon {terms.privacy.epsilon:g} for each patient, over all rounds"

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from evenhand.errors import ConfigError
 
 __all__ = [
+    "PRIVATE_ARM",
     "ArmName",
     "AuditConfig",
     "DataConfig",
@@ -36,6 +37,9 @@ __all__ = [
 
 ArmName = Literal["box-zero-shot", "local", "pooled", "federated", "federated-private"]
 """What can be compared in one experiment."""
+
+PRIVATE_ARM: Literal["federated-private"] = "federated-private"
+"""The arm in which nothing leaves a hospital that its ledger has not paid for."""
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -160,7 +164,7 @@ class FederationConfig(Section):
     client_cpus: Count = 1
     """Processor cores that one simulated hospital may use."""
     strategy: Literal[
-        "fedavg", "fedprox", "fedadam", "fedyogi", "trimmed-mean", "krum", "qfedavg"
+        "fedavg", "fedprox", "fedadam", "fedyogi", "scaffold", "trimmed-mean", "krum", "qfedavg"
     ] = "fedavg"
     """How updates are put together."""
     proximal: Positive = 0.01
@@ -173,6 +177,9 @@ class FederationConfig(Section):
     """qfedavg: how much more a hospital with a larger loss weighs."""
     secure_sum: bool = False
     """Whether the coordinator sees only the sum of updates; between real hospitals alone."""
+    local_parts: tuple[str, ...] = ()
+    """Patterns of adapter tensors that never leave their hospital, which predicts with its own:
+    `head.*.1.*` (norms), `head.leave.*` (last layer); not for the private arm."""
 
     @model_validator(mode="after")
     def _summable(self) -> "FederationConfig":
@@ -322,10 +329,15 @@ class ExperimentConfig(Section):
     def _arms_once(self) -> "ExperimentConfig":
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError("arms must name at least one arm, and none twice")
-        if self.training.patient_weights is not None and "federated-private" in self.arms:
+        if self.training.patient_weights is not None and PRIVATE_ARM in self.arms:
             raise ValueError(
                 "training.patient_weights draws some patients more often, which the privacy "
                 "accounting does not cover; leave the arm federated-private out"
+            )
+        if self.federation.local_parts and PRIVATE_ARM in self.arms:
+            raise ValueError(
+                "federation.local_parts trains parts that stay, which the privacy accounting does "
+                f"not cover; leave the arm {PRIVATE_ARM} out"
             )
         return self
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from evenhand.config import ExperimentConfig
+from evenhand.config import PRIVATE_ARM, ExperimentConfig
 from evenhand.errors import UsageError
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
@@ -23,9 +23,8 @@ from evenhand.training.loop import loss_of
 from evenhand.training.private import PrivacyPlan
 from evenhand_audit.attack.membership import Membership, membership_of, offline_scores
 
-__all__ = ["PRIVATE_ARM", "Promise", "attack_arms", "promise_of"]
+__all__ = ["Promise", "attack_arms", "promise_of"]
 
-PRIVATE_ARM = "federated-private"
 DRAWS = 4
 """Batches over which a patient's loss is averaged."""
 

@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from evenhand import plugins
 from evenhand.artifacts import write_atomically
-from evenhand.config import ExperimentConfig
+from evenhand.config import PRIVATE_ARM, ExperimentConfig
 from evenhand.errors import UsageError
 from evenhand.experiment.evaluate import evaluate_arm
 from evenhand.experiment.layout import ArmFolder, RunFolder, build_model
@@ -87,7 +87,7 @@ class Arm:
         warm = config.privacy.warm_start_phantoms
         for section, ignored in _USED[self.kind].items():
             # The private arm starts where the warm start ends, which uses all of [training].
-            without = frozenset() if self.kind == "federated-private" and warm else ignored
+            without = frozenset() if self.kind == PRIVATE_ARM and warm else ignored
             used[section] = {k: v for k, v in content[section].items() if k not in without}
         if self.kind == "warm-start":
             used["phantoms"] = warm
@@ -116,7 +116,7 @@ def arms_of(config: ExperimentConfig, hospitals: Sequence[str]) -> list[Arm]:
     for kind in config.arms:
         if kind == "local":
             arms += [Arm(f"local-{name}", kind, (name,)) for name in everyone]
-        elif kind == "federated-private" and config.privacy.warm_start_phantoms:
+        elif kind == PRIVATE_ARM and config.privacy.warm_start_phantoms:
             arms += [Arm("warm-start", "warm-start", ()), Arm(kind, kind, everyone)]
         else:
             arms.append(Arm(kind, kind, everyone))
@@ -138,6 +138,8 @@ def run_arm(run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress) -
             return earlier
     if _is_of_another(folder, asked):
         shutil.rmtree(folder.path)
+        for home in run.hospitals():
+            home.forget_arm(arm.name)
     write_atomically(folder.fingerprint_path, asked.encode())
 
     model = build_model(config)
@@ -174,7 +176,7 @@ def refuse_spent(run: RunFolder, config: ExperimentConfig, arms: Sequence[Arm]) 
         if not arm.kind.startswith("federated"):
             continue
         folder = run.arm(arm.name)
-        private = arm.kind == "federated-private"
+        private = arm.kind == PRIVATE_ARM
         trained = any(record["hospitals"] for record in folder.read_rounds())
         if (
             private
@@ -205,7 +207,7 @@ def _refuse_unaffordable(run: RunFolder, config: ExperimentConfig, arm: Arm, nam
         config, arm.name, hospital=name, patients=len(patients), carrier=together.carrier
     )
     policy.check(proposal)
-    if arm.kind == "federated-private":
+    if arm.kind == PRIVATE_ARM:
         ledger = home.ledger()
         plan = grant_from_config(ledger, config.privacy, len(patients), policy, together)
         cohort = home.cohort(patients, config.data.sequences[0])
@@ -254,8 +256,8 @@ def _train(
         from evenhand.experiment.warm_start import train_on_phantoms
 
         trained = train_on_phantoms(run, config, model, bar)
-    elif arm.kind in ("federated", "federated-private"):
-        if arm.kind == "federated-private" and config.privacy.warm_start_phantoms:
+    elif arm.kind in ("federated", PRIVATE_ARM):
+        if arm.kind == PRIVATE_ARM and config.privacy.warm_start_phantoms:
             shutil.copyfile(run.arm("warm-start").adapter_path, folder.start_path)
         trained = plugins.load("evenhand.arms", "federated")(run, arm.name, model, bar)
     else:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
+from torch import Tensor
 
 from evenhand.cases.nifti import write_nifti
 from evenhand.cases.records import Case
@@ -22,6 +23,8 @@ from evenhand.predict import (
     predict_automatic,
     predict_boxes,
 )
+from evenhand.training.moments import read_moments
+from evenhand.training.personal import own_part
 
 __all__ = ["evaluate_arm"]
 
@@ -38,15 +41,21 @@ def evaluate_arm(
     """Predict and score every test case in each way of prompting.
 
     The masks of the first way are written for review. Boxes are made from the
-    reference and jittered, the same for every arm.
+    reference and jittered, the same for every arm. Where parts of an adapter stay at
+    hospitals, each hospital's cases are predicted with its own.
 
     Returns:
         Rows of the prediction table.
     """
     tests = list(_test_cases(run, config, model))
+    common = model.adapter_state()
+    hospital = None
     rows: list[dict[str, object]] = []
     with stepper(bar, f"{arm}: test cases", len(tests) * len(prompts)) as task:
         for store, cache, case in tests:
+            if case.patient.hospital != hospital:
+                hospital = case.patient.hospital
+                model.load_adapter({**common, **_own_part(run, config, arm, hospital)})
             reference = store.volumes(case, ()).mask
             if reference is None:  # training has refused such cases already
                 continue
@@ -60,7 +69,19 @@ def evaluate_arm(
                 row = _row(config, case, mask=prediction.mask, reference=reference)
                 rows.append({"arm": arm, "prompt": prompt, **row})
                 bar.advance(task)
+    model.load_adapter(common)
     return rows
+
+
+def _own_part(
+    run: RunFolder, config: ExperimentConfig, arm: str, hospital: str
+) -> dict[str, Tensor]:
+    """What a hospital has trained for itself in this arm; its cases are predicted with it."""
+    home = run.hospital(hospital)
+    rounds = home.rounds_kept(arm)
+    if not config.federation.local_parts or not rounds:
+        return {}
+    return own_part(read_moments(home.moments_path(arm, rounds[-1])))
 
 
 def _test_cases(

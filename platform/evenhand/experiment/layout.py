@@ -5,7 +5,7 @@ OUT/run.json                        machine, versions, seconds by stage
 OUT/source/                         phantoms, when the experiment makes its own hospitals
 OUT/hospitals/HOSPITAL/store/       the hospital's case store
 OUT/hospitals/HOSPITAL/embeddings/  its cache of frozen activations
-OUT/hospitals/HOSPITAL/moments/     of its optimiser, from round to round
+OUT/hospitals/HOSPITAL/moments/     of its optimiser, and what else stays, from round to round
 OUT/hospitals/HOSPITAL/receipts.jsonl  of charges to its privacy ledger, which lies elsewhere
 OUT/hospitals/HOSPITAL/site/        key and ledger of a phantom hospital
 OUT/splits.json
@@ -101,8 +101,22 @@ class HospitalHome:
         return Cohort.of(self.site().key(), images)
 
     def moments_path(self, arm: str, number: int) -> Path:
-        """What the optimiser of a federated arm remembered here after round `number`."""
+        """What a federated arm left here after round `number`, and never sends.
+
+        The optimiser's memory, the hospital's own part of the adapter, its correction of drift.
+        """
         return self.path / "moments" / f"{arm}-{number}.safetensors"
+
+    def rounds_kept(self, arm: str) -> list[int]:
+        """Rounds of an arm of which something was kept here, rising."""
+        found = (self.path / "moments").glob(f"{arm}-*.safetensors")
+        numbers = (path.stem.removeprefix(f"{arm}-") for path in found)
+        return sorted(int(one) for one in numbers if one.isdecimal())
+
+    def forget_arm(self, arm: str) -> None:
+        """Delete all that was kept of an arm: it begins anew."""
+        for number in self.rounds_kept(arm):
+            self.moments_path(arm, number).unlink(missing_ok=True)
 
     @property
     def receipts_path(self) -> Path:

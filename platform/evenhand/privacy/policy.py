@@ -14,7 +14,14 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from evenhand.config import Count, ExperimentConfig, Positive, Section, load_section
+from evenhand.config import (
+    PRIVATE_ARM,
+    Count,
+    ExperimentConfig,
+    Positive,
+    Section,
+    load_section,
+)
 from evenhand.errors import PolicyError
 from evenhand.privacy.secure_sum import Carrier
 
@@ -73,6 +80,9 @@ class LeavesPolicy(Section):
     """Whether noised counts and metrics may leave, each charged to the ledger."""
     tables_noise: Positive
     """Least noise deviation on a table, in patients."""
+    never: tuple[str, ...] = ()
+    """Adapter tensors that may not leave, by name or pattern: a study has to name them in
+    `federation.local_parts`. Left out: none are held back."""
 
 
 class GrantsPolicy(Section):
@@ -116,6 +126,7 @@ class SitePolicy(Section):
         self._check_named("training.heads", training.heads, [proposal.head])
         self._check_named("training.strategies", training.strategies, [proposal.strategy])
         self._check_named("training.adapters", training.adapters, proposal.tensors)
+        self._check_stays(proposal)
         if proposal.trust is not None:
             self._check_named("training.trust", training.trust, [proposal.trust])
         self.check_cohort(proposal.hospital, proposal.patients)
@@ -198,6 +209,15 @@ class SitePolicy(Section):
                 f"The site policy is that of hospital {self.hospital}, not of {hospital}."
             )
 
+    def _check_stays(self, proposal: "Proposal") -> None:
+        for name in proposal.leaving:
+            if any(fnmatch(name, pattern) for pattern in self.leaves.never):
+                raise PolicyError(
+                    f"The site policy's leaves.never holds back {_listed(self.leaves.never)}; "
+                    f"'{name}' would leave. Nothing is trained. A study that names it in "
+                    "federation.local_parts can be run."
+                )
+
     def _check_named(self, key: str, allowed: Iterable[str], came: Iterable[str]) -> None:
         patterns = tuple(allowed)
         for name in came:
@@ -220,6 +240,7 @@ class Proposal:
         strategy: how updates are put together.
         patients: in the cohort.
         tensors: names of what would be trained.
+        leaving: names of what would leave.
         epsilon: of the whole arm; None without privacy.
         delta: None without privacy, or where it is not known yet.
         trust: under which the noise is made; None without privacy.
@@ -232,6 +253,7 @@ class Proposal:
     strategy: str
     patients: int
     tensors: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
     epsilon: float | None = None
     delta: float | None = None
     trust: TrustName | None = None
@@ -245,10 +267,11 @@ class Proposal:
         hospital: str,
         patients: int,
         tensors: Iterable[str] = (),
+        leaving: Iterable[str] = (),
         carrier: Carrier | None = None,
     ) -> "Proposal":
         """What an experiment's federated arm would do at a hospital, and who would add up."""
-        private = arm == "federated-private"
+        private = arm == PRIVATE_ARM
         trust: TrustName = "local"
         if config.privacy.trust == "secure-sum":
             trust = "trusted-sum" if carrier == "trusted-sum" else "secure-sum"
@@ -260,6 +283,7 @@ class Proposal:
             strategy=str(getattr(config.federation, "strategy", "fedavg")),
             patients=patients,
             tensors=tuple(tensors),
+            leaving=tuple(leaving),
             epsilon=config.privacy.epsilon if private else None,
             delta=config.privacy.delta if private else None,
             trust=trust if private else None,

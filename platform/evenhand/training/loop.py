@@ -12,6 +12,7 @@ from evenhand.config import TrainingConfig
 from evenhand.errors import DataError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import frozen_precision
+from evenhand.training import drift as drifting
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loss import adapter_loss
 from evenhand.training.moments import moments_of, remember
@@ -47,7 +48,8 @@ class Schedule:
 class TrainingReport:
     """What a piece of training did: mean losses of its first and last quarter, seconds.
 
-    `moments` is what the optimiser remembers at its end, see `evenhand.training.moments`.
+    `moments` is what the optimiser remembers at its end, see `evenhand.training.moments`;
+    `rates` the sum of all steps' learning rates.
     """
 
     steps: int
@@ -55,6 +57,7 @@ class TrainingReport:
     first_loss: float
     last_loss: float
     seconds: float
+    rates: float
     moments: dict[str, Tensor] = field(repr=False)
 
 
@@ -75,6 +78,7 @@ def train(
     seed: int,
     proximal: float = 0.0,
     moments: Mapping[str, Tensor] | None = None,
+    drift: Mapping[str, Tensor] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> TrainingReport:
     """Train all of the adapter with AdamW; without weights every epoch sees every patient once.
@@ -89,6 +93,7 @@ def train(
         proximal: weight of half the squared distance from where this piece starts, which is
             added to the loss (FedProx); 0: none.
         moments: what the optimiser remembered at the end of the piece before; None: nothing.
+        drift: what each step is corrected by, see `evenhand.training.drift`; None: nothing.
         advance: told 1 after each step.
 
     Raises:
@@ -108,14 +113,16 @@ def train(
     weights = read_patient_weights(config.patient_weights, [each.patient_id for each in patients])
     per_epoch = math.ceil(len(patients) / config.patients_per_step)
     losses: list[float] = []
+    rates = 0.0
     start = [one.detach().clone() for one in parameters] if proximal else []
     model.train()
     torch.manual_seed(seed)  # of dropout
     for _ in range(epochs):
         order = epoch_order(len(patients), weights, generator)
         for chosen in order.chunk(per_epoch):
+            rate = schedule.at(len(losses) / (epochs * per_epoch))
             for group in optimiser.param_groups:
-                group["lr"] = schedule.at(len(losses) / (epochs * per_epoch))
+                group["lr"] = rate
             image_size = model.config.image_size
             parts = [
                 draw(patients[i], config, generator, image_size=image_size) for i in chosen.tolist()
@@ -128,6 +135,9 @@ def train(
                 _pull_back(parameters, start, proximal)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
+            if drift is not None:
+                drifting.correct(named, drift, rate)
+            rates += rate
             losses.append(loss.item())
             advance(1)
     model.eval()
@@ -138,6 +148,7 @@ def train(
         first_loss=sum(losses[:quarter]) / quarter,
         last_loss=sum(losses[-quarter:]) / quarter,
         seconds=time.monotonic() - started,
+        rates=rates,
         moments=moments_of(optimiser, named),
     )
 
