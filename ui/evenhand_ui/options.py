@@ -6,6 +6,7 @@ holds the two together.
 
 __all__ = [
     "ARM_VARIABLE",
+    "COORDINATOR_VARIABLE",
     "DATABASE_VARIABLE",
     "RUN_VARIABLE",
     "STREAMLIT_OPTIONS",
@@ -20,6 +21,9 @@ RUN_VARIABLE = "EVENHAND_REVIEW_RUN"
 
 ARM_VARIABLE = "EVENHAND_REVIEW_ARM"
 """Environment variable that names the arm; unset: the preferred one."""
+
+COORDINATOR_VARIABLE = "EVENHAND_COORDINATOR"
+"""Environment variable that names a coordinator's folder; unset: the one in $EVENHAND_HOME."""
 
 DATABASE_VARIABLE = "EVENHAND_REVIEW_DATABASE"
 """Environment variable with the URL of the review database; unset: SQLite in the run folder."""

@@ -15,6 +15,7 @@ import streamlit as st
 from evenhand.review import Claim, State, active_claims
 from evenhand_ui.case_page import show_case
 from evenhand_ui.faults import told_plainly
+from evenhand_ui.federation_page import show_federation
 from evenhand_ui.office import Office, office_of
 from evenhand_ui.options import ARM_VARIABLE, DATABASE_VARIABLE, RUN_VARIABLE
 from evenhand_ui.tickets import TicketError
@@ -42,7 +43,7 @@ def main() -> None:
     # The pictures need the room that Streamlit leaves around a page.
     st.html(f"<style>{_ROOM}</style>")
     with told_plainly():
-        _show()
+        show_federation() if st.query_params.get("page") == "federation" else _show()
 
 
 def current_office() -> Office | None:
