@@ -36,7 +36,8 @@ from evenhand.model.adapted import AdaptedModel
 from evenhand.training.data import load_patients
 from evenhand.training.personal import shared_part
 from evenhand_federated.checkpoint import read_checkpoint
-from evenhand_federated.node import HospitalNode, RoundOrder
+from evenhand_federated.node import HospitalNode
+from evenhand_federated.orders import RoundOrder
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 from evenhand_federated.testing import FakeGrid

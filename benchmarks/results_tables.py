@@ -15,6 +15,7 @@ def main() -> None:
     report = json.loads((run / "report" / "audit.json").read_text("utf-8"))
     arms, facts = report["audit"]["arms"], report["facts"]["arms"]
     print("## Arms\n\n" + arms_table(arms, facts))
+    print("## Each hospital on its own test patients\n\n" + homes_table(arms))
     print("## Subgroups (mean Dice)\n\n" + groups_table(arms))
     print("## Largest gaps\n\n" + gaps_table(arms))
     print("## Privacy\n\n" + privacy_table(facts))
@@ -62,6 +63,21 @@ def leading(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Arms that all hospitals share, each in automatic mode where it has one."""
     shared = [arm for arm in arms if not arm["arm"].startswith("local-")]
     return [arm for arm in shared if arm["prompt"] == "automatic" or "zero-shot" in arm["arm"]]
+
+
+def homes_table(arms: list[dict[str, Any]]) -> str:
+    """A hospital alone beside all together, automatic mode, each on that hospital's patients."""
+    dice: dict[str, dict[str, str]] = {}
+    for arm in arms:
+        for attribute in arm["attributes"] if arm["prompt"] == "automatic" else ():
+            for group in attribute["by_group"] if attribute["attribute"] == "hospital" else ():
+                name = f"{group['group']} (n={group['patients']})"
+                kind = "alone" if arm["arm"] == f"local-{group['group']}" else arm["arm"]
+                if not kind.startswith("local-"):  # another hospital's
+                    dice.setdefault(name, {})[kind] = interval(group["metrics"]["dice"]["mean"])
+    kinds = sorted({kind for own in dice.values() for kind in own})
+    rows = [[name, *(own.get(kind, "") for kind in kinds)] for name, own in dice.items()]
+    return table(["Hospital", *kinds], rows)
 
 
 def groups_table(arms: list[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from flwr.app import Array, Error, Message, MetricRecord
 
 from evenhand.errors import BudgetError
 from evenhand.experiment.layout import HospitalHome
-from evenhand_federated.node import BUDGET_REFUSED, FAILED
+from evenhand_federated.orders import BUDGET_REFUSED, FAILED
 
 __all__ = ["figures_fault", "note", "refusal", "tensor_fault"]
 

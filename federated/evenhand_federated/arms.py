@@ -25,7 +25,7 @@ from evenhand.model.adapted import AdaptedModel
 from evenhand.privacy.secure_sum import require_trust
 from evenhand_federated.checkpoint import finished_rounds, read_checkpoint
 from evenhand_federated.flower import QUIET
-from evenhand_federated.node import ARM_VARIABLE, RAY_VARIABLE, SIMULATION_VARIABLE, rounds_of
+from evenhand_federated.orders import ARM_VARIABLE, RAY_VARIABLE, SIMULATION_VARIABLE, rounds_of
 
 __all__ = ["run_federated"]
 

@@ -20,7 +20,8 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from evenhand_federated.answers import note, refusal
-from evenhand_federated.node import HospitalNode, RoundOrder
+from evenhand_federated.node import HospitalNode
+from evenhand_federated.orders import RoundOrder
 
 __all__ = ["app", "introduce", "train"]
 

@@ -18,7 +18,7 @@ from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.masked_sum import UnopenedSumError
-from evenhand_federated.node import fewest_answers
+from evenhand_federated.orders import fewest_answers
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan

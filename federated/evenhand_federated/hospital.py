@@ -31,7 +31,14 @@ from evenhand_federated.coordinator import EnrolmentAnswer, Invitation
 from evenhand_federated.message_log import MessageLog
 from evenhand_federated.study import CoordinatorIdentity, Name, SignedStudy, read_study
 
-__all__ = ["NODE_VARIABLE", "HospitalFolder", "NodeSettings", "default_hospital", "prepare"]
+__all__ = [
+    "NODE_VARIABLE",
+    "HospitalFolder",
+    "NodeSettings",
+    "default_hospital",
+    "join_adapter",
+    "prepare",
+]
 
 NODE_VARIABLE = "EVENHAND_NODE"
 """Names the hospital's folder to the processes of its node."""
@@ -284,3 +291,36 @@ def prepare(folder: HospitalFolder, study: SignedStudy) -> int:
     missing = cache.missing(store)
     cache.fill(store, missing, lambda _: None)
     return sum(case.shape[2] for case in missing)
+
+
+def join_adapter(folder: HospitalFolder, adapter: Path, out: Path) -> None:
+    """Write a study's adapter with this hospital's own part in it.
+
+    Raises:
+        FederationError: the adapter is of no study that was approved here, or this hospital has
+            no part of its own in it.
+        AdapterError: the file is damaged or fits another model.
+    """
+    from evenhand.model.adapter_files import load_onto, read_adapter, save_adapter
+    from evenhand.training.moments import read_moments
+    from evenhand.training.personal import own_part
+
+    file = read_adapter(adapter)
+    study = folder.approved(str(file.training.get("study", "")))
+    terms, home = study.terms, folder.home(study)
+    rounds = home.rounds_kept(terms.arm)
+    if not terms.federation.local_parts or not rounds:
+        raise FederationError(
+            f"Nothing of the study {terms.name} stayed at {folder.settings().hospital}: the "
+            "adapter is whole as it came."
+        )
+    model = build_model(terms.config())
+    load_onto(adapter, model)
+    own = own_part(read_moments(home.moments_path(terms.arm, rounds[-1])))
+    model.load_adapter({**model.adapter_state(), **own})
+    save_adapter(
+        out,
+        model,
+        config_fingerprint=file.config_fingerprint,
+        training={**file.training, "own_part_of": folder.settings().hospital},
+    )

@@ -19,8 +19,8 @@ from evenhand.training.personal import stays
 from evenhand_federated.answers import note, refusal
 from evenhand_federated.hospital import HospitalFolder
 from evenhand_federated.message_log import MessageLog, weigh
-from evenhand_federated.node import HospitalNode, RoundOrder, fewest_answers
-from evenhand_federated.secure_rounds import SecureRound, context_of
+from evenhand_federated.orders import RoundOrder, fewest_answers
+from evenhand_federated.secure_hospital import SecureRound, context_of
 from evenhand_federated.study import SignedStudy
 
 __all__ = ["app", "give_key", "train", "unmask"]
@@ -95,6 +95,8 @@ def unmask(task: _Task) -> tuple[str, Message]:
 @_guarded("adapter to train")
 def train(task: _Task) -> tuple[str, Message]:
     """Train one round of an approved study and answer with the hospital's adapter, or masked."""
+    from evenhand_federated.node import HospitalNode  # with torch, which the others do not need
+
     study, message, order = task.study, task.message, task.order
     node = HospitalNode(
         task.home,

@@ -29,6 +29,7 @@ def register(group: typer.Typer) -> None:
     group.command("approve")(_approve)
     group.command("node")(_node)
     group.command("log")(_log)
+    group.command("adapter")(_adapter)
 
 
 def _join(
@@ -128,6 +129,26 @@ def _log(
         facts = ", ".join(f"{name} {value}" for name, value in sorted(entry.body().items()))
         typer.echo(f"{entry.position:5} {entry.at} {entry.kind:9} {facts}")
     console.print(f"{len(entries)} lines, all as they were written.")
+
+
+def _adapter(
+    adapter: Annotated[Path, typer.Argument(help="The study's adapter, from the coordinator.")],
+    hospital: Hospital,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where this hospital's goes.")],
+    folder: NodeFolder = None,
+) -> None:
+    """Join a study's adapter with the part that stayed at this hospital; predict with the result.
+
+    For studies with federation.local_parts. What is written holds the hospital's own part: it
+    stays here.
+
+    Example: evenhand federation adapter adapter.safetensors north --out north.safetensors
+    """
+    from evenhand_federated.hospital import join_adapter
+
+    join_adapter(folder_of(hospital, folder), adapter, out)
+    console.print(f"Written: {out}. It holds this hospital's own part: keep it here.")
 
 
 def folder_of(hospital: str, folder: Path | None) -> "HospitalFolder":

@@ -27,66 +27,9 @@ from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand.training.moments import read_moments, write_moments
 from evenhand.training.private import Study, train_private
+from evenhand_federated.orders import SIMULATION_VARIABLE, RoundOrder, rounds_of
 
-__all__ = [
-    "ARM_VARIABLE",
-    "BUDGET_REFUSED",
-    "FAILED",
-    "RAY_VARIABLE",
-    "SIMULATION_VARIABLE",
-    "HospitalNode",
-    "RoundOrder",
-    "fewest_answers",
-    "rounds_of",
-]
-
-SIMULATION_VARIABLE = "EVENHAND_SIMULATION"
-"""Names the run folder whose hospitals are simulated on this machine."""
-
-ARM_VARIABLE = "EVENHAND_ARM"
-"""Names the arm that is run."""
-
-RAY_VARIABLE = "EVENHAND_RAY_FOLDER"
-"""Where Ray keeps its session, if set; whoever sets it removes the folder afterwards."""
-
-FAILED = 1001
-"""Error code of a hospital that could not do what was asked."""
-
-BUDGET_REFUSED = 1002
-"""Error code of a hospital whose privacy ledger refuses."""
-
-
-@dataclass(frozen=True)
-class RoundOrder:
-    """What the coordinator asks for: an arm, and a round of it, counted from 1."""
-
-    arm: str
-    round: int
-
-
-def rounds_of(config: ExperimentConfig, arm: str) -> int:
-    """How many rounds an arm has.
-
-    Raises:
-        FederationError: the experiment has no such federated arm.
-    """
-    if arm in config.arms and arm == PRIVATE_ARM:
-        return config.privacy.rounds
-    if arm in config.arms and arm == "federated":
-        return config.federation.rounds
-    raise FederationError(f"'{arm}' is not a federated arm of experiment {config.name}.")
-
-
-def fewest_answers(config: ExperimentConfig, arm: str, hospitals: int) -> int:
-    """With fewer hospitals a round is not looked at: under secure-sum its noise would be short.
-
-    Shares are sized so that all but one of these many make the whole noise: a hospital that
-    looks at the sum knows its own share (`evenhand.privacy.secure_sum.NoiseShare.fewest`).
-    """
-    fewest = config.federation.minimum_hospitals
-    if arm == PRIVATE_ARM and config.privacy.trust == "secure-sum":
-        return max(fewest, hospitals - config.privacy.tolerated)
-    return fewest
+__all__ = ["HospitalNode"]
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,7 @@ Neither is told in clear. What is made of the mean goes on as ever, so the strat
 no more than the mean can be had (fedavg, fedprox, fedadam, fedyogi).
 """
 
-import fcntl
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,126 +18,20 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.serverapp import Grid
-from torch import Tensor
 
-from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError
 from evenhand_federated.answers import figures_fault, tensor_fault
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.masked_sum import (
-    Contributor,
     Unmasking,
     UnopenedSumError,
     open_sum,
     threshold_of,
 )
-from evenhand_federated.node import FAILED
+from evenhand_federated.orders import FAILED
+from evenhand_federated.secure_hospital import KEYS, MASKED, UNMASK, context_of
 
-__all__ = ["KEYS", "UNMASK", "SecureFedAvg", "SecureRound", "context_of"]
-
-KEYS = "query.keys"
-"""Type of the message of the first exchange."""
-
-UNMASK = "query.unmask"
-"""Type of the message of the third exchange; the second is the training message."""
-
-_MASKED = "masked"
-
-
-def context_of(study: str, number: int) -> str:
-    """What the masks of a round depend on."""
-    return f"{study} round {number}"
-
-
-class SecureRound:
-    """A hospital's part in one round, kept in a file between exchanges.
-
-    Args:
-        folder: of the hospital, for this study.
-        hospital: its name.
-        context: see `context_of`.
-        minimum: contributors that it asks for.
-    """
-
-    def __init__(self, folder: Path, hospital: str, context: str, minimum: int) -> None:
-        self._path = folder / "secure-sum.json"
-        self._hospital = hospital
-        self._context = context
-        self._minimum = minimum
-
-    def answer_keys(self, message: Message) -> Message:
-        """Begin the round anew with fresh keys."""
-        own = Contributor(self._hospital, self._context, self._minimum)
-        with self._held():
-            self._keep(own)
-        content = RecordDict({"key": ConfigRecord({self._hospital: own.public()})})
-        return Message(content, reply_to=message)
-
-    def mask(
-        self,
-        content: RecordDict,
-        before: Mapping[str, Tensor],
-        after: Mapping[str, Tensor],
-        patients: int,
-    ) -> RecordDict:
-        """What leaves in place of an adapter.
-
-        Args:
-            content: of the training message, with everybody's keys.
-            before: the adapter that came.
-            after: the one that was trained.
-            patients: whom it was trained on.
-        """
-        parts = [(after[name] - before[name]).double().numpy().ravel() for name in sorted(before)]
-        values = np.concatenate([*parts, [1.0]]) * patients
-        keys = {name: bytes(key) for name, key in content["keys"].items()}
-        with self._held():
-            own = self._load()
-            masked = own.mask(keys, values)
-            self._keep(own)
-        return RecordDict(
-            {
-                "arrays": ArrayRecord({_MASKED: Array(masked.values)}),
-                "shares": ConfigRecord(dict(masked.shares)),
-            }
-        )
-
-    def answer_unmask(self, message: Message) -> Message:
-        """Open the sum, once; then forget the round.
-
-        Raises:
-            FederationError: too few came, or the round is another or was opened already.
-        """
-        with self._held():
-            own = self._load()
-            came = {name: bytes(part) for name, part in message.content["shares"].items()}
-            opened = own.unmask(came)
-            self._path.unlink()
-        content = RecordDict(
-            {
-                "shares": ConfigRecord(dict(opened.shares)),
-                "pairs": ConfigRecord(dict(opened.pairs)),
-            }
-        )
-        return Message(content, reply_to=message)
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Alone with the file: two messages at once are two processes, and each is asked once."""
-        with self._path.with_name(".secure-sum.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _load(self) -> Contributor:
-        if not self._path.exists():
-            raise FederationError("This round was not begun here, or was opened already; refused.")
-        own = Contributor.from_json(self._path.read_text("utf-8"))
-        if own.context != self._context:
-            raise FederationError("Another round was begun here; refused.")
-        return own
-
-    def _keep(self, own: Contributor) -> None:
-        write_atomically(self._path, own.to_json().encode())
+__all__ = ["SecureFedAvg"]
 
 
 class SecureFedAvg(DeployedFedAvg):
@@ -252,7 +143,7 @@ class SecureFedAvg(DeployedFedAvg):
             if {*reply.content} == {"shares", "pairs"}
         }
         total = open_sum(
-            {name: reply.content["arrays"][_MASKED].numpy() for name, reply in answered.items()},
+            {name: reply.content["arrays"][MASKED].numpy() for name, reply in answered.items()},
             opened,
             began=self._keys,
             context=context_of(self._study, number),
@@ -297,6 +188,6 @@ def _fault(content: RecordDict, size: int, began: set[str]) -> str | None:
         return "an answer of another form"
     if "metrics" in content and (fault := figures_fault(content["metrics"])) is not None:
         return fault
-    if {*content["arrays"]} != {_MASKED} or {*content["shares"]} != began:
+    if {*content["arrays"]} != {MASKED} or {*content["shares"]} != began:
         return "masks of another form"
-    return tensor_fault(content["arrays"][_MASKED], (size,), "uint64")
+    return tensor_fault(content["arrays"][MASKED], (size,), "uint64")

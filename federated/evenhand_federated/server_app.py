@@ -12,7 +12,7 @@ from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.model.adapter_files import load_onto
 from evenhand.training.personal import shared_part
 from evenhand_federated.checkpoint import read_checkpoint
-from evenhand_federated.node import ARM_VARIABLE, SIMULATION_VARIABLE, fewest_answers, rounds_of
+from evenhand_federated.orders import ARM_VARIABLE, SIMULATION_VARIABLE, fewest_answers, rounds_of
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 

@@ -13,7 +13,7 @@ from typing import Any
 from evenhand.experiment.layout import RunFolder
 from evenhand_federated import client_app, server_app
 from evenhand_federated.leash import end_with_parent
-from evenhand_federated.node import RAY_VARIABLE, SIMULATION_VARIABLE
+from evenhand_federated.orders import RAY_VARIABLE, SIMULATION_VARIABLE
 
 __all__ = ["main"]
 

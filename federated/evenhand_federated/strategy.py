@@ -21,7 +21,7 @@ from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand_federated.answers import figures_fault, tensor_fault
 from evenhand_federated.checkpoint import write_checkpoint
-from evenhand_federated.node import BUDGET_REFUSED, FAILED
+from evenhand_federated.orders import BUDGET_REFUSED, FAILED
 from evenhand_federated.strategies import Combiner, combiner_of
 
 __all__ = ["FederationPlan", "RecordedFedAvg"]

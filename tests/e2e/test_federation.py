@@ -34,7 +34,8 @@ from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.coordinator import CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.hospital import HospitalFolder
-from evenhand_federated.node import HospitalNode, RoundOrder
+from evenhand_federated.node import HospitalNode
+from evenhand_federated.orders import RoundOrder
 from evenhand_federated.serve import free_port
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.study import read_study

@@ -15,11 +15,11 @@ from evenhand.privacy.ledger import Receipt
 from evenhand.privacy.ledger_check import read_receipts
 from evenhand.privacy.site import Site
 from evenhand_federated import client_app, node
-from evenhand_federated.node import (
+from evenhand_federated.node import HospitalNode
+from evenhand_federated.orders import (
     BUDGET_REFUSED,
     FAILED,
     SIMULATION_VARIABLE,
-    HospitalNode,
     RoundOrder,
     fewest_answers,
     rounds_of,

@@ -12,7 +12,7 @@ from evenhand.errors import FederationError, ResourceError
 from evenhand.experiment.layout import ArmFolder
 from evenhand_federated import checkpoint, server_app
 from evenhand_federated.checkpoint import finished_rounds, read_checkpoint, write_checkpoint
-from evenhand_federated.node import BUDGET_REFUSED, FAILED
+from evenhand_federated.orders import BUDGET_REFUSED, FAILED
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 from evenhand_federated.testing import LINK_NODE_ID, FakeGrid
 from federation_fakes import answering, failing, silent, state_of

@@ -16,7 +16,7 @@ from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.coordinator import CoordinatorFolder, Member
 from evenhand_federated.deployed import DeployedFedAvg, wait_for_hospitals
 from evenhand_federated.masked_sum import UnopenedSumError
-from evenhand_federated.node import BUDGET_REFUSED, FAILED
+from evenhand_federated.orders import BUDGET_REFUSED, FAILED
 from evenhand_federated.serve import ATTEMPTS, Coordinator
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.testing import FakeGrid

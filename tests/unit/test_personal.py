@@ -5,19 +5,26 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from pydantic import ValidationError
 from small_models import small_model, toy_patients
+from typer.testing import CliRunner
 
+from evenhand.cli import app
 from evenhand.errors import AdapterError, FederationError, PolicyError
 from evenhand.experiment import evaluate
+from evenhand.model.adapter_files import read_adapter, save_adapter
 from evenhand.privacy.policy import Proposal, open_policy
+from evenhand.training.moments import write_moments
 from evenhand.training.personal import as_kept, own_part, shared_part
+from evenhand_federated import hospital as hospital_module
 from evenhand_federated import node
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.hospital_app import _refuse_what_stays as refuse_what_stays
-from evenhand_federated.node import HospitalNode, RoundOrder
+from evenhand_federated.node import HospitalNode
+from evenhand_federated.orders import RoundOrder
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 from evenhand_federated.testing import FakeGrid
 from federation_fakes import HOSPITALS, make_config, make_run
+from federation_places import make_coordinator, make_hospital, make_study
 
 NORMS = ("head.*.1.weight", "head.*.1.bias")
 STATE = {"head.a": torch.ones(1), "head.b.1.weight": torch.zeros(2)}
@@ -134,3 +141,48 @@ def test_parts_that_stay_may_not_come_either(personal):
     own = HospitalNode(run.hospital("north"), run.config(), run.split().train["north"])
     with pytest.raises(FederationError, match="stay at hospitals"):
         own.train_round(RoundOrder("federated", 1), start)
+
+
+class TestAtARealHospital:
+    """The study's adapter and the hospital's own part come together at the hospital."""
+
+    @pytest.fixture
+    def place(self, tmp_path, tiny_stores, monkeypatch):
+        """A hospital that approved a study, its own part from round 2, and the study's adapter."""
+        changes = {"encoder_lora_rank": 0, "encoder_lora_blocks": 0, "decoder_lora_rank": 0}
+        monkeypatch.setattr(hospital_module, "build_model", lambda _: small_model(**changes))
+        centre = make_coordinator(tmp_path / "centre")
+        federation = {"rounds": 3, "local_parts": NORMS}
+        study = make_study(
+            centre, tmp_path / "study.toml", arms=["federated"], federation=federation
+        )
+        north = make_hospital(tmp_path / "north", centre, tiny_stores["north"].path)
+        north.approve(study, study.digest)
+        model = small_model(**changes)
+        own = {name: one + 7 for name, one in model.adapter_state().items()}
+        write_moments(north.home(study).moments_path("federated", 2), as_kept(own, NORMS))
+        adapter = tmp_path / "adapter.safetensors"
+        training = {"study": study.digest}
+        save_adapter(adapter, model, config_fingerprint="f", training=training)
+        return north, model, adapter
+
+    def test_joined(self, place, tmp_path):
+        """Shared tensors as they came, the norms as they were trained here; and it says whose."""
+        north, model, adapter = place
+        words = ["federation", "adapter", str(adapter), "north", "--out", str(tmp_path / "own.st")]
+        told = CliRunner().invoke(app, [*words, "--folder", str(north.path)])
+        assert told.exit_code == 0, told.exception
+        file, common = read_adapter(tmp_path / "own.st"), model.adapter_state()
+        norms = own_part(as_kept(common, NORMS))
+        assert file.training["own_part_of"] == "north"
+        for name, one in file.state.items():
+            assert torch.equal(one, common[name] + 7 if name in norms else common[name]), name
+
+    def test_nothing_stayed(self, place, tmp_path):
+        """Where no round was trained there is nothing to join."""
+        north, _, adapter = place
+        (kept,) = north.path.glob("studies/*/north/moments/*")
+        kept.unlink()
+        with pytest.raises(FederationError, match="whole as it came"):
+            hospital_module.join_adapter(north, adapter, tmp_path / "own.st")
+        assert not (tmp_path / "own.st").exists()

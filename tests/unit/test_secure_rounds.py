@@ -1,5 +1,7 @@
 """Rounds whose updates the coordinator never sees: the same adapter as in clear."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -16,8 +18,10 @@ from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.hospital import NODE_VARIABLE
 from evenhand_federated.masked_sum import Contributor, Unmasking
-from evenhand_federated.node import FAILED, HospitalNode
-from evenhand_federated.secure_rounds import KEYS, UNMASK, SecureFedAvg, SecureRound, context_of
+from evenhand_federated.node import HospitalNode
+from evenhand_federated.orders import FAILED
+from evenhand_federated.secure_hospital import KEYS, UNMASK, SecureRound, context_of
+from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.testing import FakeGrid
@@ -307,3 +311,9 @@ def test_the_price(tmp_path):
     sizes = ArmFolder(tmp_path / "hidden").read_rounds()[0]["hospitals"]
     numbers = sum(value.numel() for value in START.values())
     assert all(one["bytes"] < 8 * (numbers + 1) + 400 for one in sizes.values())
+
+
+def test_what_needs_no_model_does_not_wait_for_torch():
+    """Flower starts a program for every message; two of three of a hidden round train nothing."""
+    code = "import sys, evenhand_federated.hospital_app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

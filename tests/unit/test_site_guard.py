@@ -19,7 +19,8 @@ from evenhand_federated import hospital_app, site_guard
 from evenhand_federated.bundle import bundle_fault, write_app
 from evenhand_federated.hospital import NODE_VARIABLE
 from evenhand_federated.message_log import weigh
-from evenhand_federated.node import BUDGET_REFUSED, FAILED, HospitalNode
+from evenhand_federated.node import HospitalNode
+from evenhand_federated.orders import BUDGET_REFUSED, FAILED
 from evenhand_federated.testing import FakeGrid
 from federation_fakes import context_of, state_of
 from federation_places import make_coordinator, make_hospital, make_study
@@ -229,9 +230,24 @@ class TestMessages:
         assert two["sha256"] == weigh(reply.content).sha256
         assert one["sha256"] != two["sha256"]
         assert two["charge"].startswith("none")
+        assert two["tensors"] == 2
+        assert "stayed" not in two
         assert two["figures"] == {"patients": 2}
         assert trained[0][1] == north.train_patients(study)
         assert north.messages().faults() == []
+
+    def test_what_stays_is_written_down_and_held(self, tmp_path, centre, north, trained):
+        """The log says what left and what stayed; an answer with more than that does not leave."""
+        federation = {"rounds": 3, "local_parts": ["head.b"]}
+        study = make_study(centre, tmp_path / "own.toml", arms=["federated"], federation=federation)
+        north.approve(study, study.digest)
+        shared = {"head.a": state_of(1, 2)["head.a"]}
+        assert ask(study.digest, state=shared).has_content()
+        assert kinds(north)[1][1]["tensors"] == 1
+        assert kinds(north)[1][1]["stayed"] == "head.b"
+        # What training gives here is what came, so this answer would bring the part that stays.
+        assert ask(study.digest, number=2, message_id="two").has_error()
+        assert [kind for kind, _ in kinds(north)][2:] == ["received", "failed"]
 
     def test_the_charge_of_a_private_round(self, tmp_path, centre, north, trained):
         """A person reads what each round cost the patients."""

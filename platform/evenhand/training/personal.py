@@ -8,11 +8,12 @@ the last layers).
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
-from typing import TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from evenhand.errors import AdapterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["as_kept", "own_part", "shared_part", "stays"]
 
@@ -45,12 +46,12 @@ def shared_part(state: Mapping[str, Value], local_parts: Sequence[str]) -> dict[
     return shared
 
 
-def as_kept(state: Mapping[str, Tensor], local_parts: Sequence[str]) -> dict[str, Tensor]:
+def as_kept(state: Mapping[str, "Tensor"], local_parts: Sequence[str]) -> dict[str, "Tensor"]:
     """What stays, as it is kept between rounds."""
     return {f"{name}/{_KIND}": one for name, one in state.items() if stays(name, local_parts)}
 
 
-def own_part(kept: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def own_part(kept: Mapping[str, "Tensor"] | None) -> dict[str, "Tensor"]:
     """What stays, by name of tensor; empty where nothing was kept yet."""
     return {
         name.removesuffix(f"/{_KIND}"): one
