@@ -47,6 +47,10 @@ print("round", number, "is done")
 class FakeModel:
     """Takes an adapter."""
 
+    def adapter_state(self):
+        """What it starts with: nothing that would stay."""
+        return {}
+
     def load_adapter(self, state):
         """Keep it."""
         self.state = state
