@@ -57,7 +57,7 @@ class TestAudits:
         assert weak < strong
 
     def test_a_step_without_noise_breaks_its_claim(self, monkeypatch):
-        """Claimed epsilon 1, no noise: more than 1 is proven, by canaries enough to do so each time."""
+        """Claimed epsilon 1, no noise: far more is proven, with canaries enough each time."""
         monkeypatch.setattr(step_module, "discrete_gaussian", lambda n: np.zeros(n, np.int64))
         audit = audit_in_one_run(mechanism_of(1.0), canaries=800, patients=16, confidence=0.999)
         assert not audit.holds
