@@ -1,6 +1,7 @@
 """`evenhand audit`: judge a model from its results, whoever made it; compare; hand over."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,9 @@ DEFAULT_AGE_EDGES = ",".join(f"{edge:g}" for edge in DEFAULTS.age_edges)
 
 GROUP_HELP = (
     "Judge a model by subgroup, compare two audits, hand over what is known.\n\n"
-    "[bold]evenhand audit INPUT --out DIR[/] is short for [bold]evenhand audit report[/].\n\n"
+    "[bold]evenhand audit INPUT --out DIR[/] is short for [bold]evenhand audit report[/]. "
+    "[bold]evenhand audit --federated[/] is short for [bold]sums[/] at a hospital (a table or run) "
+    "and for [bold]pool[/] in one place (files of sums).\n\n"
     "Example: [bold]evenhand audit runs/demo --out report[/]"
 )
 
@@ -65,9 +68,24 @@ class AuditGroup(TyperGroup):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the name of the default command first, where none is given."""
+        if "--federated" in args:
+            args = _federated([each for each in args if each != "--federated"])
         if args and args[0] not in {*self.commands, "--help"}:
             args = [self.default_command, *args]
         return super().parse_args(ctx, args)
+
+
+def _federated(args: list[str]) -> list[str]:
+    """Say which command is meant: files of sums are pooled, anything else is summed up."""
+    inputs = list(takewhile(lambda each: not each.startswith("-"), args))
+    if not inputs:
+        raise UsageError(
+            "Across hospitals takes two steps. At each hospital: evenhand audit --federated "
+            "predictions.csv --out north.json (short for evenhand audit sums). Then, in one place: "
+            "evenhand audit --federated north.json south.json --out pooled (evenhand audit pool)."
+        )
+    pooled = all(each.endswith(".json") for each in inputs)
+    return ["pool" if pooled else "sums", *args]
 
 
 def register(app: typer.Typer) -> None:

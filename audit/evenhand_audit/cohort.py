@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evenhand.artifacts import OPTIONAL_COLUMNS, PREDICTION_COLUMNS
 from evenhand.errors import DataError, UsageError
@@ -37,6 +38,9 @@ CUT = re.compile(rf"(?P<under>under )?(?P<low>{AMOUNT})(?: to under {AMOUNT}| an
 
 LESIONS = ("lesions_reference", "lesions_found", "lesions_predicted", "lesions_predicted_true")
 """Counts of a case, which add up over the cases of a patient."""
+
+FROM_LESIONS = ("missed_lesions", "false_lesions", "lesion_f1")
+"""Metrics that follow from them."""
 
 
 def attributes_of(table: pd.DataFrame) -> tuple[str, ...]:
@@ -119,6 +123,7 @@ def patients_of(
         patients["lesions_predicted_false"] = (
             counts["lesions_predicted"] - counts["lesions_predicted_true"]
         )
+        patients["lesion_f1"] = _lesion_f1(counts)
     for covariate in ("hospital", "grade"):  # held equal whether or not they are compared
         if covariate in cases:
             _refuse_two_values(grouped[covariate].nunique(), covariate)
@@ -132,6 +137,22 @@ def patients_of(
     return patients.reset_index()
 
 
+def _lesion_f1(counts: pd.DataFrame) -> NDArray[np.float64]:
+    """Harmonic mean of lesion sensitivity and precision of each patient, over all its cases.
+
+    The rule for empty masks: without any lesion, in reference or prediction, 1; with lesions in one
+    of the two only, 0.
+    """
+    reference, found, predicted, true = (
+        counts[column].to_numpy(dtype=np.float64) for column in LESIONS
+    )
+    sensitivity = found / np.maximum(reference, 1)
+    precision = true / np.maximum(predicted, 1)
+    both = np.maximum(sensitivity + precision, 1e-300)
+    nothing = reference + predicted == 0
+    return np.where(nothing, 1.0, 2 * sensitivity * precision / both)
+
+
 def metrics_of(cases: pd.DataFrame) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
     """Metrics that can be computed of one arm, and names of those that some of its cases lack.
 
@@ -140,7 +161,7 @@ def metrics_of(cases: pd.DataFrame) -> tuple[tuple[Metric, ...], tuple[str, ...]
     """
     usable, incomplete = list(METRICS), []
     for metric in OPTIONAL_METRICS:
-        needs = list(LESIONS) if metric.parts else [metric.column]
+        needs = list(LESIONS) if metric.column in FROM_LESIONS else [metric.column]
         if not set(needs) <= set(cases.columns):
             continue
         there = cases[needs].notna()

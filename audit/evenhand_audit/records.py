@@ -73,6 +73,7 @@ OPTIONAL_METRICS = (
         bound=1.0,
         parts=("lesions_predicted_false", "lesions_predicted"),
     ),
+    Metric("lesion_f1", "lesion F1", higher_is_better=True, bound=1.0),
     Metric("calibration_error", "calibration error", higher_is_better=False, bound=1.0),
 )
 """Metrics of tables that hold what they need for every case of an arm."""

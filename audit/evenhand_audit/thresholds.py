@@ -158,8 +158,14 @@ def judge(
         return bound is not None and (figure < bound if lower_is_worse else figure > bound)
 
     value = number(estimate.value, column)
+    near = estimate.high if lower_is_worse else estimate.low
     if beyond(estimate.value, limit.fail):
-        return "fail", f"{value} is {side} the limit of {number(limit.fail or 0.0, column)}."
+        open_ = (
+            ""
+            if beyond(near, limit.fail)
+            else (f" Its 95% interval reaches {number(near, column)}, so chance may have made it.")
+        )
+        return "fail", f"{value} is {side} the limit of {number(limit.fail or 0.0, column)}.{open_}"
     if beyond(estimate.value, limit.warn):
         return "warn", f"{value} is {side} {number(limit.warn or 0.0, column)}."
     far = estimate.low if lower_is_worse else estimate.high

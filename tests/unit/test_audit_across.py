@@ -13,6 +13,7 @@ from scipy import stats
 from evenhand.artifacts import write_prediction_table
 from evenhand.config import AuditConfig
 from evenhand.errors import DataError, UsageError
+from evenhand_audit.across.files import pool_files
 from evenhand_audit.across.pool import pool, summary
 from evenhand_audit.across.sums import moments_of, read_sums, sums_of, write_sums
 from evenhand_audit.disclosure import POOL
@@ -222,7 +223,7 @@ def test_what_leaves_names_nobody(table, tmp_path):
     write_sums(sums, tmp_path / "n.json")
     text = (tmp_path / "n.json").read_text()
     assert "person-" not in text
-    assert read_sums(tmp_path / "n.json") == sums
+    assert read_sums(json.loads(text), "n.json") == sums
     shown = {row["patients"] for arm in json.loads(text)["arms"] for row in arm["rows"]}
     assert min(shown) >= 5
 
@@ -267,7 +268,7 @@ def test_what_does_not_fit_together_is_refused(table, tmp_path):
     for broken in ("{", "{}", text.replace('"members"', '"member"')):
         (tmp_path / "e.json").write_text(broken)
         with pytest.raises(DataError, match=r"e\.json"):
-            read_sums(tmp_path / "e.json")
+            pool_files([tmp_path / "e.json", tmp_path / "e.json"])
 
 
 def test_a_hospital_with_four_patients_tells_nothing(tmp_path):
@@ -289,3 +290,22 @@ def test_a_hospital_without_rows_of_an_attribute_is_named(table):
     pooled = pool([replace(told[0], arms=tuple(arms)), *told[1:]]).arms[0]
     race = next(each for each in pooled.attributes if each.attribute == "race")
     assert race.without == (told[0].hospital,)
+
+
+def test_pairs_are_those_of_all_rows(tmp_path):
+    """Cells of sex and race over four hospitals, what is told together put together."""
+    rows = simulated_rows(patients=240, gap=0.1, seed=4)
+    write_prediction_table(tmp_path / "p.csv", rows, {})
+    names = ("north", "east", "south", "west")
+    told = [sums_of(tmp_path / "p.csv", CONFIG, name, pairs=True)[0] for name in names]
+    assert all(row.patients >= 5 for each in told for arm in each.arms for row in arm.rows)
+    crossed = pool(told).arms[0].attributes[-1]
+    frame = pd.DataFrame(rows)
+    cell = frame["sex"] + ", " + frame["race"]
+    assert len(crossed.groups) > 2
+    assert sum(each.patients for each in crossed.groups) == len(frame)
+    assert set().union(*(each.members for each in crossed.groups)) >= set(cell)
+    for group in crossed.groups:
+        mine = frame["dice"][cell.isin(group.members)]
+        assert group.patients == len(mine)
+        assert group.means["dice"].value == pytest.approx(mine.mean(), abs=1e-12)

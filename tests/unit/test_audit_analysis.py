@@ -10,8 +10,9 @@ import pytest
 from evenhand.artifacts import PREDICTION_COLUMNS
 from evenhand.config import AuditConfig
 from evenhand.errors import DataError, UsageError
+from evenhand.metrics import LesionCounts, count_lesions
 from evenhand_audit.analysis import audit_table
-from evenhand_audit.cohort import age_group_names, group_order
+from evenhand_audit.cohort import LESIONS, age_group_names, group_order, patients_of
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.fairness import equity_scaled_by_std, equity_scaled_by_sum
 from evenhand_audit.simulate import simulated_rows
@@ -177,12 +178,45 @@ def test_missed_lesions_are_a_rate_of_the_group():
     config = QUICK.model_copy(update={"attributes": ("sex",)})
     arm = audit_table(cases, config).arms[0]
     found = attribute(audit_table(cases, config), "sex")
-    assert [metric.column for metric in arm.metrics][3:] == ["missed_lesions", "false_lesions"]
+    names = [metric.column for metric in arm.metrics][3:]
+    assert names == ["missed_lesions", "false_lesions", "lesion_f1"]
     missed = {row.group: row.metrics["missed_lesions"].mean.value for row in found.by_group}
     assert missed == pytest.approx({"F": 0.75, "M": 0.125})
     assert found.difference["missed_lesions"].gap.value == pytest.approx(0.625)
     assert found.difference["missed_lesions"].worst_group == "F"
     assert arm.overall.metrics["missed_lesions"].median is None
+
+
+def test_lesion_f1_is_that_of_the_counted_masks():
+    """Of each patient over all cases, by the counts of the masks; the empty rule where none are."""
+    rng = np.random.default_rng(1)
+    rows, expected = [], {}
+    for number in range(12):
+        counts = []
+        for case in range(2):
+            masks = rng.random((2, 14, 14, 3)) < (0.0 if number == 0 else 0.03)
+            counts.append(count_lesions(*masks))
+            found = counts[-1]
+            rows.append(
+                simulated_rows(patients=1)[0]
+                | {"patient": f"p{number:02d}", "case": f"c{number}-{case}"}
+                | dict(zip(LESIONS, (found.reference, found.found, found.predicted,
+                                     found.predicted_true), strict=True))
+            )  # fmt: skip
+        total = LesionCounts(*(sum(getattr(each, part) for each in counts) for part in
+                               ("reference", "found", "predicted", "predicted_true")))  # fmt: skip
+        expected[f"p{number:02d}"] = 1.0 if number == 0 else total.f1
+    people = patients_of(pd.DataFrame(rows), ("sex",), ())
+    assert dict(zip(people["patient"], people["lesion_f1"], strict=True)) == pytest.approx(expected)
+    assert any(0 < each < 1 for each in expected.values())
+
+
+def test_missed_and_invented_lesions_have_an_f1_of_zero():
+    """A lesion without an answer, and an answer without a lesion."""
+    cases = table(("F", 0.5), ("M", 0.7))
+    for column, values in zip(LESIONS, ([1, 0], [0, 0], [0, 2], [0, 0]), strict=True):
+        cases[column] = values
+    assert list(patients_of(cases, ("sex",), ())["lesion_f1"]) == [0.0, 0.0]
 
 
 def test_a_figure_that_half_of_the_cases_lack_is_left_out_and_said():

@@ -18,6 +18,13 @@ WORST = Threshold(warn=0.8, fail=0.7)
     ("estimate", "limit", "lower", "verdict", "why"),
     [
         (Estimate(0.12, 0.02, 0.22), GAP, False, "fail", "0.120 is above the limit of 0.100"),
+        (
+            Estimate(0.12, 0.02, 0.22),
+            GAP,
+            False,
+            "fail",
+            "reaches 0.020, so chance may have made it",
+        ),
         (Estimate(0.07, 0.01, 0.09), GAP, False, "warn", "0.070 is above 0.050"),
         (Estimate(0.03, -0.1, 0.16), GAP, False, "warn", "0.100 is not ruled out"),
         (Estimate(0.03, 0.0, 0.09), GAP, False, "pass", "and so is its 95% interval"),

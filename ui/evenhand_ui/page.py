@@ -33,7 +33,7 @@ def main() -> None:
     # The pictures need the room that Streamlit leaves around a page.
     st.html(f"<style>{_ROOM}</style>")
     with told_plainly():
-        show_federation() if st.query_params.get("page") == "federation" else _show()
+        _show()
 
 
 def current_office() -> Office | None:

@@ -1,6 +1,6 @@
 """`evenhand audit sums` and `evenhand audit pool`: an audit across hospitals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +9,7 @@ import typer
 from evenhand.errors import UsageError
 
 if TYPE_CHECKING:
+    from evenhand.config import AuditConfig
     from evenhand_audit.across.pool import Pooled
 
 __all__ = ["POOL_HELP", "SUMS_HELP", "pool", "sums"]
@@ -17,13 +18,15 @@ SUMS_HELP = (
     "Sum up one hospital's results, so that no row has to leave it.\n\n"
     "Writes numbers of patients and sums of metrics by group as JSON; groups under the minimum are "
     "told together with others only. `evenhand audit pool` puts several hospitals together.\n\n"
+    "With --epsilon the sums are noised instead and charged to the hospital's privacy ledger "
+    "(`evenhand ledger grant` first). Groups must then be named beforehand: --groups.\n\n"
     "Example: evenhand audit sums predictions.csv --out north.json --hospital north"
 )
 
 POOL_HELP = (
     "Put the sums of several hospitals together: the audit across hospitals.\n\n"
     "Means, intervals and tests of normal theory are those that all rows in one place would "
-    "give.\n\n"
+    "give. Of noised sums the intervals are wider by what the noise adds.\n\n"
     "Example: evenhand audit pool north.json south.json --out pooled"
 )
 
@@ -52,6 +55,20 @@ def sums(
     register: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Remembers what was told before.")
     ] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Pairs of attributes too, such as women over 60.")
+    ] = False,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Noise the sums; what this spends of each patient's budget."),
+    ] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ATTRIBUTE=GROUP+GROUP",
+            help="With --epsilon: all groups of an attribute, said beforehand; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Heavy libraries are imported here, so that `evenhand --help` stays quick."""
     from evenhand.config import AuditConfig
@@ -66,25 +83,66 @@ def sums(
         register_file=register,
     )
     table = run_table(given) if given.is_dir() else given
-    told, known = sums_of(table, config, hospital, _joined(together or []))
+    if epsilon is not None:
+        if together or register:
+            raise UsageError(
+                "--together and --register are for exact sums: noise hides small groups, and the "
+                "ledger remembers. Leave them out, or leave out --epsilon."
+            )
+        named = {name: each for text in groups or [] for name, each in [_named(text, "--groups")]}
+        _noised(table, config, out, epsilon=epsilon, groups=named, hospital=hospital, pairs=pairs)
+        return
+    if groups:
+        raise UsageError("--groups is for noised sums; add --epsilon, or leave it out.")
+    told, known = sums_of(table, config, hospital, _joined(together or []), pairs=pairs)
     write_sums(told, out, known)
     rows = sum(len(arm.rows) for arm in told.arms)
     typer.echo(f"{told.hospital}: {len(told.arms)} arms, {rows} rows of sums.")
     typer.echo(f"Sums: {out} (look at it before you send it)")
 
 
+def _noised(
+    table: Path,
+    config: "AuditConfig",
+    out: Path,
+    *,
+    epsilon: float,
+    groups: Mapping[str, Sequence[str]],
+    hospital: str,
+    pairs: bool,
+) -> None:
+    from evenhand_audit.across.noised import noised_sums, write_noised
+
+    told = noised_sums(
+        table, config, epsilon=epsilon, groups=groups, hospital=hospital, pairs=pairs
+    )
+    write_noised(told, out)
+    deviation = told.privacy["deviation"]
+    typer.echo(
+        f"{told.hospital}: epsilon {epsilon:g} at delta {told.privacy['delta']:.2g} is charged to "
+        f"the ledger. Each number has noise of deviation {deviation:.1f} patients."
+    )
+    typer.echo(f"Sums: {out}")
+
+
 def _joined(texts: Sequence[str]) -> dict[str, dict[str, str]]:
     """By attribute: the joint name of each group that is joined."""
     joined: dict[str, dict[str, str]] = {}
     for text in texts:
-        attribute, _, names = text.partition("=")
-        groups = [name.strip() for name in names.split("+")]
-        if not (attribute and all(groups) and len(groups) > 1):
-            raise UsageError(
-                f"--together wants ATTRIBUTE=GROUP+GROUP, such as race=black+asian; got '{text}'."
-            )
+        attribute, groups = _named(text, "--together")
         joined.setdefault(attribute, {}).update(dict.fromkeys(groups, " + ".join(groups)))
     return joined
+
+
+def _named(text: str, option: str) -> tuple[str, list[str]]:
+    """Attribute and two groups or more of ATTRIBUTE=GROUP+GROUP."""
+    attribute, _, names = text.partition("=")
+    groups = [name.strip() for name in names.split("+")]
+    if not (attribute and all(groups) and len(groups) > 1):
+        raise UsageError(
+            f"{option} wants ATTRIBUTE=GROUP+GROUP, such as race=black+asian; got '{text}'."
+        )
+    return attribute, groups
 
 
 def pool(
@@ -92,11 +150,10 @@ def pool(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")],
 ) -> None:
     """Imports as above."""
+    from evenhand_audit.across.files import pool_files
     from evenhand_audit.across.page import write_pooled
-    from evenhand_audit.across.pool import pool as pooled
-    from evenhand_audit.across.sums import read_sums
 
-    found = pooled([read_sums(path) for path in files])
+    found = pool_files(files)
     index = write_pooled(found, files, out)
     _show(found)
     typer.echo(f"Report: {index}\nData:   {out / 'pooled.json'}")
@@ -130,5 +187,13 @@ def _show(found: "Pooled") -> None:
             )
             head = ("", "", "")
     Console(highlight=False).print(shown)
+    for arm in found.arms:
+        for each in arm.attributes:
+            if each.too_noisy:
+                typer.echo(
+                    f"Not shown of {attribute_name(each.attribute)}: {', '.join(each.too_noisy)}. "
+                    "Noise alone could have made these groups."
+                )
+        break  # numbers of patients are those of every arm
     for name in found.left_out:
         typer.echo(f"Left out: {name}, which not every hospital has.")

@@ -1,9 +1,8 @@
 """What several hospitals' sums say together: means, gaps, their intervals and tests.
 
-Means have Student's and Welch's intervals and tests; where no group varies at all, the test is the
-one of permutations. Rates have the interval of `evenhand_audit.rates`, and their test is that
-interval. How many patients have a lesion is not told, so a lower bound is taken, (sum b)^2 over the
-sum of b^2: the same figure where all have as many, else a slightly wider interval.
+Intervals and tests are those of `evenhand_audit.across.gaps`. How many patients have a lesion is
+not told, so a lower bound is taken, (sum b)^2 over the sum of b^2: the same figure where all have
+as many, else a slightly wider interval.
 
 Groups that any hospital told only together are told together here: one row holds them and what
 other hospitals told of them one by one. Every figure is then exactly that of an analysis of all
@@ -11,27 +10,34 @@ rows with these groups put together. A hospital that told nothing but one row of
 its groups together, is left out of that attribute, and named.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
 
 from evenhand.errors import DataError
+from evenhand_audit.across.gaps import Known, PooledGap, gap_of
 from evenhand_audit.across.sums import ArmSums, HospitalSums, Row
 from evenhand_audit.arms import EVERYBODY
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.inference import corrected
-from evenhand_audit.power import detectable_gap
-from evenhand_audit.rates import Rate, rate_p_value, rates_gap_interval
-from evenhand_audit.records import FAMILY_LEVEL, METRICS, OPTIONAL_METRICS, Estimate, Metric
-from evenhand_audit.resampling import LEVEL
+from evenhand_audit.rates import Rate
+from evenhand_audit.records import METRICS, OPTIONAL_METRICS, Estimate, Metric
 
-__all__ = ["Pooled", "PooledArm", "PooledAttribute", "PooledGap", "PooledGroup", "pool", "summary"]
+__all__ = [
+    "HOSPITAL",
+    "Pooled",
+    "PooledArm",
+    "PooledAttribute",
+    "PooledGroup",
+    "check_hospitals",
+    "pool",
+    "summary",
+    "tests_of",
+    "with_holm",
+]
 
 HOSPITAL = "hospital"
 """Attribute that comes by itself: each hospital's everybody."""
@@ -49,27 +55,6 @@ class PooledGroup:
 
 
 @dataclass(frozen=True)
-class PooledGap:
-    """The largest gap between two groups."""
-
-    best_group: str
-    worst_group: str
-    gap: Estimate
-    """For all pairs of groups at once (Bonferroni): Welch's, of rates the square-and-add one."""
-    p_value: float
-    """Of the smallest of all pairs of groups, times their number (Bonferroni)."""
-    p_holm: float
-    """Corrected for all comparisons of all arms (Holm)."""
-    detectable: float
-    """True gap between the two groups known worst that would be found in 80% of repeats."""
-
-    @property
-    def beyond_chance(self) -> bool:
-        """Whether the gap is found, all comparisons considered."""
-        return self.p_holm <= FAMILY_LEVEL
-
-
-@dataclass(frozen=True)
 class PooledAttribute:
     """One attribute over all hospitals."""
 
@@ -78,6 +63,8 @@ class PooledAttribute:
     gaps: dict[str, PooledGap]
     without: tuple[str, ...]
     """Hospitals that told all their groups of this attribute together only."""
+    too_noisy: tuple[str, ...] = ()
+    """Groups that are not shown, since noise alone could have made them."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +87,8 @@ class Pooled:
     comparisons: int
     left_out: tuple[str, ...]
     """Arms that not every hospital has."""
+    privacy: dict[str, dict[str, Any]] | None = None
+    """By hospital what was spent and the noise; None where sums are exact."""
 
 
 def summary(patients: int, moments: Sequence[float]) -> tuple[float, float]:
@@ -134,12 +123,7 @@ def pool(hospitals: Sequence[HospitalSums]) -> Pooled:
     Raises:
         DataError: fewer than two hospitals, one twice, or settings that differ.
     """
-    names = [each.hospital for each in hospitals]
-    if len(names) < 2:
-        raise DataError("Sums of two hospitals or more are wanted; name their files.")
-    if len(set(names)) < len(names):
-        raise DataError("Two files are of the same hospital; name each hospital's once.")
-    _check_settings(hospitals)
+    check_hospitals(hospitals)
     keys = [[(arm.arm, arm.prompt) for arm in each.arms] for each in hospitals]
     common = [key for key in keys[0] if all(key in each for each in keys)]
     if not common:
@@ -152,18 +136,37 @@ def pool(hospitals: Sequence[HospitalSums]) -> Pooled:
         }
         for key in common
     }
-    comparisons = len(_tests([_arm(key, told[key], 1) for key in common]))
+    comparisons = len(tests_of([_arm(key, told[key], 1) for key in common]))
     arms = [_arm(key, told[key], comparisons) for key in common]
     return Pooled(
-        hospitals=tuple(names),
+        hospitals=tuple(each.hospital for each in hospitals),
         settings=hospitals[0].settings,
-        arms=_with_holm(arms),
+        arms=with_holm(arms),
         comparisons=comparisons,
         left_out=tuple(" · ".join(key) for key in everything if key not in common),
     )
 
 
-def _check_settings(hospitals: Sequence[HospitalSums]) -> None:
+class _Told(Protocol):
+    """What one hospital told, exact or noised."""
+
+    @property
+    def hospital(self) -> str: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+
+def check_hospitals(hospitals: Sequence[_Told]) -> None:
+    """Refuse fewer than two hospitals, one twice, and settings that differ.
+
+    Raises:
+        DataError: with what is wrong.
+    """
+    names = [each.hospital for each in hospitals]
+    if len(names) < 2:
+        raise DataError("Sums of two hospitals or more are wanted; name their files.")
+    if len(set(names)) < len(names):
+        raise DataError("Two files are of the same hospital; name each hospital's once.")
     first = hospitals[0]
     for other in hospitals[1:]:
         for key, value in first.settings.items():
@@ -174,7 +177,8 @@ def _check_settings(hospitals: Sequence[HospitalSums]) -> None:
                 )
 
 
-def _tests(arms: Sequence[PooledArm]) -> list[float]:
+def tests_of(arms: Sequence[PooledArm]) -> list[float]:
+    """Return the p-values of all comparisons, in order."""
     return [gap.p_value for arm in arms for each in arm.attributes for gap in each.gaps.values()]
 
 
@@ -212,12 +216,20 @@ def _everybody(arm: ArmSums) -> Row:
 
 def _merged(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by group; what any hospital told together is together."""
-    together = {name for row in rows if row.group == POOL for name in row.members}
-    groups: dict[str, list[Row]] = {}
+    blocks: list[tuple[set[str], list[Row]]] = []
     for row in rows:
-        name = POOL if row.group == POOL or row.group in together else row.group
-        groups.setdefault(name, []).append(row)
-    return dict(sorted(groups.items(), key=lambda each: (each[0] == POOL, each[0])))
+        touching = [each for each in blocks if each[0] & {*row.members}]
+        blocks = [each for each in blocks if not each[0] & {*row.members}]
+        members = set(row.members).union(*(each[0] for each in touching))
+        blocks.append((members, [*(one for each in touching for one in each[1]), row]))
+    several = [members for members, _ in blocks if len(members) > 1]
+    named: dict[str, list[Row]] = {}
+    for members, block in sorted(blocks, key=lambda each: (len(each[0]) > 1, sorted(each[0]))):
+        names = {row.group for row in block}
+        name = names.pop() if len(names) == 1 else POOL
+        taken = name in named or (name == POOL and len(several) > 1)
+        named[" or ".join(sorted(members)) if taken else name] = block
+    return named
 
 
 def _group(
@@ -228,37 +240,13 @@ def _group(
     return PooledGroup(name, tuple(sorted(set(members))), patients, means)
 
 
-@dataclass(frozen=True)
-class _Known:
-    """One metric of one group."""
-
-    name: str
-    patients: int
-    value: float
-    error: float
-    rate: Rate | None
-    bound: float
-
-    def estimate(self) -> Estimate:
-        """With Student's interval, of a rate with that of its own, inside what is possible."""
-        if self.rate is not None:
-            return Estimate(self.value, *self.rate.interval())
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, max(self.patients - 1, 1))) * self.error
-        low, high = self.value - reach, self.value + reach
-        return Estimate(self.value, max(low, 0.0), min(high, self.bound))
-
-    @property
-    def planning_error(self) -> float:
-        return self.error if self.rate is None else self.rate.planning_error
-
-
-def _known(name: str, rows: Sequence[Row], metric: Metric) -> _Known:
+def _known(name: str, rows: Sequence[Row], metric: Metric) -> Known:
     patients, moments = sum(row.patients for row in rows), _added(rows, metric.column)
     value, error = summary(patients, moments)
     rate = None
     if metric.parts is not None and moments[1] > 0:
         rate = Rate(value, error, patients, moments[1], moments[1] ** 2 / moments[4])
-    return _Known(name, patients, value, error, rate, metric.bound)
+    return Known(name, patients, value, error, rate, metric.bound)
 
 
 def _added(rows: Sequence[Row], column: str) -> tuple[float, ...]:
@@ -282,66 +270,13 @@ def _attribute(
         for metric in metrics:
             known = [_known(name, rows, metric) for name, rows in groups.items()]
             if all(np.isfinite(each.value) and np.isfinite(each.error) for each in known):
-                gaps[metric.column] = _gap(known, metric, comparisons)
+                gaps[metric.column] = gap_of(known, metric, comparisons)
     return PooledAttribute(attribute, found, gaps, without)
 
 
-def _gap(known: Sequence[_Known], metric: Metric, comparisons: int) -> PooledGap:
-    """Largest gap of groups."""
-    order = sorted(known, key=lambda each: each.value, reverse=metric.higher_is_better)
-    best, worst = order[0], order[-1]
-    pairs = list(combinations(known, 2))
-    p_value = min(1.0, len(pairs) * min(_p_value(*pair) for pair in pairs))
-    low, high = _gap_interval(known, best, worst, len(pairs))
-    errors = {each.name: each.planning_error for each in known}
-    wide = max(pairs, key=lambda pair: math.hypot(*(errors[each.name] for each in pair)))
-    detectable = detectable_gap(
-        (errors[wide[0].name], errors[wide[1].name]),
-        (wide[0].patients, wide[1].patients),
-        FAMILY_LEVEL / len(pairs) / comparisons,
-    )
-    interval = Estimate(
-        abs(best.value - worst.value), max(low, -metric.bound), min(high, metric.bound)
-    )
-    return PooledGap(
-        best.name, worst.name, interval, p_value, p_value, min(detectable, metric.bound)
-    )
-
-
-def _gap_interval(
-    known: Sequence[_Known], best: _Known, worst: _Known, pairs: int
-) -> tuple[float, float]:
-    rates = [each.rate for each in known if each.rate is not None]
-    if len(rates) == len(known):
-        return rates_gap_interval(rates)
-    error, freedom = _welch(best, worst)
-    gap, level = abs(best.value - worst.value), 1 - (1 - LEVEL) / pairs
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    return gap - reach, gap + reach
-
-
-def _welch(first: _Known, second: _Known) -> tuple[float, float]:
-    """Standard error of a difference and its degrees of freedom (Welch and Satterthwaite)."""
-    variances = first.error**2, second.error**2
-    error = float(np.sqrt(sum(variances)))
-    if error == 0:
-        return 0.0, float("inf")
-    parts = variances[0] ** 2 / (first.patients - 1) + variances[1] ** 2 / (second.patients - 1)
-    return error, error**4 / parts
-
-
-def _p_value(first: _Known, second: _Known) -> float:
-    if first.rate is not None and second.rate is not None:
-        return rate_p_value(first.rate, second.rate)
-    error, freedom = _welch(first, second)
-    if error == 0:  # everybody alike in each group: of all deals only this one parts them so
-        deals = math.comb(first.patients + second.patients, first.patients)
-        return 1.0 if first.value == second.value else min(1.0, 2 / deals)
-    return float(2 * stats.t.sf(abs(first.value - second.value) / error, freedom))
-
-
-def _with_holm(arms: Sequence[PooledArm]) -> tuple[PooledArm, ...]:
-    tests = _tests(arms)
+def with_holm(arms: Sequence[PooledArm]) -> tuple[PooledArm, ...]:
+    """Correct all p-values together."""
+    tests = tests_of(arms)
     holm = iter(corrected(tests)[0]) if tests else iter(())
     return tuple(
         replace(

@@ -12,6 +12,7 @@ told. A register remembers it, where the config names one.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,32 @@ from evenhand import __version__
 from evenhand.artifacts import read_prediction_table, write_atomically
 from evenhand.config import AuditConfig
 from evenhand.errors import DataError, UsageError
-from evenhand_audit.arms import EVERYBODY, ArmAtWork, prepare_arm
+from evenhand_audit.arms import EVERYBODY, PAIR, ArmAtWork, Partition, prepare_arm
 from evenhand_audit.cohort import attributes_of, check_attributes, figure_of, patients_of
-from evenhand_audit.disclosure import TooCloseError
+from evenhand_audit.disclosure import POOL, Publication, TooCloseError, cell_name
 from evenhand_audit.register import Register
 from evenhand_audit.resampling import Figure
 
-__all__ = ["SUMS_SCHEMA", "SUMS_SCHEMA_VERSION", "ArmSums", "HospitalSums", "Row", "moments_of",
-           "read_sums", "sums_of", "write_sums"]  # fmt: skip
+__all__ = [
+    "SUMS_SCHEMA",
+    "SUMS_SCHEMA_VERSION",
+    "ArmSums",
+    "HospitalSums",
+    "Row",
+    "asked_of",
+    "moments_of",
+    "read_sums",
+    "rows_of_hospital",
+    "settings_of",
+    "sums_of",
+    "write_sums",
+]  # fmt: skip
 
 SUMS_SCHEMA = "evenhand audit sums"
 """What the file says it is."""
 
-SUMS_SCHEMA_VERSION = 1
-"""Raised when the layout of the file changes."""
+SUMS_SCHEMA_VERSION = 2
+"""Raised when the layout of the file changes. 2 added pairs."""
 
 LEAST_GROUP = 3
 """Two values follow from their sum and the sum of their squares."""
@@ -88,6 +101,8 @@ def sums_of(
     config: AuditConfig,
     hospital: str = "",
     joined: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    pairs: bool = False,
 ) -> tuple[HospitalSums, Register | None]:
     """Sum up one hospital's rows of a prediction table.
 
@@ -96,6 +111,7 @@ def sums_of(
         config: attributes, age edges, minimum group, register.
         hospital: whose rows, where the table has several.
         joined: by attribute, groups that all hospitals agreed to put together: their joint name.
+        pairs: whether pairs of attributes are told too.
 
     Returns:
         What may be told, and the register that is to be saved when it is.
@@ -109,27 +125,48 @@ def sums_of(
             f"Sums and sums of squares of {config.minimum_group} patients give their values away; "
             f"--minimum-group must be {LEAST_GROUP} or more."
         )
-    attributes = tuple(name for name in config.attributes if name != "hospital")
-    table, meta = read_prediction_table(path, attributes=attributes)
-    check_attributes(attributes, attributes_of(table))
-    check_attributes(tuple(joined or {}), attributes)
-    table, name = _of_hospital(table, hospital)
+    asked = asked_of(config, pairs=pairs)
+    check_attributes(tuple(joined or {}), asked.attributes)
+    table, name, meta = rows_of_hospital(path, asked, hospital)
     register = Register(config.register_file) if config.register_file else None
-    asked = config.model_copy(update={"attributes": attributes, "intersections": False})
     arms = tuple(_arms(table, asked, register, joined or {}))
-    settings = {
-        "attributes": list(attributes),
-        "age_edges": list(config.age_edges),
-        "minimum_group": config.minimum_group,
+    settings = settings_of(asked, table, meta) | {
         "joined": {name: dict(groups) for name, groups in (joined or {}).items()},
-        "units": str(table["units"].iloc[0]),
-        "nsd_tolerance": float(table["nsd_tolerance"].iloc[0]),
-        "definitions": dict(meta.get("definitions") or {}),
     }
     return HospitalSums(name, settings, arms), register
 
 
-def _of_hospital(table: pd.DataFrame, hospital: str) -> tuple[pd.DataFrame, str]:
+def asked_of(config: AuditConfig, *, pairs: bool) -> AuditConfig:
+    """Return the config of one hospital's sums: the hospital itself is no attribute of them."""
+    attributes = tuple(name for name in config.attributes if name != "hospital")
+    return config.model_copy(update={"attributes": attributes, "intersections": pairs})
+
+
+def settings_of(
+    config: AuditConfig, table: pd.DataFrame, meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what must be the same at all hospitals, however their sums are told."""
+    return {
+        "attributes": list(config.attributes),
+        "age_edges": list(config.age_edges),
+        "minimum_group": config.minimum_group,
+        "pairs": config.intersections,
+        "units": str(table["units"].iloc[0]),
+        "nsd_tolerance": float(table["nsd_tolerance"].iloc[0]),
+        "definitions": dict(meta.get("definitions") or {}),
+    }
+
+
+def rows_of_hospital(
+    path: Path, config: AuditConfig, hospital: str
+) -> tuple[pd.DataFrame, str, dict[str, Any]]:
+    """Read a prediction table: one hospital's rows, its name, and what the sidecar says.
+
+    Raises:
+        UsageError: there is no such hospital or attribute, or several and none is named.
+    """
+    table, meta = read_prediction_table(path, attributes=config.attributes)
+    check_attributes(config.attributes, attributes_of(table))
     known = sorted(set(table["hospital"]))
     if not hospital and len(known) > 1:
         raise UsageError(
@@ -138,7 +175,7 @@ def _of_hospital(table: pd.DataFrame, hospital: str) -> tuple[pd.DataFrame, str]
     name = hospital or known[0]
     if name not in known:
         raise UsageError(f"The table has no hospital '{name}'; it has: {', '.join(known)}.")
-    return table[table["hospital"] == name], name
+    return table[table["hospital"] == name], name, meta
 
 
 def _arms(
@@ -185,9 +222,30 @@ def _rows(arm: ArmAtWork) -> Iterator[Row]:
 
     yield row("", EVERYBODY, (), np.arange(len(arm.patients)))
     for partition in arm.partitions:
+        inside = _inside(arm.publication, partition)
         for label, who in zip(partition.labels, partition.members, strict=True):
-            alone = label in arm.publication.single[partition.attribute].shown
-            yield row(partition.attribute, label, (label,) if alone else partition.pooled, who)
+            members = inside.get(label) or [
+                each for hidden in partition.pooled for each in inside.get(hidden, (hidden,))
+            ]
+            yield row(partition.attribute, label, members, who)
+
+
+def _inside(publication: Publication, partition: Partition) -> dict[str, tuple[str, ...]]:
+    """Groups, or cells of a pair, that each name stands for, whose attributes may have pools."""
+
+    def of(name: str) -> dict[str, tuple[str, ...]]:
+        grouping = publication.single[name]
+        alone = {label: (label,) for label in grouping.shown}
+        return alone | ({POOL: grouping.pooled} if grouping.pooled else {})
+
+    if not partition.crossed:
+        alone = of(partition.attribute)
+        return {label: each for label, each in alone.items() if label != POOL}
+    first, second = (of(name) for name in partition.attribute.split(PAIR))
+    return {
+        cell_name(one, two): tuple(cell_name(*cell) for cell in product(first[one], second[two]))
+        for one, two in product(first, second)
+    }
 
 
 def write_sums(sums: HospitalSums, path: Path, register: Register | None = None) -> None:
@@ -208,23 +266,15 @@ def write_sums(sums: HospitalSums, path: Path, register: Register | None = None)
     write_atomically(path, f"{text}\n".encode())
 
 
-def read_sums(path: Path) -> HospitalSums:
-    """Read what a hospital told.
+def read_sums(record: Mapping[str, Any], name: str) -> HospitalSums:
+    """Read the record of a file that says it is one of sums.
 
     Raises:
-        DataError: missing, damaged, of another kind or version.
+        DataError: damaged, or of another version.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"There is no '{path}'. Correct the path.") from None
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict) or record.get("schema") != SUMS_SCHEMA:
-        raise DataError(f"'{path.name}' is no file of `evenhand audit sums`, or is damaged.")
     if record.get("schema_version") != SUMS_SCHEMA_VERSION:
         raise DataError(
-            f"'{path.name}' has schema {record.get('schema_version')}; this version of Evenhand "
+            f"'{name}' has schema {record.get('schema_version')}; this version of Evenhand "
             f"reads {SUMS_SCHEMA_VERSION}. Ask the hospital to write it again."
         )
     try:
@@ -235,7 +285,7 @@ def read_sums(path: Path) -> HospitalSums:
         return HospitalSums(str(record["hospital"]), dict(record["settings"]), arms)
     except (KeyError, TypeError, ValueError):
         raise DataError(
-            f"'{path.name}' is damaged: something is missing in it. Ask the hospital for it again."
+            f"'{name}' is damaged: something is missing in it. Ask the hospital for it again."
         ) from None
 
 

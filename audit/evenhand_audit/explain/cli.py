@@ -1,17 +1,26 @@
 """`evenhand audit why` and `evenhand audit cohort`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from evenhand.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["COHORT_HELP", "WHY_HELP", "cohort", "why"]
 
 WHY_HELP = (
     "Say what a gap may come from: the patients who drive it, and what is left inside strata.\n\n"
     "Strata are thirds of the reference volume, hospitals, and every further attribute of the "
-    "table. The list of patients is patient data; look at their cases in the review page. None of "
+    "table; of a run also thirds of the contrast of lesion against surroundings, and scanners. The "
+    "list of patients is patient data; look at their cases in the review page. None of "
     "this is a proof of a cause.\n\n"
+    "--explain DIR makes maps of where the model of a run looked, in the cases that drive the gap "
+    "most: a piece of the slice is hidden, and the map shows how much of the proposed tumour goes. "
+    "Each is made in two ways; how far the two agree is its stability.\n\n"
     "Example: evenhand audit why predictions.csv --by sex --arm pooled --prompt automatic "
     "--out drivers.csv"
 )
@@ -35,6 +44,11 @@ def why(
     minimum_group: Annotated[
         int, typer.Option(min=3, help="Groups with fewer patients are passed over.")
     ] = 5,
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Maps of the cases that drive the gap; of a run."),
+    ] = None,
+    explain_cases: Annotated[int, typer.Option(min=1, help="How many cases get a map.")] = 4,
 ) -> None:
     """Heavy libraries are imported here, so that `evenhand --help` stays quick."""
     import numpy as np
@@ -48,6 +62,8 @@ def why(
     from evenhand_audit.terminal import print_table
     from evenhand_audit.words import attribute_name
 
+    if explain is not None and not given.is_dir():
+        raise UsageError("--explain needs the folder of a run, where the model and its cases are.")
     cases = one_arm(run_table(given) if given.is_dir() else given, arm, prompt)
     known = attributes_of(cases)
     check_attributes((by,), known)
@@ -65,6 +81,8 @@ def why(
     rows = []
     volume = thirds(people["volume_reference"].to_numpy(dtype=np.float64))
     kinds = {"reference volume": volume} | {name: list(people[name]) for name in known}
+    if given.is_dir():
+        kinds |= _seen(given, cases, people)
     for name, strata in kinds.items():
         if name == by or len(set(strata)) < 2:
             continue
@@ -76,6 +94,69 @@ def why(
         ]  # fmt: skip
     print_table(("strata of", "stratum", "patients", "gap", "95% interval"), rows)
     typer.echo(f"Drivers: {out} (patient data: it stays with you)")
+    if explain is not None:
+        order = [str(people["patient"].iloc[place]) for place in drivers["position"]]
+        _explain(given, cases, order, explain, explain_cases)
+
+
+def _seen(given: Path, cases: "pd.DataFrame", people: "pd.DataFrame") -> dict[str, list[str]]:
+    """Strata from the images of a run; says how Dice goes with contrast on the way."""
+    import numpy as np
+
+    from evenhand.experiment.layout import RunFolder
+    from evenhand_audit.explain.images import by_patient, looks_of, rank_correlation
+    from evenhand_audit.explain.why import thirds
+    from evenhand_audit.records import number
+
+    run = RunFolder(given)
+    if not run.split_path.is_file():  # a table in a folder, without the cases
+        return {}
+    looks = by_patient(looks_of(run, cases["case"].astype(str)), cases)
+    looks = looks.reindex(people["patient"])
+    dice = people["dice"].to_numpy(dtype=np.float64)
+    volume = people["volume_reference"].to_numpy(dtype=np.float64)
+    for name, values in (("reference volume", volume), ("contrast", looks["contrast"].to_numpy())):
+        rho, count = rank_correlation(values, dice)
+        if np.isfinite(rho):
+            typer.echo(f"Dice against {name}: rank correlation {number(rho)} ({count} patients).")
+    strata = {}
+    known = looks["contrast"].notna().to_numpy()
+    if known.any():
+        third = iter(thirds(looks["contrast"].to_numpy()[known]))
+        strata["contrast"] = [next(third) if each else "unknown" for each in known]
+    scanners = list(looks["scanner"].fillna("").replace("", "unknown"))
+    return strata | ({"scanner": scanners} if len(set(scanners)) > 1 else {})
+
+
+def _explain(
+    given: Path, cases: "pd.DataFrame", patients: list[str], out: Path, count: int
+) -> None:
+    from evenhand.experiment.layout import RunFolder
+    from evenhand_audit.explain.maps import explain_cases
+    from evenhand_audit.explain.occlusion import STABLE
+    from evenhand_audit.terminal import print_table
+
+    if set(cases["prompt"]) != {"automatic"}:
+        raise UsageError("Maps are of the automatic mode; choose --prompt automatic.")
+    wanted = [
+        str(case)
+        for patient in patients
+        for case in cases["case"][cases["patient"].astype(str) == patient]
+    ][:count]
+    found = explain_cases(RunFolder(given), str(cases["arm"].iloc[0]), wanted, out)
+    rows = [
+        (each.case, str(one.slice_number), f"{one.stability:.2f}",
+         f"{one.inside:.0%}", f"{one.area:.0%}")
+        for each in found
+        for one in [each.explanation]
+    ]  # fmt: skip
+    print_table(("case", "slice", "stability", "importance in tumour", "tumour's area"), rows)
+    shaky = sum(not each.explanation.stability >= STABLE for each in found)
+    if shaky:
+        typer.echo(
+            f"{shaky} of {len(found)} maps changed with how they were made: do not read them."
+        )
+    typer.echo(f"Maps: {out} (patient data: they stay with you)")
 
 
 def cohort(
