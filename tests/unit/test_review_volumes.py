@@ -167,6 +167,17 @@ class TestUnpack:
             (gzip.compress(b"\2" * 140), "values other than 0 and 1"),
             (gzip.compress(b"\0" * 140)[:-8] + b"\1" * 8, "another size|damaged"),
         ],
+        ids=[
+            "nothing",
+            "no gzip",
+            "a voxel short",
+            "a voxel more",
+            "a bomb",
+            "cut off",
+            "something behind",
+            "other values",
+            "wrong checksum",
+        ],
     )
     def test_faults(self, content, why):
         """Cut, enlarged, a bomb, other values, a wrong checksum: each is refused in words."""
