@@ -27,7 +27,7 @@ from evenhand.cases.records import UNKNOWN, Case, Patient
 from evenhand.config_files import load_config
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.model.adapted import AdaptedModel
-from evenhand.predict import predict_automatic, without_specks
+from evenhand.predict import OpenCase, predict_automatic, without_specks
 from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand_audit.cohort import age_groups
@@ -112,7 +112,8 @@ class Bench:
     def _dice(self, home: HospitalHome, case: Case, sweep: bool) -> list[float]:
         store = home.store()
         reference = store.volumes(case, ()).mask
-        found = predict_automatic(self.model, store, home.cache(self.model, self.sequence), case)
+        cache = home.cache(self.model, self.sequence)
+        found = predict_automatic(self.model, OpenCase.of(self.model, store, cache, case))
         smallest = self.model.config.smallest_component
         out = [np.nan] * len(GRID)
         for place, threshold in enumerate(GRID):

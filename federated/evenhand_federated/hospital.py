@@ -324,5 +324,5 @@ def join_adapter(folder: HospitalFolder, adapter: Path, out: Path) -> None:
         out,
         model,
         config_fingerprint=file.config_fingerprint,
-        training={**file.training, "own_part_of": folder.settings().hospital},
+        training={**file.training, "own_part_of": folder.settings().hospital, "local_parts": []},
     )

@@ -96,6 +96,19 @@ CHANGES = {
 }
 
 
+def test_arms_of_earlier_versions_still_count():
+    """Keys that came later, at what was done before, leave the fingerprints of 2026-11-24 alone."""
+    config = ExperimentConfig.model_validate({"name": "old", "data": {"phantom": {}}})
+    found = {arm.name: arm.fingerprint(config, "voxels") for arm in arms_of(config, ("north",))}
+    assert found == {
+        "box-zero-shot": "63809f9c532454ff",
+        "local-north": "4e42cabfa12dc9a1",
+        "pooled": "4e42cabfa12dc9a1",
+        "federated": "8aa74de781d8d1ad",
+        "federated-private": "b4636721d38c4ea2",
+    }
+
+
 class TestFingerprint:
     """Trained again where the result would be another one, and only there."""
 

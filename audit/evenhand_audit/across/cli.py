@@ -135,12 +135,13 @@ def _joined(texts: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _named(text: str, option: str) -> tuple[str, list[str]]:
-    """Attribute and two groups or more of ATTRIBUTE=GROUP+GROUP."""
+    """Attribute and two different groups or more of ATTRIBUTE=GROUP+GROUP."""
     attribute, _, names = text.partition("=")
     groups = [name.strip() for name in names.split("+")]
-    if not (attribute and all(groups) and len(groups) > 1):
+    if not (attribute and all(groups) and len({*groups}) == len(groups) > 1):
         raise UsageError(
-            f"{option} wants ATTRIBUTE=GROUP+GROUP, such as race=black+asian; got '{text}'."
+            f"{option} wants ATTRIBUTE=GROUP+GROUP, each group once, such as race=black+asian; "
+            f"got '{text}'."
         )
     return attribute, groups
 

@@ -200,7 +200,7 @@ def _arms(
             )
         prompt = " · ".join(str(each) for each in names[1:])
         ids = [str(each) for each in patients["patient"]]
-        earlier = register.earlier(ids) if register else ([], 0)
+        earlier = register.earlier(ids, with_new=True) if register else ([], 0)
         try:
             arm = prepare_arm((str(names[0]), prompt), cases, patients, config, earlier)
         except TooCloseError:

@@ -151,7 +151,7 @@ class _WatchedModel(nn.Module):
     def choose_trainable(self, _: tuple[str, ...] = ("*",)) -> dict[str, nn.Parameter]:
         return dict(self.named_parameters())
 
-    def propose(self, slices: Tensor, hidden: Tensor) -> Tensor:
+    def propose(self, slices: Tensor, hidden: Tensor, _hints: Tensor | None = None) -> Tensor:
         if not self.steps and not self._drawn:
             self.charged_first = bool(self._ledger.state().charges)
         self._drawn.add(round(float(hidden.max())) - 1)
@@ -167,7 +167,7 @@ def _patient(number: int) -> TrainingPatient:
     """One slice; its activations are the patient's number plus one, however they are moved."""
     case = TrainingCase(
         hidden=np.full((1, 2, _GRID, _GRID), number + 1, dtype=np.float16),
-        slices=torch.full((1, _SIDE, _SIDE), 0.5).half(),
+        slices=torch.full((1, 1, _SIDE, _SIDE), 0.5).half(),
         masks=torch.ones((1, _SIDE, _SIDE), dtype=torch.uint8),
         pixel=1.0,
         mirror=None,

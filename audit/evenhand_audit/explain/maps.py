@@ -32,7 +32,8 @@ def explain_cases(run: RunFolder, arm: str, cases: Sequence[str], out: Path) -> 
     Writes `CASE.png` for each (slice, importance, reference outlined) and `maps.csv`.
 
     Raises:
-        UsageError: the arm has no adapter.
+        UsageError: the arm has no adapter, looks at several sequences, or leaves parts of it at
+            hospitals.
         ResourceError: the folder cannot be written.
     """
     path = run.arm(arm).adapter_path
@@ -42,6 +43,11 @@ def explain_cases(run: RunFolder, arm: str, cases: Sequence[str], out: Path) -> 
             "trained arm with --arm, and --prompt automatic."
         )
     config = run.config()
+    if len(config.data.sequences) > 1 or config.federation.local_parts:
+        raise UsageError(
+            "Maps are made of adapters that look at one sequence and are the same everywhere; this "
+            "run has several (data.sequences), or parts that stay (federation.local_parts)."
+        )
     model = build_model(config)
     load_onto(path, model)
     model.eval()

@@ -65,7 +65,7 @@ def explain_slice(
     """
     slices = display_range(volume)
     number = int(mask.sum(axis=(0, 1)).argmax())
-    pixels = with_neighbours(slices, torch.tensor([number]))  # (1, 3, i, j)
+    pixels = with_neighbours(slices[:, None], torch.tensor([number]))  # (1, 3, i, j)
     reference = mask[:, :, number] > 0
     proposed = _probability(model, pixels)[0]
     target = proposed > 0.5 if (proposed > 0.5).any() else reference

@@ -56,6 +56,15 @@ _USED: Mapping[str, Mapping[str, frozenset[str]]] = {
 """Sections that training depends on beside seed, data and model, with the keys that it ignores."""
 
 
+_LATER: Mapping[str, Mapping[str, object]] = {
+    "data": {"stores": {}, "may_lack": []},
+    "model": {"head_hints": False},
+    "training": {"box_hints": 0.3, "mask_hints": 0.3, "sequence_dropout": 0.2},
+    "federation": {"local_parts": []},
+}
+"""Keys that came after the first arms were trained, with what all of those did."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """One line of the comparison.
@@ -83,8 +92,12 @@ class Arm:
             voxels: digest of the cases and the split, see `RunFolder.digest`.
         """
         content = config.model_dump(mode="json")
+        content["data"].pop("corrections")  # what they change is in `voxels`: masks and split
+        for section, later in _LATER.items():
+            for key, default in later.items():
+                if content[section][key] == default:
+                    del content[section][key]
         used = {key: content[key] for key in ("seed", "data", "model")}
-        used["data"].pop("corrections")  # what they change is in `voxels`: masks and split
         warm = config.privacy.warm_start_phantoms
         for section, ignored in _USED[self.kind].items():
             # The private arm starts where the warm start ends, which uses all of [training].
@@ -139,6 +152,7 @@ def run_arm(run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress) -
             return earlier
     if _is_of_another(folder, asked):
         shutil.rmtree(folder.path)
+    if not folder.path.exists():
         for home in run.hospitals():
             home.forget_arm(arm.name)
     write_atomically(folder.fingerprint_path, asked.encode())
@@ -266,6 +280,7 @@ def _train(
         if arm.kind == PRIVATE_ARM and config.privacy.warm_start_phantoms:
             shutil.copyfile(run.arm("warm-start").adapter_path, folder.start_path)
         trained = plugins.load("evenhand.arms", "federated")(run, arm.name, model, bar)
+        trained["local_parts"] = list(config.federation.local_parts)
     else:
         trained = _train_here(run, config, arm, model, bar)
     save_adapter(

@@ -113,6 +113,8 @@ def _predict(
     if prompt == "automatic":
         return predict_automatic(model, case)
     if prompt == "slice":
+        if boxes.isnan().all():  # no tumour, so nobody draws a box
+            return Prediction.from_logits(case.nothing(), threshold=0.5)
         sides = (boxes[:, 2:] - boxes[:, :2]).nan_to_num()
         z = int(sides.prod(1).argmax())  # where the tumour is widest
         return predict_from_slice(model, case, z=z, box=boxes[z])

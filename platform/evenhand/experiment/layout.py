@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from evenhand.cases.splits import Split
 from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
-from evenhand.errors import UsageError
+from evenhand.errors import AdapterError, UsageError
 
 if TYPE_CHECKING:
     from evenhand.model.adapted import AdaptedModel
@@ -341,15 +341,21 @@ def model_of_adapter(path: Path) -> "AdaptedModel":
     """The backbone that an adapter belongs to, with the adapter on it.
 
     Raises:
-        AdapterError: the file is no adapter, or of other weights than are published.
+        AdapterError: the file is no adapter, of other weights than are published, or not whole.
     """
     from evenhand.model.adapted import AdaptedModel
     from evenhand.model.adapter_files import load_onto, read_adapter
     from evenhand.model.backbones import load_backbone
 
     adapter = read_adapter(path)
+    if adapter.training.get("local_parts"):
+        raise AdapterError(
+            f"Parts of '{path}' stayed at the hospitals that trained it (federation.local_parts), "
+            "so it is not whole. At a hospital, join it with its own: evenhand federation adapter"
+        )
     backbone = load_backbone(adapter.backbone, adapter.model.image_size)
-    model = AdaptedModel(backbone, adapter.model, seed=0, sequences=adapter.sequences)
+    sequences = adapter.sequences or ("image",)  # a name is asked for, where an old file has none
+    model = AdaptedModel(backbone, adapter.model, seed=0, sequences=sequences)
     load_onto(path, model)
     return model
 

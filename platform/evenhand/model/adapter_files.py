@@ -27,6 +27,9 @@ __all__ = ["AdapterFile", "load_onto", "read_adapter", "save_adapter", "state_sh
 FORMAT = "evenhand-adapter-3"
 """Raised when the metadata or the tensors change their meaning."""
 
+_READABLE = (FORMAT, "evenhand-adapter-2")
+"""Files of format 2 do not say what they look at: it was one sequence, and no hints."""
+
 _FREE = {"precision", "smallest_component"}
 """Keys of [model] that an adapter is not bound to: how masks are made of it, not what it is."""
 
@@ -39,7 +42,7 @@ class AdapterFile:
         backbone: name of the backbone it was trained on.
         backbone_sha256: of that backbone's checkpoint.
         model: the [model] section it was trained with.
-        sequences: what it looks at, in order.
+        sequences: what it looks at, in order; empty where an old file does not say.
         config_fingerprint: of the whole experiment.
         training: free record of the training: arm, rounds, patients, epsilon, ...
         state: the tensors by name.
@@ -121,7 +124,7 @@ def read_adapter(path: Path) -> AdapterFile:
         raise AdapterError(f"There is no adapter file '{path}'.") from None
     except (OSError, SafetensorError):
         raise AdapterError(f"'{path}' is not a readable adapter file; it may be cut off.") from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in _READABLE:
         raise AdapterError(
             f"'{path}' is not an adapter of this version (wanted format {FORMAT}, got "
             f"{metadata.get('format', 'none')})."
@@ -138,7 +141,7 @@ def read_adapter(path: Path) -> AdapterFile:
         backbone=metadata["backbone"],
         backbone_sha256=metadata["backbone_sha256"],
         model=model,
-        sequences=tuple(json.loads(metadata["sequences"])),
+        sequences=tuple(json.loads(metadata.get("sequences", "[]"))),
         config_fingerprint=metadata["config_fingerprint"],
         training=json.loads(metadata["training"]),
         state=state,
@@ -165,7 +168,7 @@ def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
                 f"'{path}' was trained with model.{key} {theirs[key]}; here it is {ours[key]}. "
                 "Use the [model] section that it was trained with."
             )
-    if adapter.sequences != model.sequences:
+    if adapter.sequences and adapter.sequences != model.sequences:
         raise AdapterError(
             f"'{path}' looks at {', '.join(adapter.sequences)}; this model at "
             f"{', '.join(model.sequences)}. Set data.sequences to what it was trained with."

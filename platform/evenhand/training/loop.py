@@ -91,7 +91,7 @@ def train(
         schedule: of the learning rate.
         seed: of the order, the slices and the jitter.
         proximal: weight of half the squared distance from where this piece starts, which is
-            added to the loss (FedProx); 0: none.
+            added to the loss (FedProx), of parts that stay at a hospital too; 0: none.
         moments: what the optimiser remembered at the end of the piece before; None: nothing.
         drift: what each step is corrected by, see `evenhand.training.drift`; None: nothing.
         advance: told 1 after each step.

@@ -201,8 +201,14 @@ def train_private(
     generator = torch.Generator().manual_seed(secrets.randbits(63))
 
     def slices(patient: TrainingPatient, at_most: int) -> Batch:
-        size = model.config.image_size
-        return draw(patient, training, generator, image_size=size, slices_at_most=at_most)
+        return draw(
+            patient,
+            training,
+            generator,
+            image_size=model.config.image_size,
+            hints=model.config.head_hints,
+            slices_at_most=at_most,
+        )
 
     model.train()
     for _ in range(mechanism.steps):
