@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_models import CONFIG, HEAD_SIZE, small_backbone, small_model, wake_lora
 
@@ -144,6 +145,19 @@ class TestDamage:
         save_file(load_file(saved), path, metadata=metadata)
         with pytest.raises(AdapterError, match=r"\[model\] section"):
             read_adapter(path)
+
+
+def test_a_file_of_format_2_is_read(saved, model, tmp_path, monkeypatch):
+    """It does not say what it looks at: one sequence, whatever its name here."""
+    with safe_open(saved, framework="pt") as file:
+        metadata = dict(file.metadata())
+    metadata |= {"format": "evenhand-adapter-2"}
+    del metadata["sequences"]
+    monkeypatch.setattr(adapter_files, "_checksum", lambda *_: metadata["sha256"])
+    path = tmp_path / "old.safetensors"
+    save_file(load_file(saved), path, metadata=metadata)
+    assert read_adapter(path).sequences == ()
+    load_onto(path, model)
 
 
 class TestFit:

@@ -9,7 +9,7 @@ from small_models import CONFIG, small_backbone
 from typer.testing import CliRunner
 
 from evenhand.cli import app
-from evenhand.errors import DataError, UsageError
+from evenhand.errors import AdapterError, DataError, UsageError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.adapter_files import save_adapter
 
@@ -111,3 +111,15 @@ def test_the_mask_must_be_named_as_one(adapter, tmp_path):
     """Found before the model is loaded."""
     done = predict(adapter, tmp_path / "f.nii.gz", "--out", tmp_path / "mask.png")
     assert isinstance(done.exception, UsageError)
+
+
+def test_an_adapter_that_is_not_whole_is_refused(adapter, tmp_path, backbone):
+    """Parts that stayed at hospitals are as they were at the random start."""
+    config = CONFIG.model_copy(update={"head_hints": True})
+    model = AdaptedModel(deepcopy(backbone), config, seed=0, sequences=("FLAIR", "T1w"))
+    save_adapter(
+        adapter, model, config_fingerprint="test", training={"local_parts": ["head.leave.*"]}
+    )
+    done = predict(adapter, image(tmp_path / "f.nii.gz"), "--out", tmp_path / "m.nii.gz")
+    assert isinstance(done.exception, AdapterError)
+    assert "not whole" in str(done.exception)
