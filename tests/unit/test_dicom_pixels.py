@@ -139,7 +139,8 @@ def test_a_pet_series_comes_out_in_suv(tmp_path: Path) -> None:
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "picture of a screen"),
         ({"PatientID": ""}, "which patient"),
-        ({"Modality": "US"}, "not one that makes volumes"),
+        ({"Modality": "US"}, "often shows names"),
+        ({"Modality": "US", "BurnedInAnnotation": "NO"}, "not one that makes volumes"),
         ({"ImagePositionPatient": None}, "where it lies"),
     ],
 )

@@ -140,7 +140,12 @@ class _WatchedModel(nn.Module):
         self.head = nn.Parameter(torch.zeros(1))
         self.silent = nn.Parameter(torch.zeros(3000))
         self.config = SimpleNamespace(
-            image_size=128, head_size=_SIDE, precision="float32", decoder_lora_rank=0, head="small"
+            image_size=128,
+            head_size=_SIDE,
+            precision="float32",
+            decoder_lora_rank=0,
+            head="small",
+            head_hints=False,
         )
         self.tail_blocks = 0
         self.charged_first = True
