@@ -61,7 +61,7 @@ def write_feedback(
     if store is not None:
         admitted = admit_corrections(out, [CaseStore(store)])
         said += f"; {len(admitted)} of them are reference masks in {store} now"
-    return said
+    return f"{said}\n`evenhand forget` does not find this folder: delete it to forget a patient."
 
 
 def _correction(entry: Entry, images: dict[str, str], mask_sha256: str) -> Correction:

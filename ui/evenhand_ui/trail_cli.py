@@ -1,4 +1,4 @@
-"""`evenhand review verify`, `export`, `seg`, `feedback`: what becomes of decisions."""
+"""`evenhand review verify`, `export`, `seg`, `send`, `feedback`: what becomes of decisions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,7 @@ def register_trail(group: typer.Typer) -> None:
     group.command("verify")(_verify)
     group.command("export")(_export)
     group.command("seg")(_seg)
+    group.command("send")(_send)
     group.command("report")(_report)
     group.command("feedback")(_feedback)
 
@@ -70,6 +71,36 @@ def _seg(  # noqa: PLR0917 (typer reads a command's options from its parameters)
     with open_store(opened, database) as store:
         origin = write_reviewed_seg(opened, store, case, read_source_series(series), out)
     typer.echo(f"{out}: {origin}")
+
+
+def _send(  # noqa: PLR0917 (typer reads a command's options from its parameters)
+    run: _RunArgument,
+    case: Annotated[str, typer.Argument(help="Case id, as on the worklist.")],
+    series: Annotated[
+        Path, typer.Option(metavar="DIR", help="DICOM series that the case was made from.")
+    ],
+    to: Annotated[str, typer.Option(metavar="URL", help="Root of the PACS's DICOMweb.")],
+    pacs_login: Annotated[
+        Path | None,
+        typer.Option(help="TOML with user and password, or token. Default: EVENHAND_PACS_*."),
+    ] = None,
+    arm: _ArmOption = None,
+    database: DatabaseOption = None,
+) -> None:
+    """Send a decided case's mask to a PACS as DICOM SEG; each sending is a new object.
+
+    Example: evenhand review send runs/demo n1 --series dicom/n1 --to https://pacs/dicom-web
+    """
+    from evenhand.dicomweb import Pacs, read_login
+    from evenhand.export import read_source_series
+    from evenhand_ui.runs import ReviewRun
+    from evenhand_ui.sending import send_seg
+    from evenhand_ui.trail_files import open_store
+
+    pacs = Pacs(to, read_login(pacs_login))
+    opened = ReviewRun.open(run, arm)
+    with open_store(opened, database) as store:
+        typer.echo(send_seg(opened, store, case, read_source_series(series), pacs))
 
 
 def _report(  # noqa: PLR0917 (typer reads a command's options from its parameters)

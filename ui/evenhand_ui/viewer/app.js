@@ -372,7 +372,8 @@ export class App {
         verdict, reason: this.panel.reason.value, comment: this.panel.comment.value,
         revision: this.saving.revision,
       });
-      this.panel.say("Recorded", "good");
+      if (position === null) this.panel.say("Not recorded yet: it waits for your signature");
+      else this.panel.say("Recorded", "good");
       this.trigger("decided", { position, verdict });
     } catch (error) {
       this.deciding = null;
