@@ -160,6 +160,20 @@ def test_a_case_in_quarantine_stays_sealed_and_can_be_forgotten(
     assert isinstance(gone.exception, DataError)
 
 
+def test_a_record_aside_that_does_not_open_is_no_clean_deletion(
+    store: CaseStore, tmp_path: Path
+) -> None:
+    """Nobody can search what is sealed, so `forget` says which record it could not read."""
+    quarantine(store, NAME, ["odd"])
+    (store.path / "quarantine" / NAME / "case.json.sealed").write_bytes(b"EVHSEAL1 damaged")
+    proof = tmp_path / "proof.json"
+    done = call("forget", "p-other", "--store", store.path, "--proof", proof)
+    assert isinstance(done.exception, StoreError)
+    assert "does not open" in str(done.exception)
+    assert store.case_ids() == ["p-other"]
+    assert not proof.exists()
+
+
 def test_embeddings_of_a_sealed_store_are_sealed(store: CaseStore, tmp_path: Path) -> None:
     """What is cached is the same to the bit, slice by slice, and no plain file is left."""
     kind = {"tail_blocks": 0, "sequence": "FLAIR", "precision": torch.float32}
