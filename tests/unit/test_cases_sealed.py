@@ -95,6 +95,24 @@ def test_nothing_can_be_read_without_the_key(store: CaseStore, home: Path) -> No
         CaseStore(store.path)
 
 
+def test_a_key_that_was_cut_off_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop while a key is made leaves no empty file that the next command would refuse."""
+    path = StoreKey.path("north")
+
+    def stopped(_descriptor: int) -> None:
+        assert not path.exists()  # nothing has its name before it is whole
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evenhand.key_file.os.fsync", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            StoreKey.make("north")
+    made = StoreKey.make("north")
+    assert StoreKey.make("north") == made
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_what_was_exchanged_or_changed_does_not_open(store: CaseStore) -> None:
     """A file of another case, of another name, or with one bit turned is refused."""
     one, other = (store.path / "cases" / case_id for case_id in (NAME, "p-other"))
