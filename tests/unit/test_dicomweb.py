@@ -217,6 +217,34 @@ class TestTrouble:
             with pytest.raises(ResourceError, match="no answer of DICOMweb"):
                 Pacs(f"{server.address}/web", Login()).series("1.2")
 
+    def test_a_broken_object_keeps_no_other_back(self, slices: list[Path], tmp_path: Path):
+        """What comes after it, in its series and in others, is fetched; it is said at the end."""
+        held = {str(one.SOPInstanceUID): one for one in map(dcmread, slices)}
+        first, broken, *rest = sorted(held)
+
+        class Halting:
+            host = "pacs"
+
+            def series(self, _study):
+                return ["1.1", "1.2"]
+
+            def instances(self, _study, series):
+                return [first, broken, rest[0]] if series == "1.1" else rest[1:]
+
+            def fetch_series(self, study, series):
+                for uid in self.instances(study, series):
+                    yield self.fetch(study, series, uid)
+
+            def fetch(self, _study, _series, uid):
+                if uid == broken:
+                    raise ResourceError("The archive at pacs broke off.")
+                return held[uid]
+
+        with pytest.raises(ResourceError, match=r"1 series did not come whole; the first: .*broke"):
+            pull(Halting(), [Place("https://pacs", "1")], tmp_path / "there")
+        come = {str(dcmread(path).SOPInstanceUID) for path in tmp_path.rglob("*.dcm")}
+        assert come == set(held) - {broken}
+
     def test_an_archive_that_cannot_count_ends(self):
         """One that answers each page with the same objects is asked twice, not for ever."""
         body = b'[{"0020000E": {"vr": "UI", "Value": ["1.5"]}}]'
