@@ -41,6 +41,7 @@ __all__ = [
 _UNREACHED = (
     "adapters that were trained with the patient",
     "backups of these folders",
+    "what a pull from an archive left beside stores when it was stopped (.pulled; delete it)",
     "reports and adapters that were handed on",
     "the trail of review decisions (append-only; a case's pseudonym, no image)",
     "privacy ledgers (numbers only)",
