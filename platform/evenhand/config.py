@@ -80,7 +80,8 @@ class DataConfig(Section):
     """`voxel` where the source has no true spacing: distances are then in voxels."""
     test_fraction: Fraction = 1 / 3
     corrections: Path | None = None
-    """What `evenhand review feedback` wrote: reviewed masks that take the place of references."""
+    """What `evenhand review feedback` wrote: reviewed masks that take the place of references in
+    the run's own stores; not with `stores`, which are the hospitals'."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
@@ -91,6 +92,13 @@ class DataConfig(Section):
             )
         if self.stores and (self.hospitals or self.left_out):
             raise ValueError("data.stores names the hospitals; leave hospitals and left_out out")
+        if self.stores and self.corrections is not None:
+            raise ValueError(
+                "data.corrections would overwrite the reference masks in the hospitals' own stores "
+                "(data.stores). Leave it out: `evenhand review feedback RUN --out DIR --store "
+                "STORE` puts reviewed masks into a store that you name, for good; put them into a "
+                "copy if the old ones are to stay"
+            )
         return self
 
     @model_validator(mode="after")

@@ -16,9 +16,11 @@ import pytest
 from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
 from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
+from evenhand.export import read_source_series
 from evenhand.ingest.dicom.phantom import Study, write_series
 from evenhand.review import TRAIL_COLUMNS, Decision, Reason, ReviewStore, Verdict
 from evenhand_ui.cli import check_port_is_free
+from evenhand_ui.dicom_out import write_report
 from evenhand_ui.masks import keep_correction, name_correction, read_mask
 from evenhand_ui.options import STREAMLIT_OPTIONS
 from evenhand_ui.runs import ReviewRun
@@ -256,14 +258,56 @@ class TestExport:
         assert not (folder / "review").exists()
 
 
+@pytest.fixture
+def series(tmp_path):
+    """The DICOM series that case n001 could have come from."""
+    write_series(tmp_path / "series", np.zeros(SHAPE, dtype=np.int16), AFFINE, Study())
+    return tmp_path / "series"
+
+
+class TestReport:
+    """`report` writes a mask and its measurements together, or neither."""
+
+    def write(self, folder, series, out):
+        """Write the report of case n001."""
+        run = ReviewRun.open(folder)
+        with ReviewStore(run.database) as store:
+            return write_report(run, store, "n001", read_source_series(series), out)
+
+    def test_both_are_written(self, folder, series, tmp_path):
+        """The report names the mask beside it, and its reader as not verified."""
+        decide(folder)
+        assert self.write(folder, series, tmp_path / "out") == 1
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert names == {"n001_mask.dcm", "n001_report.dcm"}
+        seg = highdicom.seg.segread(tmp_path / "out" / "n001_mask.dcm")
+        report = highdicom.sr.srread(tmp_path / "out" / "n001_report.dcm")
+        (whole,) = report.content.get_volumetric_roi_measurement_groups()
+        assert whole.referenced_segment.referenced_sop_instance_uid == seg.SOPInstanceUID
+        assert "Dr. Lee (unverified)" in str(report)
+
+    def test_nothing_to_measure_leaves_nothing(self, folder, series, tmp_path):
+        """A mask without a tumour has no report, so no mask is left without one."""
+        correct(folder, np.zeros(SHAPE, dtype=np.uint8))
+        with pytest.raises(DataError, match="no tumour"):
+            self.write(folder, series, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_report_that_fails_leaves_no_mask(self, folder, series, tmp_path, monkeypatch):
+        """Where the report cannot be written the mask does not stay alone."""
+        decide(folder)
+
+        def failing(*_, **__):
+            raise ResourceError("no space")
+
+        monkeypatch.setattr("evenhand_ui.dicom_out.write_dicom_sr", failing)
+        with pytest.raises(ResourceError, match="no space"):
+            self.write(folder, series, tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+
+
 class TestSeg:
     """`seg` writes what the latest decision leaves, and says what it is."""
-
-    @pytest.fixture
-    def series(self, tmp_path):
-        """The DICOM series that case n001 could have come from."""
-        write_series(tmp_path / "series", np.zeros(SHAPE, dtype=np.int16), AFFINE, Study())
-        return tmp_path / "series"
 
     @staticmethod
     def seg(folder, series, out):

@@ -95,6 +95,24 @@ def test_nothing_can_be_read_without_the_key(store: CaseStore, home: Path) -> No
         CaseStore(store.path)
 
 
+def test_a_key_that_was_cut_off_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop while a key is made leaves no empty file that the next command would refuse."""
+    path = StoreKey.path("north")
+
+    def stopped(_descriptor: int) -> None:
+        assert not path.exists()  # nothing has its name before it is whole
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evenhand.key_file.os.fsync", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            StoreKey.make("north")
+    made = StoreKey.make("north")
+    assert StoreKey.make("north") == made
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_what_was_exchanged_or_changed_does_not_open(store: CaseStore) -> None:
     """A file of another case, of another name, or with one bit turned is refused."""
     one, other = (store.path / "cases" / case_id for case_id in (NAME, "p-other"))
@@ -158,6 +176,20 @@ def test_a_case_in_quarantine_stays_sealed_and_can_be_forgotten(
     assert list((store.path / "quarantine").iterdir()) == []
     gone = call("forget", NAME, "--store", store.path, "--proof", proof)
     assert isinstance(gone.exception, DataError)
+
+
+def test_a_record_aside_that_does_not_open_is_no_clean_deletion(
+    store: CaseStore, tmp_path: Path
+) -> None:
+    """Nobody can search what is sealed, so `forget` says which record it could not read."""
+    quarantine(store, NAME, ["odd"])
+    (store.path / "quarantine" / NAME / "case.json.sealed").write_bytes(b"EVHSEAL1 damaged")
+    proof = tmp_path / "proof.json"
+    done = call("forget", "p-other", "--store", store.path, "--proof", proof)
+    assert isinstance(done.exception, StoreError)
+    assert "does not open" in str(done.exception)
+    assert store.case_ids() == ["p-other"]
+    assert not proof.exists()
 
 
 def test_embeddings_of_a_sealed_store_are_sealed(store: CaseStore, tmp_path: Path) -> None:

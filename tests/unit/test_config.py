@@ -47,6 +47,14 @@ def test_a_phantom_section_replaces_the_source(tmp_path: Path) -> None:
     assert phantom.patients == {"north": 4}
 
 
+def test_corrections_never_go_into_a_hospitals_own_stores(plain: Path) -> None:
+    """A run only links to `data.stores`: it must not overwrite the reference masks in them."""
+    plain.write_text('name = "t"\n[data.stores]\nnorth = "stores/north"\n', encoding="utf-8")
+    assert load_config(plain).data.stores
+    with pytest.raises(ConfigError, match=r"evenhand review feedback RUN --out DIR --store STORE"):
+        load_config(plain, ["data.corrections=reviewed"])
+
+
 @pytest.mark.parametrize(
     ("override", "wanted"),
     [

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from evenhand.cases.erase import mentions
 from evenhand.cases.store import CaseStore
 from evenhand.cli import app
-from evenhand.errors import DataError, EvenhandError, ResourceError, UsageError
+from evenhand.errors import DataError, EvenhandError, ResourceError, StoreError, UsageError
 from evenhand.ingest.deid import HospitalKey, Pseudonymiser, scanner
 from evenhand.ingest.deid.dicom import quiet_pydicom
 from evenhand.ingest.deid.planted import plant
@@ -377,6 +377,38 @@ class TestForget:
         assert not (run / "arms" / "pooled" / "masks" / f"{one.case_id}.nii.gz").exists()
         assert mentions(run, {one.case_id, one.patient.patient_id}) == []
         assert list((store.path / "cases").glob(".*")) == []
+
+    def test_a_case_that_was_being_replaced_goes_too(self, run, tmp_path):
+        """A writer that was killed between two renames left `.old-CASE`: it does not come back."""
+        store = CaseStore(run / "hospitals" / "north" / "store")
+        one = next(iter(store))
+        cases = store.path / "cases"
+        (cases / one.case_id).rename(cases / f".old-{one.case_id}")
+        words = ("forget", one.patient.patient_id, "--run", run, "--proof", tmp_path / "p.json")
+        code, printed = call(*words)
+        assert code == 0, printed
+        assert printed.startswith("1 case(s)")
+        with store.locked():
+            assert one.case_id not in store.case_ids()
+        assert not (run / "hospitals" / "north" / "embeddings").exists()
+
+    def test_a_store_in_use_is_not_touched(self, run, tmp_path):
+        """While another command writes nothing is deleted: it could bring the case back."""
+        store = CaseStore(run / "hospitals" / "north" / "store")
+        one = next(iter(store))
+        words = ("forget", one.patient.patient_id, "--run", run, "--proof", tmp_path / "p.json")
+        with store.locked():
+            assert call(*words)[0] == StoreError.exit_code
+        assert (run / "hospitals" / "north" / "embeddings").exists()
+        assert not (tmp_path / "p.json").exists()
+
+    def test_a_folder_that_names_the_patient_is_a_mention(self, tmp_path):
+        """Its files need not hold the name themselves; what is above the root does not count."""
+        root = tmp_path / "p-one"
+        (root / "kept" / "p-one" / "deep").mkdir(parents=True)
+        (root / "kept" / "p-one" / "deep" / "image").write_bytes(b"x")
+        (root / "other").write_bytes(b"x")
+        assert mentions(root, {"p-one"}) == [root / "kept" / "p-one" / "deep" / "image"]
 
     def test_a_file_that_still_mentions_the_patient_is_reported(self, run, tmp_path):
         """A deletion that is not whole does not look like one."""

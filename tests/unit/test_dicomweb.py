@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from typer.testing import CliRunner
 
 from evenhand.cases.store import CaseStore
 from evenhand.cli import app
+from evenhand.cli.from_pacs import at_hand
 from evenhand.dicomweb import Login, Pacs, Place, read_login
 from evenhand.errors import DataError, ResourceError, UsageError
 from evenhand.ingest.deid import HospitalKey
 from evenhand.ingest.dicom.phantom import Study, write_series
-from evenhand.ingest.pull import pull, read_wanted
+from evenhand.ingest.pull import Pulled, pull, read_wanted
 from orthanc import PASSWORD, USER, Orthanc, needs_orthanc, running_orthanc
 
 NOBODY = "Aardvark"
@@ -216,6 +218,64 @@ class TestTrouble:
             )
             with pytest.raises(ResourceError, match="no answer of DICOMweb"):
                 Pacs(f"{server.address}/web", Login()).series("1.2")
+
+    def test_a_broken_object_keeps_no_other_back(self, slices: list[Path], tmp_path: Path):
+        """What comes after it, in its series and in others, is fetched; it is said at the end."""
+        held = {str(one.SOPInstanceUID): one for one in map(dcmread, slices)}
+        first, broken, *rest = sorted(held)
+
+        class Halting:
+            host = "pacs"
+
+            def series(self, _study):
+                return ["1.1", "1.2"]
+
+            def instances(self, _study, series):
+                return [first, broken, rest[0]] if series == "1.1" else rest[1:]
+
+            def fetch_series(self, study, series):
+                for uid in self.instances(study, series):
+                    yield self.fetch(study, series, uid)
+
+            def fetch(self, _study, _series, uid):
+                if uid == broken:
+                    raise ResourceError("The archive at pacs broke off.")
+                return held[uid]
+
+        with pytest.raises(ResourceError, match=r"1 series did not come whole; the first: .*broke"):
+            pull(Halting(), [Place("https://pacs", "1")], tmp_path / "there")
+        come = {str(dcmread(path).SOPInstanceUID) for path in tmp_path.rglob("*.dcm")}
+        assert come == set(held) - {broken}
+
+    @pytest.mark.parametrize(
+        ("end", "how", "left"),
+        [
+            (None, {"keep": False, "sealed": False}, False),
+            (DataError("2 case(s) were refused"), {"keep": False, "sealed": False}, False),
+            (ResourceError("no space"), {"keep": False, "sealed": False}, True),
+            (KeyboardInterrupt(), {"keep": False, "sealed": False}, True),
+            (None, {"keep": True, "sealed": False}, True),
+            (KeyboardInterrupt(), {"keep": False, "sealed": True}, False),
+            (None, {"keep": True, "sealed": True}, False),
+        ],
+    )
+    def test_identities_do_not_stay(self, end, how, left, tmp_path, monkeypatch):
+        """Refused cases leave nothing that was fetched; with --encrypt a stop does not either."""
+
+        def fake(_pacs, _wanted, folder, _step):
+            folder.mkdir(parents=True)
+            (folder / "object.dcm").write_bytes(NOBODY.encode())
+            return Pulled(1, 1)
+
+        monkeypatch.setattr("evenhand.ingest.pull.pull", fake)
+        address = "https://pacs/dicom-web/studies/1.2"
+        with (
+            suppress(DataError, ResourceError, KeyboardInterrupt),
+            at_hand(address, tmp_path, None, None, **how),
+        ):
+            if end is not None:
+                raise end
+        assert any(tmp_path.rglob("object.dcm")) == left
 
     def test_an_archive_that_cannot_count_ends(self):
         """One that answers each page with the same objects is asked twice, not for ever."""

@@ -72,6 +72,14 @@ def test_one_login_one_person(store):
         put_person(store, lee(person_id="r2"))
 
 
+def test_blanks_around_a_login_do_not_lock_out(store):
+    """A login that was pasted with a blank is the one that the proxy sends, and still one's own."""
+    put_person(store, lee(login=" j.lee@hospital "))
+    assert person_by_login(store, "j.lee@hospital") == lee()
+    with pytest.raises(ReviewError, match="login already"):
+        put_person(store, lee(person_id="r2", login="j.lee@hospital "))
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -1,10 +1,12 @@
 """What leaves for a PACS: the mask that stands as DICOM SEG, its measurements as a report."""
 
+import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from evenhand.errors import ReviewError
+from evenhand.errors import DataError, ResourceError, ReviewError
 from evenhand.export import MaskOrigin, write_dicom_seg, write_dicom_sr
 from evenhand.metrics.lesion_sizes import measure_lesions
 from evenhand.review import ReviewStore, State
@@ -51,7 +53,10 @@ def write_report(
 ) -> int:
     """Write CASE_mask.dcm and CASE_report.dcm of a decided case; return how many lesions.
 
+    Without a report there is no new mask either.
+
     Raises:
+        DataError: the mask holds no tumour.
         ReviewError: nobody has decided for the mask, or its spacings are not true millimetres.
         EvenhandError: as `write_dicom_seg` and `write_dicom_sr`.
     """
@@ -60,11 +65,21 @@ def write_report(
         raise ReviewError("This case is not decided yet; a report is about what was decided.")
     if run.units != "mm":
         raise ReviewError("This run's spacings are not true millimetres; nothing can be measured.")
-    seg = out / f"{case_id}_mask.dcm"
-    write_reviewed_seg(run, store, case_id, series, seg)
     mask, _ = reviewed_mask(run, store, case_id)
     lesions = measure_lesions(mask, run.case(case_id).affine)
+    if not lesions:
+        raise DataError("The mask holds no tumour: there is nothing to measure or to write.")
     signature = final.decision.signature
     observer = signature.name if signature is not None else f"{final.decision.reader} (unverified)"
-    write_dicom_sr(out / f"{case_id}_report.dcm", seg, series, lesions, observer=observer)
+    seg = out / f"{case_id}_mask.dcm"
+    draft = seg.with_name(f".{seg.name}.{secrets.token_hex(4)}")
+    try:
+        write_reviewed_seg(run, store, case_id, series, draft)
+        write_dicom_sr(out / f"{case_id}_report.dcm", draft, series, lesions, observer=observer)
+        draft.replace(seg)
+    except OSError as error:
+        raise ResourceError(f"'{seg}' cannot be written: {error.strerror}.") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     return len(lesions)

@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,7 @@ __all__ = [
 _UNREACHED = (
     "adapters that were trained with the patient",
     "backups of these folders",
+    "what a pull from an archive left beside stores when it was stopped (.pulled; delete it)",
     "reports and adapters that were handed on",
     "the trail of review decisions (append-only; a case's pseudonym, no image)",
     "privacy ledgers (numbers only)",
@@ -93,18 +95,21 @@ def erase_patient(
     opened: dict[Path, CaseStore] = {}
     for path in (*stores, *(home / "store" for home in homes)):
         opened.setdefault(path.resolve(), CaseStore(path))  # a run's store may be a link to another
-    found = {place: cases_of(store, patient_id) for place, store in opened.items()}
-    case_ids = {case_id for ids in found.values() for case_id in ids}
     done = []
     try:
-        for home in homes:
-            if found[(home / "store").resolve()]:
-                done += _clear_learned(home)
-        for run in runs:
-            done += _from_run(run, patient_id, case_ids)
-        for node in nodes:
-            done += _from_node(node, {*case_ids, patient_id})
-        done += [_from_store(store, found[place]) for place, store in opened.items()]
+        with ExitStack() as locks:  # until the end: nobody brings a case back in between
+            for store in opened.values():
+                locks.enter_context(store.locked(as_found=True))
+            found = {place: cases_of(store, patient_id) for place, store in opened.items()}
+            case_ids = {case_id for ids in found.values() for case_id in ids}
+            for home in homes:
+                if found[(home / "store").resolve()]:
+                    done += _clear_learned(home)
+            for run in runs:
+                done += _from_run(run, patient_id, case_ids)
+            for node in nodes:
+                done += _from_node(node, {*case_ids, patient_id})
+            done += [_from_store(store, found[place]) for place, store in opened.items()]
     except OSError as error:
         raise ResourceError(
             f"Could not delete everything: '{error.filename}': {error.strerror}. Mend that and "
@@ -125,9 +130,8 @@ def _homes(run: Path) -> list[Path]:
 def _from_store(store: CaseStore, case_ids: tuple[str, ...]) -> Erasure:
     found = [path for case_id in case_ids for path in files_of(store, case_id)]
     size = sum(path.stat().st_size for path in found)
-    with store.locked():
-        for case_id in case_ids:
-            remove_case(store, case_id)
+    for case_id in case_ids:
+        remove_case(store, case_id)
     return Erasure(store.path, case_ids, len(found), size, 0)
 
 
@@ -168,13 +172,13 @@ def _clear_learned(home: Path) -> list[Erasure]:
 
 
 def mentions(root: Path, words: set[str]) -> list[Path]:
-    """Files under a folder whose name or content holds one of the words; trails are left out."""
+    """Files under a folder whose path or content holds one of the words; trails are left out."""
     needles = [word.encode() for word in words]
     return [
         path
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name not in _TRAILS
-        if any(word in path.name for word in words)
+        if any(word in part for word in words for part in path.relative_to(root).parts)
         or any(needle in path.read_bytes() for needle in needles)
     ]
 

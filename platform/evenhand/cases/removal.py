@@ -5,11 +5,10 @@ last, so that until the end it can be told whose it was.
 """
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from evenhand.cases.case_folder import RECORD, CaseFolder
-from evenhand.cases.store import CaseStore
+from evenhand.cases.store import OLD, CaseStore
 from evenhand.errors import StoreError
 
 __all__ = ["cases_of", "files_of", "remove_case"]
@@ -19,23 +18,37 @@ _GONE = ".gone-"
 
 
 def cases_of(store: CaseStore, patient_id: str) -> tuple[str, ...]:
-    """Ids of a patient's cases: in the store, in its quarantine, and those half removed.
+    """Ids of a patient's cases: in the store, in its quarantine, and half removed or replaced.
+
+    Look before anything is swept away: `store.locked(as_found=True)`.
 
     Raises:
-        StoreError: a record in the store is damaged.
+        StoreError: a record in the store is damaged, or a sealed one aside does not open.
     """
     own = {case.case_id for case in store if case.patient.patient_id == patient_id}
-    aside = [(path, path.name) for path in (store.path / "quarantine").glob("*")]
-    gone = [
-        (path, path.name.removeprefix(_GONE)) for path in (store.path / "cases").glob(f"{_GONE}*")
+    aside = [(path, path.name) for path in (store.path / "quarantine").glob("*/")]
+    hidden = [
+        (path, path.name.removeprefix(prefix))
+        for prefix in (_GONE, OLD)
+        for path in (store.path / "cases").glob(f"{prefix}*/")
     ]
-    for path, case_id in (*aside, *gone):
-        # One that cannot be read is nobody's here; `evenhand.cases.erase` searches all files after.
-        with suppress(StoreError, OSError, ValueError, LookupError, TypeError):
-            record = CaseFolder(path, case_id, store.key).read_record()
-            if record.patient.patient_id == patient_id:
-                own.add(case_id)
+    own |= {name for path, name in (*aside, *hidden) if _is_of(store, path, name, patient_id)}
     return tuple(sorted(own))
+
+
+def _is_of(store: CaseStore, path: Path, case_id: str, patient_id: str) -> bool:
+    try:
+        record = CaseFolder(path, case_id, store.key).read_record()
+    except FileNotFoundError:  # its removal was cut off at the end: nothing is left to tell
+        return False
+    except (StoreError, OSError, ValueError, LookupError, TypeError):
+        if store.key is None:  # `evenhand.cases.erase` searches all files after
+            return False
+        raise StoreError(
+            f"The record in '{path}' does not open, so nobody can tell whose case it is. Restore "
+            "it, or delete that folder; then give the same command again."
+        ) from None
+    return record.patient.patient_id == patient_id
 
 
 def files_of(store: CaseStore, case_id: str) -> list[Path]:
@@ -64,4 +77,5 @@ def remove_case(store: CaseStore, case_id: str) -> None:
 
 def _places(store: CaseStore, case_id: str) -> tuple[Path, ...]:
     hidden = store.path / "cases" / f"{_GONE}{case_id}"
-    return (hidden, *(store.path / room / case_id for room in _ROOMS))
+    replaced = store.path / "cases" / f"{OLD}{case_id}"
+    return (hidden, replaced, *(store.path / room / case_id for room in _ROOMS))

@@ -42,10 +42,11 @@ from evenhand.cases.store_header import HEADER, SCHEMA_VERSION, read_header, wri
 from evenhand.errors import DataError, ResourceError, StoreError
 from evenhand.geometry import Affine
 
-__all__ = ["CaseDraft", "CaseParts", "CaseStore"]
+__all__ = ["OLD", "CaseDraft", "CaseParts", "CaseStore"]
 
 _DRAFT = ".draft-"
-_OLD = ".old-"
+OLD = ".old-"
+"""Before the id of a case that a new one takes the place of, until that one is there."""
 
 
 class CaseParts(TypedDict):
@@ -130,8 +131,11 @@ class CaseStore:
         return store
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, as_found: bool = False) -> Iterator[None]:
         """Keep other writers out, and sweep away what a killed one left behind.
+
+        Args:
+            as_found: sweep only at the end, so that what was left behind can be looked at.
 
         Raises:
             StoreError: another command is writing into the store.
@@ -144,7 +148,8 @@ class CaseStore:
                 raise StoreError(
                     f"Another command is writing into the store '{self.path}'; wait for it."
                 ) from None
-            self._sweep()
+            if not as_found:
+                self._sweep()
             try:
                 yield
             finally:
@@ -154,7 +159,7 @@ class CaseStore:
         for leftover in self.path.glob(f".{HEADER}.*"):
             leftover.unlink(missing_ok=True)
         for leftover in sorted((self.path / "cases").glob(".*")):
-            name = leftover.name.removeprefix(_OLD)
+            name = leftover.name.removeprefix(OLD)
             if name != leftover.name and name not in self:
                 leftover.rename(leftover.with_name(name))  # killed before the new one came
             else:
@@ -285,7 +290,7 @@ class CaseStore:
             ResourceError: the disk refuses.
         """
         final = self.path / "cases" / draft.case.case_id
-        old = final.with_name(f"{_OLD}{final.name}")
+        old = final.with_name(f"{OLD}{final.name}")
         try:
             if final.exists():
                 final.rename(old)

@@ -8,7 +8,7 @@ from pathlib import Path
 from evenhand.cases.sealing import StoreKey
 from evenhand.errors import ResourceError, StoreError
 
-__all__ = ["HEADER", "SCHEMA_VERSION", "StoreHeader", "read_header", "write_header"]
+__all__ = ["HEADER", "SCHEMA_VERSION", "StoreHeader", "is_sealed", "read_header", "write_header"]
 
 SCHEMA_VERSION = 3
 """Raised when the layout on disk changes. 2 added `acquisition` and the evidence, 3 sealing."""
@@ -60,6 +60,15 @@ def read_header(path: Path) -> StoreHeader:
             f"{SCHEMA_VERSION} and older. Delete it and ingest the source again."
         )
     return StoreHeader(header["hospital"], version, str(header.get("sealed_by", "")))
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether there is a store at `path` that is encrypted; its key is not needed.
+
+    Raises:
+        StoreError: as `read_header`.
+    """
+    return (path / HEADER).exists() and bool(read_header(path).sealed_by)
 
 
 def write_header(path: Path, hospital: str, key: StoreKey | None) -> None:

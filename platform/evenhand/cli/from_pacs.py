@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from evenhand.errors import UsageError
+from evenhand.errors import ResourceError, UsageError
 from evenhand.progress import steps
 
 if TYPE_CHECKING:
@@ -44,12 +44,13 @@ def kind_of(source: str, wanted: str) -> "SourceKind":
 
 @contextmanager
 def at_hand(
-    source: str, into: Path, studies: Path | None, login: Path | None, *, keep: bool
+    source: str, into: Path, studies: Path | None, login: Path | None, *, keep: bool, sealed: bool
 ) -> Iterator[Path]:
     """Yield the source's place on this disk; what an archive holds of it is fetched before.
 
-    What was fetched lies under `into` until it has been taken in: it holds identities. It stays,
-    so that it need not be fetched again, after an error, a stop, and if `keep` is set.
+    What was fetched lies under `into`, in the clear, until the end, refused cases or not: it holds
+    identities. It stays, so that it need not be fetched again, after a stop or a disk or archive
+    that refused, and if `keep` is set; if the store is to be `sealed`, only while it is fetched.
 
     Raises:
         UsageError: options of an archive are given for something else, or contradict each other.
@@ -72,12 +73,14 @@ def at_hand(
         f"{pulled.objects} object(s) of {len(wanted)} studies or series at hand, "
         f"{pulled.fetched} of them fetched now."
     )
-    done = False
+    stays = keep
     try:
         yield folder
-        done = not keep
+    except (KeyboardInterrupt, ResourceError):
+        stays = True
+        raise
     finally:
-        if done:
+        if sealed or not stays:
             shutil.rmtree(folder)
             if not any(folder.parent.iterdir()):
                 folder.parent.rmdir()

@@ -138,6 +138,7 @@ def _ingest(
     --key hospital.key
     """
     from evenhand.cases.records import is_name
+    from evenhand.cases.store_header import is_sealed
     from evenhand.cli.from_pacs import at_hand, kind_of
     from evenhand.ingest.sources import Choices, SourceKind, plan_source, pseudonymiser
     from evenhand.ingest.workers import Workers, cores
@@ -185,7 +186,8 @@ def _ingest(
             workers=own,
         )
         pseudonymiser(found, choices)  # a missing key is said before anything is fetched or read
-        with at_hand(source, into, studies, pacs_login, keep=dry_run) as local:
+        sealed = encrypt or is_sealed(into / hospital[0])
+        with at_hand(source, into, studies, pacs_login, keep=dry_run, sealed=sealed) as local:
             with steps("Looking") as step:
                 plan = plan_source(local, found, choices, step)
             if mapping is not None:

@@ -8,7 +8,7 @@ there is not fetched again.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,8 @@ __all__ = ["Pulled", "pull", "read_wanted"]
 
 _ROUNDS = 3
 """How often what is missing of a series is asked for before the pull gives up."""
+_FAILURES_IN_A_ROW = 8
+"""After as many, of objects or of series, the archive is taken to be gone."""
 _NAME_HEX = 32
 
 
@@ -71,6 +73,8 @@ def pull(
 ) -> Pulled:
     """Fetch all objects of what is wanted that the folder does not hold yet.
 
+    An object that does not come keeps none of the others back; it is said at the end.
+
     Args:
         pacs: the archive.
         wanted: studies, or series of them.
@@ -85,6 +89,8 @@ def pull(
     listed = _listed(pacs, wanted)
     total = sum(map(len, listed.values()))
     done = fetched = 0
+    faults: list[DataError | ResourceError] = []
+    failed = 0
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
@@ -95,9 +101,16 @@ def pull(
             for leftover in own.glob(".*"):
                 leftover.unlink()
             there = done + sum(path.is_file() for path in paths.values())
-            for _ in _fetch(pacs, (study, series), paths):
-                fetched, there = fetched + 1, there + 1
-                step(there, total)
+            try:
+                for _ in _fetch(pacs, (study, series), paths):
+                    fetched, there = fetched + 1, there + 1
+                    step(there, total)
+                failed = 0
+            except (DataError, ResourceError) as error:
+                faults.append(error)
+                failed += 1
+                if failed == _FAILURES_IN_A_ROW:
+                    break
             done += len(paths)
             step(done, total)
     except OSError as error:
@@ -105,6 +118,8 @@ def pull(
             f"Could not write what was fetched into '{folder}': {error.strerror}. Free some disk "
             "space and run again; what is there is kept."
         ) from None
+    if faults:
+        raise type(faults[0])(f"{len(faults)} series did not come whole; the first: {faults[0]}")
     return Pulled(total, fetched)
 
 
@@ -135,7 +150,7 @@ def _fetch(pacs: Pacs, where: tuple[str, str], paths: dict[str, Path]) -> Iterab
     Raises:
         DataError: after some rounds some are still missing.
     """
-    broken: ResourceError | None = None
+    faults: list[DataError | ResourceError] = []
     for attempt in range(_ROUNDS):
         missing = {uid: path for uid, path in paths.items() if not path.is_file()}
         if not missing:
@@ -146,22 +161,47 @@ def _fetch(pacs: Pacs, where: tuple[str, str], paths: dict[str, Path]) -> Iterab
                 if whole:
                     came: Iterable[Dataset] = pacs.fetch_series(*where)
                 else:
-                    came = (pacs.fetch(*where, uid) for uid in tuple(missing))
+                    came = _one_by_one(pacs, where, tuple(missing), faults)
                 for dataset in came:
                     path = missing.pop(text(dataset, "SOPInstanceUID"), None)
-                    if path is not None:
-                        _write(dataset, path)
+                    if path is not None and _kept(dataset, path, faults):
                         yield
         except ResourceError as error:
-            broken = error
+            faults.append(error)
     left = sum(not path.is_file() for path in paths.values())
-    if left and broken is not None:
-        raise broken
+    if left and faults:
+        raise faults[-1]
     if left:
         raise DataError(
             f"The archive at {pacs.host} lists {left} object(s) of a series that it does not give. "
             "Run again; what came is kept."
         )
+
+
+def _one_by_one(
+    pacs: Pacs, where: tuple[str, str], uids: Sequence[str], faults: list[DataError | ResourceError]
+) -> Iterator[Dataset]:
+    """Fetch objects; one that does not come is noted, and the next is fetched."""
+    failed = 0
+    for uid in uids:
+        try:
+            yield pacs.fetch(*where, uid)
+            failed = 0
+        except ResourceError as error:
+            faults.append(error)
+            failed += 1
+            if failed == _FAILURES_IN_A_ROW:
+                return
+
+
+def _kept(dataset: Dataset, path: Path, faults: list[DataError | ResourceError]) -> bool:
+    """Write an object, and say whether that went well; if it is damaged, that is noted."""
+    try:
+        _write(dataset, path)
+    except DataError as error:
+        faults.append(error)
+        return False
+    return True
 
 
 def _write(dataset: Dataset, path: Path) -> None:

@@ -86,8 +86,9 @@ def put_person(store: ReviewStore, person: Person) -> None:
     Raises:
         ReviewError: another person has this login, or the database cannot be used.
     """
+    login = person.login.strip()  # who signs in sends none of the blanks around it
     with store.transaction(write=True) as session:
-        other = session.scalars(select(PersonRow).where(PersonRow.login == person.login)).first()
+        other = session.scalars(select(PersonRow).where(PersonRow.login == login)).first()
         if other is not None and other.person_id != person.person_id:
             raise ReviewError("Another person has this login already; a login is one person's.")
         row = session.get(PersonRow, person.person_id)
@@ -96,7 +97,7 @@ def put_person(store: ReviewStore, person: Person) -> None:
                 person_id=person.person_id, passphrase="", failures=0, blocked_until_s=0.0
             )
             session.add(row)
-        row.login, row.name = person.login, person.name.strip()
+        row.login, row.name = login, person.name.strip()
         row.roles = " ".join(sorted(person.roles))
 
 

@@ -3,8 +3,12 @@
 // A lesion is a connected part; voxels that touch at a face, an edge or a corner belong together, as
 // in the audit. Its longest diameter lies in one slice of the large plane (RECIST measures so) and
 // runs between the middles of outer voxel edges; the width is the longest chord at right angles to it.
+// Of diameters that are equally long the one with the longer chord counts. The structured report is
+// measured in the same way (`evenhand.metrics.lesion_sizes`).
 
 import { MINE } from "./volume.js";
+
+const SAME_MM = 1e-6; // lengths that differ by less are equal
 
 export function findLesions(volume, plane, sizes, bit = MINE) {
   const found = [];
@@ -61,17 +65,14 @@ function diameter(volume, { across, down, through }, sizes, voxels) {
     else if (column < span[0]) span[0] = column;
     else if (column > span[1]) span[1] = column;
   }
-  let best = { length: -1 };
+  let best = { length: -1, width: -1 };
   for (const [slice, rows] of slices) {
     const outline = hull(edges(rows).map(([c, r]) => [c * sizes[across], r * sizes[down]]));
     const found = farthest(outline);
-    if (found.length > best.length) best = { ...found, slice, outline };
+    if (before(found, best)) best = { ...found, slice };
   }
   const back = ([x, y]) => [x / sizes[across], y / sizes[down]];
-  return {
-    slice: best.slice, length: best.length, width: chord(best.outline, best.ends),
-    ends: best.ends.map(back),
-  };
+  return { slice: best.slice, length: best.length, width: best.width, ends: best.ends.map(back) };
 }
 
 // The middles of the outer edges of the first and last voxel of each row.
@@ -99,12 +100,20 @@ function hull(points) {
   return [...half(points), ...half([...points].reverse())];
 }
 
+// Whether a diameter is longer than another or, where both are equally long, wider.
+function before(one, other) {
+  if (Math.abs(one.length - other.length) > SAME_MM) return one.length > other.length;
+  return one.width > other.width;
+}
+
 function farthest(outline) {
-  let best = { length: -1 };
+  let best = { length: -1, width: -1 };
   outline.forEach((a, n) => {
     for (const b of outline.slice(n + 1)) {
       const length = Math.hypot(a[0] - b[0], a[1] - b[1]);
-      if (length > best.length) best = { length, ends: [a, b] };
+      if (length < best.length - SAME_MM) continue;
+      const found = { length, width: chord(outline, [a, b]), ends: [a, b] };
+      if (before(found, best)) best = found;
     }
   });
   return best;
