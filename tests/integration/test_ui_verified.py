@@ -250,7 +250,7 @@ class TestRules:
         folder = make_review_run(tmp_path / "run")
         given = tmp_path / "given.toml"
         given.write_text(rules_text(folder, more="second_share = 0.25"))
-        kept = keep_rules(given, folder / "review")
+        kept = keep_rules(given, folder / "review", decided=False)
         assert rules_of(folder / "review") == kept
         assert (kept.second_share, kept.proxy.secret_file.is_absolute()) == (0.25, True)
         assert rules_of(tmp_path) == Rules()
@@ -268,7 +268,7 @@ class TestRules:
         given = tmp_path / "given.toml"
         given.write_text(text)
         with pytest.raises(ConfigError, match=why):
-            keep_rules(given, tmp_path / "review")
+            keep_rules(given, tmp_path / "review", decided=False)
         assert not (tmp_path / "review").exists()
 
     def test_no_way_back_to_a_demo(self, tmp_path):
@@ -276,10 +276,19 @@ class TestRules:
         folder = make_review_run(tmp_path / "run")
         given = tmp_path / "given.toml"
         given.write_text(rules_text(folder))
-        keep_rules(given, folder / "review")
+        keep_rules(given, folder / "review", decided=False)
         given.write_text('login = "demo"')
         with pytest.raises(ConfigError, match="would mix both"):
-            keep_rules(given, folder / "review")
+            keep_rules(given, folder / "review", decided=False)
+
+    def test_share_is_not_lowered(self, folder, tmp_path):
+        """Once something is decided, no rule lets first readings stand that wait for a second."""
+        first_reading(folder)
+        given = tmp_path / "given.toml"
+        given.write_text(rules_text(folder, more="second_share = 0.5"))
+        with pytest.raises(ConfigError, match="second_share = 1 or more"):
+            _review(folder, None, 8501, no_browser=True, rules=given)
+        assert rules_of(folder / "review").second_share == 1.0
 
     def test_demo_stays_on_this_machine(self, tmp_path):
         """A page that checks nobody's name is not opened to others."""
