@@ -27,12 +27,14 @@ from evenhand_ui import sitting
 from evenhand_ui.access import visitor_by_id
 from evenhand_ui.drafts import Box
 from evenhand_ui.gate import LOGIN_HEADER, Gate
+from evenhand_ui.history import _record
 from evenhand_ui.office import office_of
 from evenhand_ui.routes import make_routes
 from evenhand_ui.signing import sign_decision
 from evenhand_ui.tickets import READ, WRITE, Tickets
 from evenhand_ui.trail_files import export_run
 from evenhand_ui.volumes import pack
+from evenhand_ui.worklist import build_worklist
 from review_people import WORDS, proxied, with_people
 from review_run import TUMOUR_SLICES, make_review_run, proposed_mask
 
@@ -100,10 +102,11 @@ def decide(desk, verdict, *, reason="", revision=0, **more):
     return desk.ask("POST", "decision", json=said, **more)
 
 
-def sign(desk, who, role=Role.READER, words=WORDS, case="n001"):
-    """Sign as the page does."""
+def sign(desk, who, role=Role.READER, words=WORDS, *, case="n001", shown=None):
+    """Sign as the page does; `shown`: what stands in the dialog (None: what waits)."""
     reading = desk.office.reading(case, who, role)
-    return sign_decision(desk.office, visitor_by_id(desk.office, who), reading, words)
+    shown = shown or desk.office.to_sign[reading.place]
+    return sign_decision(desk.office, visitor_by_id(desk.office, who), reading, shown, words)
 
 
 def read_as(desk, who, role, verdict=None, *, mask=None, reason="boundary"):
@@ -266,6 +269,40 @@ class TestSigning:
         assert answer.status_code == 409
         assert "Look at all slices" in answer.json()["error"]
         assert desk.office.to_sign == {}
+
+    def test_only_what_was_shown(self, desk):
+        """What another window has changed or taken back meanwhile is not signed unseen."""
+        decide(desk, "reject", reason="boundary")
+        place = desk.office.reading("n001", "r1").place
+        shown = desk.office.to_sign[place]
+        decide(desk, "cannot-judge", reason="poor-image")
+        assert desk.office.to_sign[place] != shown
+        with pytest.raises(ReviewError, match="not what waits"):
+            sign(desk, "r1", shown=shown)
+        del desk.office.to_sign[place]
+        with pytest.raises(ReviewError, match="not what waits"):
+            sign(desk, "r1", shown=shown)
+        assert desk.office.store.entries() == []
+
+    def test_right_taken_away_before_signing(self, desk):
+        """Who loses the role while the dialog is open signs nothing, and withdraws nothing."""
+        entry = read_as(desk, "r1", Role.READER)
+        decide(desk, "reject", reason="boundary")
+        reviews = desk.office.reviews()
+        (item,) = [
+            one
+            for one in build_worklist(desk.office.run, reviews, person_id="r1")
+            if one.case_id == "n001"
+        ]
+        person = KnownPerson(
+            person_id="r1", login="r1@hospital", name="L", roles=frozenset({Role.ADMIN})
+        )
+        put_person(desk.office.store, person)
+        with pytest.raises(ReviewError, match="may not do this here"):
+            sign(desk, "r1")
+        with pytest.raises(ReviewError, match="may not do this here"):
+            _record(desk.office, item, desk.office.reading("n001", "r1"), None)
+        assert desk.office.store.entries() == [entry]
 
     def test_exported(self, desk, tmp_path):
         """Name, time and meaning are in the readable page and in the table."""

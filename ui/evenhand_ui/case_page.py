@@ -189,7 +189,7 @@ def _ask_for_signature(
         return
 
     def work(passphrase: str) -> None:
-        entry = sign_decision(office, visitor, reading, passphrase)
+        entry = sign_decision(office, visitor, reading, answer, passphrase)
         st.session_state.pop("to_sign", None)
         _go_on(item, entry.position, following)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from evenhand.errors import DataError, ReviewError
 from evenhand.metrics import score_case
 from evenhand.review import Decision, Entry, Signature, Verdict, claim_case, release_claim
+from evenhand_ui.access import check_right
 from evenhand_ui.answers import Answer
 from evenhand_ui.drafts import Box, DraftConflictError
 from evenhand_ui.masks import keep_correction, name_correction
@@ -121,6 +122,7 @@ def _prepared(
 ) -> tuple[Decision, NDArray[np.uint8] | None]:
     """Check what was said; return what would be recorded."""
     arm, case_id = office.run.arm, reading.case.case_id
+    check_right(office, reading.reader, reading.role, case_id, write=True)
     holder = claim_case(
         office.store, arm, case_id, reading.reader, now_s=now_s, stage=reading.stage
     )

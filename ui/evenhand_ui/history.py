@@ -7,7 +7,7 @@ import streamlit as st
 from evenhand.cases.hashing import array_sha256
 from evenhand.errors import EvenhandError, ReviewError
 from evenhand.review import Decision, Entry, Role, Signature, Verdict, claim_case
-from evenhand_ui.access import Visitor
+from evenhand_ui.access import Visitor, check_right
 from evenhand_ui.deciding import corrected_mask
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.signing import ask_signature, sign
@@ -62,6 +62,7 @@ def _withdraw(
 
 def _record(office: Office, item: WorkItem, reading: Reading, signature: Signature | None) -> Entry:
     case_id, arm = item.case_id, office.run.arm
+    check_right(office, reading.reader, reading.role, case_id, write=True)
     holder = claim_case(
         office.store, arm, case_id, reading.reader, now_s=time.time(), stage=reading.stage
     )
