@@ -428,3 +428,29 @@ class TestUnaided:
         decide(unaided, "correct", reason="boundary", revision=1)
         box = unaided.ask("GET", "proposal", who="r2").headers["X-Evenhand-Box"]
         assert box == "0,0,0,0,0,0"
+
+    def test_cannot_judge_is_no_reading(self, unaided):
+        """Who says so without having drawn has not read: the proposal stays hidden from them."""
+        answer = decide(unaided, "cannot-judge", reason="poor-image")
+        assert answer.json() == {"position": None}
+        sign(unaided, "r1")
+        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
+        unaided.ask("POST", "seen", json={"slices": list(range(6))})
+        assert decide(unaided, "accept").json() == {"position": 2}
+        assert unaided.office.store.entries()[-1].decision.verdict is Verdict.UNAIDED
+
+    def test_nothing_of_anothers(self, unaided):
+        """Before their own reading nobody sees what another has said, drawn or come to."""
+        save(unaided, painted())
+        decide(unaided, "correct", reason="boundary", revision=1)
+        decide(unaided, "correct", reason="boundary", revision=1)
+        sign(unaided, "r1")
+        review = unaided.office.review("n001")
+        assert review.standing.state is State.CORRECTED
+        for who, known in (("r1", True), ("r2", False)):
+            items = build_worklist(unaided.office.run, {"n001": review}, person_id=who)
+            (item,) = items
+            assert (item.latest is not None, item.decided is not None) == (known, known)
+            assert item.state is (State.CORRECTED if known else State.OPEN)
+            assert bool(review.visible_to(who, Role.READER)) is known
+            assert (review.own(who, Role.READER) is not None) is known

@@ -218,7 +218,7 @@ class TestUncertainty:
         rows = ["automatic,n001,0.1", "box,n001,0.9", "automatic,n002,0.4", "box,n002,0.2"]
         text = "arm,prompt,case,uncertainty\n" + "".join(f"federated,{row}\n" for row in rows)
         (folder / "predictions.csv").write_text(text, encoding="utf-8")
-        items = build_worklist(ReviewRun.open(folder), store)
+        items = worklist(ReviewRun.open(folder), store)
         assert [item.case_id for item in items] == ["n002", "n001", "s001"]
 
     @pytest.mark.parametrize(
