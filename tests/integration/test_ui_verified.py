@@ -25,6 +25,7 @@ from evenhand_ui.gate import LOGIN_HEADER
 from evenhand_ui.office import office_of
 from evenhand_ui.options import ARM_VARIABLE, RUN_VARIABLE
 from evenhand_ui.rules import Rules, keep_rules, rules_of
+from evenhand_ui.who import _login_from
 from review_people import WORDS, rules_text, with_people
 from review_run import make_review_run
 
@@ -100,6 +101,22 @@ class TestLogin:
         assert "not on the list" in page.error[0].value
         assert not page.text_input
         assert "n001" not in words(page)
+
+    @pytest.mark.parametrize(
+        ("user", "claim", "login"),
+        [
+            ({"email": "r1@hospital", "email_verified": True}, "email", "r1@hospital"),
+            ({"email": "r1@hospital", "email_verified": False}, "email", ""),
+            ({"email": "r1@hospital", "email_verified": "true"}, "email", ""),
+            ({"email": "r1@hospital"}, "email", ""),
+            ({"sub": "0815"}, "sub", "0815"),
+            ({}, "sub", ""),
+        ],
+        ids=["verified", "denied", "text", "not-said", "subject", "no-subject"],
+    )
+    def test_unverified_e_mail_is_nobody(self, user, claim, login):
+        """An e-mail that the provider has not verified names nobody: anybody can write one."""
+        assert _login_from(user, claim) == login
 
     def test_no_demo(self, folder, headers):
         """The page says who is there and does not speak of a demo."""

@@ -62,7 +62,7 @@ class Rules(Section):
     """Who says who somebody is. `demo`: they do so themselves, and nobody checks it."""
     proxy: ProxyRules | None = None
     oidc_claim: str = "email"
-    """What of an OIDC login is held against the logins of people."""
+    """What of an OIDC login is held against the logins of people; an `email` must be verified."""
     idle_minutes: Annotated[float, Field(gt=0, le=480)] = 15
     """After so long without doing anything a person is asked who they are again."""
     second_share: Share = 0.0
