@@ -219,7 +219,7 @@ class TestUncertainty:
         text = "arm,prompt,case,uncertainty\n" + "".join(f"federated,{row}\n" for row in rows)
         (folder / "predictions.csv").write_text(text, encoding="utf-8")
         items = worklist(ReviewRun.open(folder), store)
-        assert [item.case_id for item in items] == ["n002", "n001", "s001"]
+        assert [item.case_id for item in items] == ["n002", "s001", "n001"]
 
     @pytest.mark.parametrize(
         "text", ["", "arm,case\nfederated,n001\n", "arm,case,uncertainty\n,,x"]
