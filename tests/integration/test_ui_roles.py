@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from evenhand.errors import ReviewError
+from evenhand.errors import ResourceError, ReviewError
 from evenhand.review import Person as KnownPerson
 from evenhand.review import (
     Reason,
@@ -25,7 +25,7 @@ from evenhand.review import (
 )
 from evenhand_ui import sitting
 from evenhand_ui.access import visitor_by_id
-from evenhand_ui.drafts import Box
+from evenhand_ui.drafts import Box, Drafts
 from evenhand_ui.gate import LOGIN_HEADER, Gate
 from evenhand_ui.history import _record
 from evenhand_ui.office import office_of
@@ -303,6 +303,18 @@ class TestSigning:
         with pytest.raises(ReviewError, match="may not do this here"):
             _record(desk.office, item, desk.office.reading("n001", "r1"), None)
         assert desk.office.store.entries() == [entry]
+
+    def test_recorded_is_recorded(self, desk, monkeypatch):
+        """What fails after a decision was recorded is logged; nobody is told to decide again."""
+
+        def fail(*_, **__):
+            raise ResourceError("the disk is full")
+
+        monkeypatch.setattr(Drafts, "drop", fail)
+        monkeypatch.setattr("evenhand_ui.deciding.release_claim", fail)
+        entry = read_as(desk, "r1", Role.READER)
+        assert desk.office.store.entries() == [entry]
+        assert desk.office.to_sign == {}
 
     def test_exported(self, desk, tmp_path):
         """Name, time and meaning are in the readable page and in the table."""
