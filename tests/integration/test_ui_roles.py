@@ -147,6 +147,22 @@ class TestGate:
         assert answer.status_code == 403
         assert "hospital's own address" in answer.text
 
+    @pytest.mark.parametrize("name", ["X-Remote-User", "X-Evenhand-Proxy"])
+    def test_sent_twice(self, desk, name):
+        """Of two names or two secrets one may be the visitor's own: neither is believed."""
+        own = proxied("r1")
+        for extra in (own[name], "adm@hospital"):
+            head = [*own.items(), (name, extra)]
+            assert desk.request("GET", HEADER_ROUTE, headers=head).status_code == 403
+
+    def test_secret_cannot_be_read(self, desk):
+        """The visitor is told a sentence, without the path; nobody comes in."""
+        (desk.folder.parent / "proxy.secret").unlink()
+        answer = desk.request("GET", HEADER_ROUTE, headers=proxied("r1"))
+        assert answer.status_code == 403
+        assert "cannot be opened now" in answer.text
+        assert "proxy.secret" not in answer.text
+
     def test_own_header_is_thrown_away(self, desk):
         """A visitor's own login header does not come through, even a rightly signed one."""
         forged = {LOGIN_HEADER: desk.office.tickets.sign_login("adm@hospital")}
