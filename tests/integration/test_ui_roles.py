@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from evenhand.errors import ReviewError
+from evenhand.errors import ResourceError, ReviewError
 from evenhand.review import Person as KnownPerson
 from evenhand.review import (
     Reason,
@@ -25,14 +25,16 @@ from evenhand.review import (
 )
 from evenhand_ui import sitting
 from evenhand_ui.access import visitor_by_id
-from evenhand_ui.drafts import Box
+from evenhand_ui.drafts import Box, Drafts
 from evenhand_ui.gate import LOGIN_HEADER, Gate
+from evenhand_ui.history import _record
 from evenhand_ui.office import office_of
 from evenhand_ui.routes import make_routes
 from evenhand_ui.signing import sign_decision
 from evenhand_ui.tickets import READ, WRITE, Tickets
 from evenhand_ui.trail_files import export_run
 from evenhand_ui.volumes import pack
+from evenhand_ui.worklist import build_worklist
 from review_people import WORDS, proxied, with_people
 from review_run import TUMOUR_SLICES, make_review_run, proposed_mask
 
@@ -100,10 +102,11 @@ def decide(desk, verdict, *, reason="", revision=0, **more):
     return desk.ask("POST", "decision", json=said, **more)
 
 
-def sign(desk, who, role=Role.READER, words=WORDS, case="n001"):
-    """Sign as the page does."""
+def sign(desk, who, role=Role.READER, words=WORDS, *, case="n001", shown=None):
+    """Sign as the page does; `shown`: what stands in the dialog (None: what waits)."""
     reading = desk.office.reading(case, who, role)
-    return sign_decision(desk.office, visitor_by_id(desk.office, who), reading, words)
+    shown = shown or desk.office.to_sign[reading.place]
+    return sign_decision(desk.office, visitor_by_id(desk.office, who), reading, shown, words)
 
 
 def read_as(desk, who, role, verdict=None, *, mask=None, reason="boundary"):
@@ -143,6 +146,22 @@ class TestGate:
         answer = desk.request("GET", HEADER_ROUTE, headers=head)
         assert answer.status_code == 403
         assert "hospital's own address" in answer.text
+
+    @pytest.mark.parametrize("name", ["X-Remote-User", "X-Evenhand-Proxy"])
+    def test_sent_twice(self, desk, name):
+        """Of two names or two secrets one may be the visitor's own: neither is believed."""
+        own = proxied("r1")
+        for extra in (own[name], "adm@hospital"):
+            head = [*own.items(), (name, extra)]
+            assert desk.request("GET", HEADER_ROUTE, headers=head).status_code == 403
+
+    def test_secret_cannot_be_read(self, desk):
+        """The visitor is told a sentence, without the path; nobody comes in."""
+        (desk.folder.parent / "proxy.secret").unlink()
+        answer = desk.request("GET", HEADER_ROUTE, headers=proxied("r1"))
+        assert answer.status_code == 403
+        assert "cannot be opened now" in answer.text
+        assert "proxy.secret" not in answer.text
 
     def test_own_header_is_thrown_away(self, desk):
         """A visitor's own login header does not come through, even a rightly signed one."""
@@ -265,6 +284,52 @@ class TestSigning:
         answer = decide(desk, "accept")
         assert answer.status_code == 409
         assert "Look at all slices" in answer.json()["error"]
+        assert desk.office.to_sign == {}
+
+    def test_only_what_was_shown(self, desk):
+        """What another window has changed or taken back meanwhile is not signed unseen."""
+        decide(desk, "reject", reason="boundary")
+        place = desk.office.reading("n001", "r1").place
+        shown = desk.office.to_sign[place]
+        decide(desk, "cannot-judge", reason="poor-image")
+        assert desk.office.to_sign[place] != shown
+        with pytest.raises(ReviewError, match="not what waits"):
+            sign(desk, "r1", shown=shown)
+        del desk.office.to_sign[place]
+        with pytest.raises(ReviewError, match="not what waits"):
+            sign(desk, "r1", shown=shown)
+        assert desk.office.store.entries() == []
+
+    def test_right_taken_away_before_signing(self, desk):
+        """Who loses the role while the dialog is open signs nothing, and withdraws nothing."""
+        entry = read_as(desk, "r1", Role.READER)
+        decide(desk, "reject", reason="boundary")
+        reviews = desk.office.reviews()
+        (item,) = [
+            one
+            for one in build_worklist(desk.office.run, reviews, person_id="r1")
+            if one.case_id == "n001"
+        ]
+        person = KnownPerson(
+            person_id="r1", login="r1@hospital", name="L", roles=frozenset({Role.ADMIN})
+        )
+        put_person(desk.office.store, person)
+        with pytest.raises(ReviewError, match="may not do this here"):
+            sign(desk, "r1")
+        with pytest.raises(ReviewError, match="may not do this here"):
+            _record(desk.office, item, desk.office.reading("n001", "r1"), None)
+        assert desk.office.store.entries() == [entry]
+
+    def test_recorded_is_recorded(self, desk, monkeypatch):
+        """What fails after a decision was recorded is logged; nobody is told to decide again."""
+
+        def fail(*_, **__):
+            raise ResourceError("the disk is full")
+
+        monkeypatch.setattr(Drafts, "drop", fail)
+        monkeypatch.setattr("evenhand_ui.deciding.release_claim", fail)
+        entry = read_as(desk, "r1", Role.READER)
+        assert desk.office.store.entries() == [entry]
         assert desk.office.to_sign == {}
 
     def test_exported(self, desk, tmp_path):
@@ -391,3 +456,29 @@ class TestUnaided:
         decide(unaided, "correct", reason="boundary", revision=1)
         box = unaided.ask("GET", "proposal", who="r2").headers["X-Evenhand-Box"]
         assert box == "0,0,0,0,0,0"
+
+    def test_cannot_judge_is_no_reading(self, unaided):
+        """Who says so without having drawn has not read: the proposal stays hidden from them."""
+        answer = decide(unaided, "cannot-judge", reason="poor-image")
+        assert answer.json() == {"position": None}
+        sign(unaided, "r1")
+        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
+        unaided.ask("POST", "seen", json={"slices": list(range(6))})
+        assert decide(unaided, "accept").json() == {"position": 2}
+        assert unaided.office.store.entries()[-1].decision.verdict is Verdict.UNAIDED
+
+    def test_nothing_of_anothers(self, unaided):
+        """Before their own reading nobody sees what another has said, drawn or come to."""
+        save(unaided, painted())
+        decide(unaided, "correct", reason="boundary", revision=1)
+        decide(unaided, "correct", reason="boundary", revision=1)
+        sign(unaided, "r1")
+        review = unaided.office.review("n001")
+        assert review.standing.state is State.CORRECTED
+        for who, known in (("r1", True), ("r2", False)):
+            items = build_worklist(unaided.office.run, {"n001": review}, person_id=who)
+            (item,) = items
+            assert (item.latest is not None, item.decided is not None) == (known, known)
+            assert item.state is (State.CORRECTED if known else State.OPEN)
+            assert bool(review.visible_to(who, Role.READER)) is known
+            assert (review.own(who, Role.READER) is not None) is known

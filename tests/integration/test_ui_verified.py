@@ -25,6 +25,7 @@ from evenhand_ui.gate import LOGIN_HEADER
 from evenhand_ui.office import office_of
 from evenhand_ui.options import ARM_VARIABLE, RUN_VARIABLE
 from evenhand_ui.rules import Rules, keep_rules, rules_of
+from evenhand_ui.who import _login_from
 from review_people import WORDS, rules_text, with_people
 from review_run import make_review_run
 
@@ -100,6 +101,22 @@ class TestLogin:
         assert "not on the list" in page.error[0].value
         assert not page.text_input
         assert "n001" not in words(page)
+
+    @pytest.mark.parametrize(
+        ("user", "claim", "login"),
+        [
+            ({"email": "r1@hospital", "email_verified": True}, "email", "r1@hospital"),
+            ({"email": "r1@hospital", "email_verified": False}, "email", ""),
+            ({"email": "r1@hospital", "email_verified": "true"}, "email", ""),
+            ({"email": "r1@hospital"}, "email", ""),
+            ({"sub": "0815"}, "sub", "0815"),
+            ({}, "sub", ""),
+        ],
+        ids=["verified", "denied", "text", "not-said", "subject", "no-subject"],
+    )
+    def test_unverified_e_mail_is_nobody(self, user, claim, login):
+        """An e-mail that the provider has not verified names nobody: anybody can write one."""
+        assert _login_from(user, claim) == login
 
     def test_no_demo(self, folder, headers):
         """The page says who is there and does not speak of a demo."""
@@ -250,7 +267,7 @@ class TestRules:
         folder = make_review_run(tmp_path / "run")
         given = tmp_path / "given.toml"
         given.write_text(rules_text(folder, more="second_share = 0.25"))
-        kept = keep_rules(given, folder / "review")
+        kept = keep_rules(given, folder / "review", decided=False)
         assert rules_of(folder / "review") == kept
         assert (kept.second_share, kept.proxy.secret_file.is_absolute()) == (0.25, True)
         assert rules_of(tmp_path) == Rules()
@@ -268,7 +285,7 @@ class TestRules:
         given = tmp_path / "given.toml"
         given.write_text(text)
         with pytest.raises(ConfigError, match=why):
-            keep_rules(given, tmp_path / "review")
+            keep_rules(given, tmp_path / "review", decided=False)
         assert not (tmp_path / "review").exists()
 
     def test_no_way_back_to_a_demo(self, tmp_path):
@@ -276,10 +293,19 @@ class TestRules:
         folder = make_review_run(tmp_path / "run")
         given = tmp_path / "given.toml"
         given.write_text(rules_text(folder))
-        keep_rules(given, folder / "review")
+        keep_rules(given, folder / "review", decided=False)
         given.write_text('login = "demo"')
         with pytest.raises(ConfigError, match="would mix both"):
-            keep_rules(given, folder / "review")
+            keep_rules(given, folder / "review", decided=False)
+
+    def test_share_is_not_lowered(self, folder, tmp_path):
+        """Once something is decided, no rule lets first readings stand that wait for a second."""
+        first_reading(folder)
+        given = tmp_path / "given.toml"
+        given.write_text(rules_text(folder, more="second_share = 0.5"))
+        with pytest.raises(ConfigError, match="second_share = 1 or more"):
+            _review(folder, None, 8501, no_browser=True, rules=given)
+        assert rules_of(folder / "review").second_share == 1.0
 
     def test_demo_stays_on_this_machine(self, tmp_path):
         """A page that checks nobody's name is not opened to others."""

@@ -123,6 +123,13 @@ class TestState:
         """Without a second reading the first one stands at once."""
         assert standing(trail(("A", FIRST, REJECT)), twice=False).state is State.REJECTED
 
+    def test_what_was_read_twice_stays_so(self):
+        """Another share or key drops no second reading and no adjudication that is there."""
+        said = [("A", FIRST, ACCEPT), ("B", SECOND, REJECT)]
+        assert standing(trail(*said), twice=False).state is State.DISPUTED
+        said.append(("C", THIRD, REJECT))
+        assert standing(trail(*said), twice=False).state is State.REJECTED
+
 
 class TestBlind:
     """Neither reader knows of the other before both are done."""

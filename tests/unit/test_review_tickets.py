@@ -79,6 +79,20 @@ def test_key_is_made_once(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_key_is_never_there_in_part(tmp_path, monkeypatch):
+    """While a process makes the key, another finds none or a whole one; the first one stays."""
+    path = tmp_path / "page.key"
+
+    def meanwhile(size):
+        assert not path.exists()
+        path.write_bytes(b"1" * size)
+        return b"2" * size
+
+    monkeypatch.setattr("evenhand_ui.tickets.secrets.token_bytes", meanwhile)
+    assert page_key(path) == b"1" * 32
+    assert [one.name for one in tmp_path.iterdir()] == ["page.key"]
+
+
 def test_damaged_key(tmp_path):
     """A key of another length is not used."""
     path = tmp_path / "page.key"

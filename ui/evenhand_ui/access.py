@@ -17,10 +17,20 @@ from evenhand_ui.tickets import WRITE, Grant, TicketError
 if TYPE_CHECKING:
     from evenhand_ui.office import Office
 
-__all__ = ["DEMO_ROLES", "Presence", "Visitor", "admit", "visitor_by_id", "visitor_by_login"]
+__all__ = [
+    "DEMO_ROLES",
+    "Presence",
+    "Visitor",
+    "admit",
+    "check_right",
+    "visitor_by_id",
+    "visitor_by_login",
+]
 
 DEMO_ROLES = frozenset(Role) - {Role.ADMIN}
 """What anybody may try in a demo; there is nobody to administrate."""
+
+_NO_MORE = "You may not do this here any more; ask an administrator."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +92,7 @@ def admit(office: "Office", grant: Grant, case_id: str, action: str, *, header: 
     """
     visitor = visitor_by_id(office, grant.reader)
     if visitor is None or grant.role not in visitor.roles:
-        raise TicketError("You may not do this here any more; ask an administrator.")
+        raise TicketError(_NO_MORE)
     if office.rules.proxy is not None:
         at_door = visitor_by_login(office, office.tickets.login_of(header))
         if at_door is None or at_door.person_id != visitor.person_id:
@@ -92,17 +102,23 @@ def admit(office: "Office", grant: Grant, case_id: str, action: str, *, header: 
             raise TicketError("You were away for too long; say on the page who you are.")
         if action == WRITE:
             office.presence.touch(visitor.person_id)
-    review = office.review(case_id)
     try:
-        check_task(
-            visitor.person_id,
-            grant.role,
-            review.entries,
-            review.standing,
-            write=action == WRITE,
-        )
+        check_right(office, visitor.person_id, grant.role, case_id, write=action == WRITE)
     except ReviewError as error:
         raise TicketError(str(error)) from None
+
+
+def check_right(office: "Office", person_id: str, role: Role, case_id: str, *, write: bool) -> None:
+    """Look up anew whether a person has a role, and may read (or decide) a case in it.
+
+    Raises:
+        ReviewError: they may not; one sentence why.
+    """
+    visitor = visitor_by_id(office, person_id)
+    if visitor is None or role not in visitor.roles:
+        raise ReviewError(_NO_MORE)
+    review = office.review(case_id)
+    check_task(visitor.person_id, role, review.entries, review.standing, write=write)
 
 
 def _visitor(person: Person | None) -> Visitor | None:

@@ -169,7 +169,7 @@ def _decided(
     """Turn to what comes after what the viewer has sent."""
     if position is None:
         st.session_state["to_sign"] = item.case_id
-    elif reading.unaided and office.review(item.case_id).standing.at(reading.stage) is None:
+    elif reading.unaided and not office.unaided(item.case_id, reading.reader, reading.role):
         st.session_state["generation"] = st.session_state.get("generation", 0) + 1
         st.session_state["message"] = f"Recorded as {position}. Here is the proposal."
     else:
@@ -189,7 +189,7 @@ def _ask_for_signature(
         return
 
     def work(passphrase: str) -> None:
-        entry = sign_decision(office, visitor, reading, passphrase)
+        entry = sign_decision(office, visitor, reading, answer, passphrase)
         st.session_state.pop("to_sign", None)
         _go_on(item, entry.position, following)
 

@@ -29,6 +29,7 @@ from evenhand_ui.options import (
 )
 
 if TYPE_CHECKING:
+    from evenhand_ui.rules import Rules
     from evenhand_ui.runs import ReviewRun
 
 __all__ = ["DatabaseOption", "ReviewGroup", "check_port_is_free", "register"]
@@ -113,13 +114,11 @@ def _review(  # noqa: PLR0917 (typer reads a command's options from its paramete
 
     Example: evenhand review open runs/demo --arm pooled
     """
-    from evenhand_ui.rules import keep_rules, rules_of
     from evenhand_ui.runs import ReviewRun
 
     opened = ReviewRun.open(run, arm)
     count = len(opened.hospital_of)
-    own = opened.database.parent
-    kept = keep_rules(rules, own) if rules is not None else rules_of(own)
+    kept = _rules(opened, rules, database)
     if address != "127.0.0.1" and not kept.verified:
         raise UsageError(
             "A demo checks nobody's name, so it is reached from this machine only. Name rules "
@@ -143,6 +142,21 @@ def _review(  # noqa: PLR0917 (typer reads a command's options from its paramete
         console.print(f"Review page closed. Decisions are in {where}.")
         return
     raise ResourceError("The review page ended by itself; its last messages are above.")
+
+
+def _rules(run: "ReviewRun", given: Path | None, database: str | None) -> "Rules":
+    """Return the rules that hold, the given ones after they are kept."""
+    from evenhand.review import ReviewStore
+    from evenhand_ui.rules import keep_rules, rules_of
+
+    own = run.database.parent
+    if given is None:
+        return rules_of(own)
+    decided = False
+    if database or run.database.is_file():
+        with ReviewStore(database or run.database) as store:
+            decided = bool(store.entries())
+    return keep_rules(given, own, decided=decided)
 
 
 def check_port_is_free(port: int, run: Path) -> None:

@@ -1,21 +1,33 @@
 """How a decision is taken: what is asked of it, and what is recorded with it."""
 
-from contextlib import suppress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenhand.errors import DataError, ReviewError
+from evenhand.errors import DataError, EvenhandError, ReviewError
 from evenhand.metrics import score_case
 from evenhand.review import Decision, Entry, Signature, Verdict, claim_case, release_claim
+from evenhand_ui.access import check_right
 from evenhand_ui.answers import Answer
 from evenhand_ui.drafts import Box, DraftConflictError
 from evenhand_ui.masks import keep_correction, name_correction
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.volumes import pack
 
-__all__ = ["Answer", "corrected_mask", "decide", "keep_as_draft", "keep_for_signature"]
+__all__ = [
+    "Answer",
+    "corrected_mask",
+    "decide",
+    "keep_as_draft",
+    "keep_for_signature",
+    "tidying_up",
+]
+
+_log = logging.getLogger(__name__)
 
 _NSD_TOLERANCE = 1.0
 """Not recorded; the metrics want one."""
@@ -70,15 +82,25 @@ def decide(
             path = office.run.database.parent / decision.corrected_path
             keep_correction(path, reading.case, mask)
         entry = office.store.append(decision)
-        office.finish(reading)
-    if decision.verdict is Verdict.UNAIDED:
-        after = office.reading(reading.case.case_id, reading.reader, reading.role)
-        if mask is not None and mask.any():
-            keep_as_draft(office, after, mask)
-        return entry
+        with tidying_up(entry):
+            office.finish(reading)
     arm, case_id = office.run.arm, reading.case.case_id
-    release_claim(office.store, arm, case_id, reading.reader, stage=reading.stage)
+    with tidying_up(entry):
+        if decision.verdict is not Verdict.UNAIDED:
+            release_claim(office.store, arm, case_id, reading.reader, stage=reading.stage)
+        elif mask is not None and mask.any():
+            after = office.reading(case_id, reading.reader, reading.role)
+            keep_as_draft(office, after, mask)
     return entry
+
+
+@contextmanager
+def tidying_up(entry: Entry) -> Iterator[None]:
+    """Log what fails once a decision is recorded: nobody may be told that it is not."""
+    try:
+        yield
+    except EvenhandError as error:
+        _log.error("Decision %d is recorded; what came after it failed: %s", entry.position, error)
 
 
 def keep_for_signature(office: Office, reading: Reading, answer: Answer, *, now_s: float) -> None:
@@ -121,6 +143,7 @@ def _prepared(
 ) -> tuple[Decision, NDArray[np.uint8] | None]:
     """Check what was said; return what would be recorded."""
     arm, case_id = office.run.arm, reading.case.case_id
+    check_right(office, reading.reader, reading.role, case_id, write=True)
     holder = claim_case(
         office.store, arm, case_id, reading.reader, now_s=now_s, stage=reading.stage
     )

@@ -47,6 +47,7 @@ class Gate:
         """Let through, or refuse."""
         try:
             office = self.office() if scope["type"] in {"http", "websocket"} else None
+            secret = office.rules.proxy.secret if office and office.rules.proxy else b""
         except EvenhandError as error:
             _log.error("The review page cannot open its run: %s", error)
             await _refuse(scope, receive, send, _NOT_NOW)
@@ -59,8 +60,8 @@ class Gate:
         del headers[LOGIN_HEADER]
         proxy = office.rules.proxy
         if proxy is not None and scope["path"] != _ALIVE:
-            login = headers.get(proxy.user_header, "").strip()
-            if not login or not _from_proxy(proxy, scope, headers):
+            login = _only(headers, proxy.user_header)
+            if not login or not _from_proxy(proxy, secret, scope, headers):
                 await _refuse(scope, receive, send, _NOT_THE_PROXY)
                 return
             del headers[proxy.secret_header]
@@ -69,11 +70,17 @@ class Gate:
         await self.app(scope, receive, send)
 
 
-def _from_proxy(proxy: ProxyRules, scope: Scope, headers: MutableHeaders) -> bool:
-    given = headers.get(proxy.secret_header, "").encode()
+def _only(headers: MutableHeaders, name: str) -> str:
+    """Return a header that came once; of several, one may be the visitor's own: empty."""
+    values = headers.getlist(name)
+    return values[0].strip() if len(values) == 1 else ""
+
+
+def _from_proxy(proxy: ProxyRules, secret: bytes, scope: Scope, headers: MutableHeaders) -> bool:
+    given = _only(headers, proxy.secret_header).encode()
     peer = scope.get("client")
     known = not proxy.addresses or (peer is not None and peer[0] in proxy.addresses)
-    return hmac.compare_digest(given, proxy.secret) and known
+    return hmac.compare_digest(given, secret) and known
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:

@@ -7,8 +7,8 @@ import streamlit as st
 from evenhand.cases.hashing import array_sha256
 from evenhand.errors import EvenhandError, ReviewError
 from evenhand.review import Decision, Entry, Role, Signature, Verdict, claim_case
-from evenhand_ui.access import Visitor
-from evenhand_ui.deciding import corrected_mask
+from evenhand_ui.access import Visitor, check_right
+from evenhand_ui.deciding import corrected_mask, tidying_up
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.signing import ask_signature, sign
 from evenhand_ui.wording import history_line
@@ -55,13 +55,15 @@ def _withdraw(
 ) -> None:
     with office.lock:
         entry = _record(office, item, reading, signature)
-        office.finish(reading)
+        with tidying_up(entry):
+            office.finish(reading)
     st.session_state["generation"] = st.session_state.get("generation", 0) + 1
     st.session_state["message"] = f"Recorded as decision {entry.position}: {item.case_id}"
 
 
 def _record(office: Office, item: WorkItem, reading: Reading, signature: Signature | None) -> Entry:
     case_id, arm = item.case_id, office.run.arm
+    check_right(office, reading.reader, reading.role, case_id, write=True)
     holder = claim_case(
         office.store, arm, case_id, reading.reader, now_s=time.time(), stage=reading.stage
     )

@@ -245,9 +245,9 @@ class Office:
     def finish(self, reading: Reading) -> None:
         """Forget draft and sitting: whoever comes back to the case looks at it anew."""
         with self.lock:
-            self.drafts.drop(reading.place)
             self._sittings.pop(reading.place, None)
             self.to_sign.pop(reading.place, None)
+            self.drafts.drop(reading.place)
 
 
 @lru_cache(maxsize=8)

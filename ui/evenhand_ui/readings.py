@@ -28,6 +28,9 @@ from evenhand_ui.tickets import page_key
 
 __all__ = ["CaseReview", "Plan", "decided_mask", "review_all", "review_case"]
 
+_NO_READING = frozenset({Verdict.CANNOT_JUDGE, Verdict.WITHDRAW})
+"""What a reader may say without having read the case."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -63,17 +66,25 @@ class CaseReview:
     starts_unaided: bool
 
     def unaided_now(self, person_id: str, role: Role) -> bool:
-        """Whether a person must judge the case before they may see the proposal."""
+        """Whether a person must judge the case before they may see the proposal.
+
+        That they cannot judge it is no reading: the proposal stays hidden.
+        """
         if not self.starts_unaided or role not in {Role.READER, Role.SECOND_READER}:
             return False
         return not any(
-            e.decision.reader == person_id and e.decision.proposed_sha256 == self.proposed_sha256
+            e.decision.reader == person_id
+            and e.decision.proposed_sha256 == self.proposed_sha256
+            and e.decision.verdict not in _NO_READING
             for e in self.entries
         )
 
     def visible_to(self, person_id: str, role: Role) -> list[Entry]:
-        """Return the decisions that a person may see."""
-        return visible_to(person_id, self.entries, self.standing, role=role)
+        """Return the decisions that a person may see; before their unaided reading, their own."""
+        seen = visible_to(person_id, self.entries, self.standing, role=role)
+        if self.unaided_now(person_id, role):
+            return [entry for entry in seen if entry.decision.reader == person_id]
+        return seen
 
     def own(self, person_id: str, role: Role) -> Entry | None:
         """Return the decision that counts of what this person may go on with."""

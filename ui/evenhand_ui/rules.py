@@ -62,7 +62,7 @@ class Rules(Section):
     """Who says who somebody is. `demo`: they do so themselves, and nobody checks it."""
     proxy: ProxyRules | None = None
     oidc_claim: str = "email"
-    """What of an OIDC login is held against the logins of people."""
+    """What of an OIDC login is held against the logins of people; an `email` must be verified."""
     idle_minutes: Annotated[float, Field(gt=0, le=480)] = 15
     """After so long without doing anything a person is asked who they are again."""
     second_share: Share = 0.0
@@ -94,11 +94,17 @@ def rules_of(folder: Path) -> Rules:
     return load_section(path, Rules) if path.is_file() else Rules()
 
 
-def keep_rules(given: Path, folder: Path) -> Rules:
+def keep_rules(given: Path, folder: Path, *, decided: bool) -> Rules:
     """Check rules and lay them beside the decisions.
 
+    Args:
+        given: the rules that are wanted.
+        folder: where the decisions lie.
+        decided: whether there are any decisions yet.
+
     Raises:
-        ConfigError: a key or a value is wrong, or the trail already knows checked names.
+        ConfigError: a key or a value is wrong, the trail already knows checked names, or
+            fewer cases than before would be read twice although some are decided.
         ResourceError: the proxy's secret cannot be read, or the folder not be written.
     """
     rules = load_section(given, Rules)
@@ -106,7 +112,14 @@ def keep_rules(given: Path, folder: Path) -> Rules:
     if rules.proxy is not None:
         _ = rules.proxy.secret
         content["proxy"]["secret_file"] = str(rules.proxy.secret_file.absolute())
-    if rules_of(folder).verified and not rules.verified:
+    before = rules_of(folder)
+    if decided and rules.second_share < before.second_share:
+        raise ConfigError(
+            f"This run has decisions, made while second_share was {before.second_share:g}; with "
+            f"{rules.second_share:g} first readings would stand that wait for a second one. "
+            f"Write second_share = {before.second_share:g} or more."
+        )
+    if before.verified and not rules.verified:
         raise ConfigError(
             "This run is reviewed by people whose names are checked; a demo in the same trail "
             f"would mix both. Delete '{folder / 'rules.toml'}' if that is what you want."

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from evenhand.errors import EvenhandError
+from evenhand.errors import EvenhandError, ReviewError
 from evenhand.review import Entry, Signature, Verdict, check_passphrase
 from evenhand_ui.access import Visitor
-from evenhand_ui.answers import MEANINGS
+from evenhand_ui.answers import MEANINGS, Answer
 from evenhand_ui.deciding import decide
 from evenhand_ui.office import Office, Reading
 
@@ -27,15 +27,29 @@ def sign(office: Office, visitor: Visitor, verdict: Verdict, passphrase: str) ->
     return Signature(name=visitor.name, meaning=MEANINGS[verdict], method=_METHOD)
 
 
-def sign_decision(office: Office, visitor: Visitor, reading: Reading, passphrase: str) -> Entry:
+def sign_decision(
+    office: Office, visitor: Visitor, reading: Reading, answer: Answer, passphrase: str
+) -> Entry:
     """Sign and record what a reader has said about a case.
+
+    Args:
+        office: the run under review.
+        visitor: who signs.
+        reading: their work on the case.
+        answer: what was shown to them to sign; nothing else is.
+        passphrase: theirs.
 
     Raises:
         EvenhandError: not their passphrase, or it may not be decided so any more.
     """
-    answer = office.to_sign[reading.place]
     signature = sign(office, visitor, answer.verdict, passphrase)
-    return decide(office, reading, answer, now_s=time.time(), signature=signature)
+    with office.lock:
+        if office.to_sign.get(reading.place) != answer:
+            raise ReviewError(
+                "This is not what waits for your signature any more, perhaps because of another "
+                "window. Nothing was recorded: press Cancel, look at the case, and decide again."
+            )
+        return decide(office, reading, answer, now_s=time.time(), signature=signature)
 
 
 @st.dialog("Sign", dismissible=False)

@@ -12,6 +12,8 @@ import hmac
 import json
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,16 +131,24 @@ def page_key(path: Path) -> bytes:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            key = path.read_bytes()
-        else:
-            key = secrets.token_bytes(32)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(key)
+        if not path.exists():
+            _make_key(path)
+        key = path.read_bytes()
     except OSError as error:
         raise ResourceError(f"'{path}' cannot be used: {error.strerror}.") from None
     if len(key) != 32:
-        raise ResourceError(f"'{path}' is damaged; delete it, and start the page again.")
+        raise ResourceError(
+            f"'{path}' is damaged. Which cases are read twice is drawn with it: put it back "
+            "from a backup, and start the page again."
+        )
     return key
+
+
+def _make_key(path: Path) -> None:
+    """Put a whole key in place; where another process was first, its key stays."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".page-key-") as file:  # mode 0600
+        file.write(secrets.token_bytes(32))
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(file.name, path)

@@ -4,6 +4,7 @@ Streamlit and the viewer learn a person's pseudonym and their own printed name, 
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import streamlit as st
@@ -92,7 +93,7 @@ def _known(office: Office) -> Visitor | None:
             st.title("Evenhand review")
             st.button("Log in", type="primary", on_click=st.login)
             return None
-        login = str(st.user.get(office.rules.oidc_claim, "") or "")
+        login = _login_from(st.user, office.rules.oidc_claim)
     visitor = visitor_by_login(office, login)
     if visitor is None:
         st.error(
@@ -100,6 +101,16 @@ def _known(office: Office) -> Visitor | None:
             "Ask an administrator of this page."
         )
     return visitor
+
+
+def _login_from(user: Mapping[str, object], claim: str) -> str:
+    """Return what an OIDC login says of itself; empty: nothing that may be believed.
+
+    Some providers let people write any e-mail; only one that they have verified counts.
+    """
+    if claim == "email" and user.get("email_verified") is not True:
+        return ""
+    return str(user.get(claim) or "")
 
 
 def _choose_passphrase(office: Office, visitor: Visitor) -> None:

@@ -89,7 +89,9 @@ def _item(run: ReviewRun, case_id: str, review: CaseReview, person_id: str, role
     seen = review.visible_to(person_id, role)
     may = _may(review, person_id, role)
     unaided = review.unaided_now(person_id, role)
-    if role is Role.AUDITOR or standing.sealed or not standing.wants_second:
+    if unaided and own not in seen:
+        state = State.OPEN  # what others have said is not told
+    elif role is Role.AUDITOR or standing.sealed or not standing.wants_second:
         state = standing.state
     else:  # whether the other reading is there is not told
         state = State.OPEN if own is None else State.HALF_READ

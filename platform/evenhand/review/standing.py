@@ -104,10 +104,16 @@ def stand(
     Args:
         entries: all decisions about the case, in order.
         proposed_sha256: of the mask that is proposed now; decisions about others do not count.
-        wants_second: whether the case is read twice.
+        wants_second: whether the case is drawn to be read twice; one of which there is a
+            second reading or an adjudication already stays so, whatever is drawn now.
         threshold: Dice from which on two masks agree.
         dice_of: compares the masks of two decisions that have one.
     """
+    wants_second = wants_second or any(
+        entry.decision.proposed_sha256 == proposed_sha256
+        and entry.decision.stage in {Stage.SECOND, Stage.ADJUDICATION}
+        for entry in entries
+    )
     latest: dict[Stage, Entry] = {}
     for entry in entries:
         decision = entry.decision
@@ -118,8 +124,6 @@ def stand(
         else:
             latest[decision.stage] = entry
     first, second = latest.get(Stage.FIRST), latest.get(Stage.SECOND)
-    if not wants_second:
-        second = None
     third = latest.get(Stage.ADJUDICATION)
     if third is not None and any(
         reading is None or reading.position > third.position for reading in (first, second)
