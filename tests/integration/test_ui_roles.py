@@ -123,6 +123,12 @@ def read_as(desk, who, role, verdict=None, *, mask=None, reason="boundary"):
     return sign(desk, who, role)
 
 
+def test_shared_from_the_start(desk):
+    """What page and routes share exists before the first of them asks, so all have the same."""
+    shared = {"lock", "to_sign", "scores", "presence", "assistant", "_sittings", "_opened"}
+    assert shared | {"_reading_of", "_ahead"} <= set(vars(desk.office))
+
+
 class TestGate:
     """Nobody comes in but through the proxy, and nobody names themselves."""
 

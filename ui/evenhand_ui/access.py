@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from evenhand.errors import ReviewError
+from evenhand.errors import ReviewAwayError, ReviewError
 from evenhand.review import Person, Role, check_task, person_by_id, person_by_login
 from evenhand_ui.tickets import WRITE, Grant, TicketError
 
@@ -104,6 +104,8 @@ def admit(office: "Office", grant: Grant, case_id: str, action: str, *, header: 
             office.presence.touch(visitor.person_id)
     try:
         check_right(office, visitor.person_id, grant.role, case_id, write=action == WRITE)
+    except ReviewAwayError:
+        raise  # says nothing of rights; the viewer tries again
     except ReviewError as error:
         raise TicketError(str(error)) from None
 

@@ -9,7 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -66,33 +66,47 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Office:
-    """One run's arm under review. `office_of` makes it, once a process."""
+    """One run's arm under review. `office_of` makes it, once a process.
+
+    What threads share is there from the start: made at first use, two could each have their own.
+
+    `lock` is held while a sitting or a draft changes; `to_sign` is what readers have said and
+    not signed yet, by place; `scores` are Dice and HD95 of masks to their proposal, by case and
+    both masks' hashes; `presence` is who was here when, `assistant` the model that readers may ask.
+    """
 
     run: ReviewRun
     store: ReviewStore
     tickets: Tickets
     drafts: Drafts
     plan: Plan
+    lock: threading.RLock = field(default_factory=threading.RLock, init=False)
+    to_sign: dict[Path, Answer] = field(default_factory=dict, init=False)
+    scores: dict[tuple[str, str, str], tuple[float, float]] = field(
+        default_factory=dict, init=False
+    )
+    presence: Presence = field(init=False)
+    assistant: Assistant = field(init=False)
+    _sittings: dict[Path, Sitting] = field(default_factory=dict, init=False)
+    _reading_of: dict[tuple[str, str, str], threading.Lock] = field(
+        default_factory=dict, init=False
+    )
+    _opened: dict[str, threading.Event] = field(default_factory=dict, init=False)
+    _ahead: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="evenhand-ahead"),
+        init=False,
+    )
+
+    def __post_init__(self) -> None:
+        """Make what depends on the run and its rules."""
+        presence = Presence(limit_s=self.rules.idle_minutes * 60)
+        object.__setattr__(self, "presence", presence)
+        object.__setattr__(self, "assistant", Assistant(self.run))
 
     @property
     def rules(self) -> Rules:
         """How people log in, and how cases are read."""
         return self.plan.rules
-
-    @cached_property
-    def presence(self) -> Presence:
-        """Who was here when."""
-        return Presence(limit_s=self.rules.idle_minutes * 60)
-
-    @cached_property
-    def to_sign(self) -> dict[Path, Answer]:
-        """What readers have said and not signed yet, by place."""
-        return {}
-
-    @cached_property
-    def scores(self) -> dict[tuple[str, str, str], tuple[float, float]]:
-        """Dice and HD95 of masks to their proposal, by case and both masks' hashes."""
-        return {}
 
     def review(self, case_id: str) -> CaseReview:
         """Look up what was decided about a case."""
@@ -101,20 +115,6 @@ class Office:
     def reviews(self) -> dict[str, CaseReview]:
         """Look up what was decided about all cases."""
         return review_all(self.run, self.store, self.plan)
-
-    @cached_property
-    def lock(self) -> threading.RLock:
-        """Held while a sitting or a draft changes."""
-        return threading.RLock()
-
-    @cached_property
-    def assistant(self) -> Assistant:
-        """The model that readers may ask."""
-        return Assistant(self.run)
-
-    @cached_property
-    def _sittings(self) -> dict[Path, Sitting]:
-        return {}
 
     @cached_property
     def _case_of(self) -> dict[str, str]:
@@ -226,21 +226,9 @@ class Office:
 
         self._ahead.submit(work)
 
-    @cached_property
-    def _reading_of(self) -> dict[tuple[str, str, str], threading.Lock]:
-        return {}
-
-    @cached_property
-    def _opened(self) -> dict[str, threading.Event]:
-        return {}
-
     def _in_hand(self, case_id: str) -> threading.Event:
         """Set once a case's image was handed out."""
         return self._opened.setdefault(case_id, threading.Event())
-
-    @cached_property
-    def _ahead(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="evenhand-ahead")
 
     def finish(self, reading: Reading) -> None:
         """Forget draft and sitting: whoever comes back to the case looks at it anew."""
