@@ -15,7 +15,9 @@ from evenhand.review import (
     Role,
     Stage,
     Verdict,
+    active_claims,
     check_passphrase,
+    claim_case,
     person_by_login,
 )
 from evenhand_ui.answers import Answer
@@ -175,6 +177,21 @@ class TestLogin:
         page.text_input[0].set_value(WORDS)
         page.button[0].click().run()
         assert "n001" in words(page)
+
+    def test_no_button_after_a_pause(self, folder, headers):
+        """A click after a pause does nothing: a colleague's case is not taken over by it."""
+        own = office(folder)
+        claim_case(own.store, "federated", "n001", "r2", now_s=time.time())
+        page = visit(folder, headers, "r1")
+        page.button(key="open-n001").click().run()
+        own.presence._last["r1"] -= 1000
+        button(page, "Take the case over").click().run()
+        assert "Locked after a pause" in words(page)
+        assert active_claims(own.store, "federated", now_s=time.time())["n001"].reader == "r2"
+        page.text_input[0].set_value(WORDS)
+        page.button[0].click().run()
+        button(page, "Take the case over").click().run()
+        assert active_claims(own.store, "federated", now_s=time.time())["n001"].reader == "r1"
 
 
 class TestSigning:

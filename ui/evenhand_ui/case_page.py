@@ -5,13 +5,15 @@ script only opens the case, hands out a ticket, and turns to the next case when
 the viewer says that it was decided.
 """
 
+import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import streamlit as st
 
-from evenhand.errors import DataError, EvenhandError
+from evenhand.errors import DataError, EvenhandError, ReviewError
 from evenhand.review import (
     COMMENT_LIMIT,
     STAGE_OF,
@@ -22,7 +24,7 @@ from evenhand.review import (
     claim_case,
     release_claim,
 )
-from evenhand_ui.access import Visitor
+from evenhand_ui.access import Visitor, check_right
 from evenhand_ui.component import mount_viewer
 from evenhand_ui.deciding import keep_as_draft
 from evenhand_ui.faults import told_plainly
@@ -37,6 +39,8 @@ from evenhand_ui.wording import reason_text, state_text, study_text
 from evenhand_ui.worklist import WorkItem
 
 __all__ = ["show_case"]
+
+_log = logging.getLogger(__name__)
 
 
 def show_case(
@@ -143,9 +147,40 @@ def _offer_readings(office: Office, item: WorkItem, reading: Reading) -> None:
 
 
 def _start_from(office: Office, reading: Reading, entry: Entry) -> None:
-    mask = recorded_mask(office.run.database.parent, entry, reading.case)
-    keep_as_draft(office, reading, mask)
-    st.session_state["generation"] = st.session_state.get("generation", 0) + 1
+    def work() -> None:
+        mask = recorded_mask(office.run.database.parent, entry, reading.case)
+        keep_as_draft(office, reading, mask)
+        st.session_state["generation"] = st.session_state.get("generation", 0) + 1
+
+    case_id = reading.case.case_id
+    _clicked(office, reading.reader, reading.role, case_id, work, write=True)
+
+
+def _clicked(
+    office: Office,
+    person_id: str,
+    role: Role,
+    case_id: str,
+    work: Callable[[], object],
+    *,
+    write: bool,
+) -> None:
+    """Do what a button is for, if it may be done: it runs before the page asks who is there.
+
+    Nothing is done for somebody who was away for too long, or may not do it any more; they
+    are told why when the page is drawn.
+    """
+    if office.rules.verified and office.presence.away(person_id):
+        st.session_state["message"] = "You were away for too long; press it again."
+        return
+    try:
+        check_right(office, person_id, role, case_id, write=write)
+        work()
+    except ReviewError as error:
+        st.session_state["message"] = str(error)
+    except EvenhandError as error:
+        _log.error("What a button was to do failed: %s", error)
+        st.session_state["message"] = "This cannot be done now; the terminal says why."
 
 
 @st.fragment
@@ -290,18 +325,16 @@ def _turn_to(office: Office, reading: Reading, case_id: str | None) -> None:
     st.session_state.pop("to_sign", None)
     with office.lock:
         reading.sitting.leave()
-    if reading.role is not Role.AUDITOR:
-        release_claim(
-            office.store,
-            office.run.arm,
-            reading.case.case_id,
-            reading.reader,
-            stage=reading.stage,
-        )
+    if reading.role is Role.AUDITOR:
+        return
+    arm, left, reader = office.run.arm, reading.case.case_id, reading.reader
+
+    def work() -> None:
+        release_claim(office.store, arm, left, reader, stage=reading.stage)
+
+    _clicked(office, reader, reading.role, left, work, write=False)
 
 
 def _take_over(office: Office, item: WorkItem, reader: str, role: Role) -> None:
-    try:
-        _claim(office, item, reader, role, take_over=True)
-    except EvenhandError as error:
-        st.session_state["message"] = str(error)
+    work = partial(_claim, office, item, reader, role, take_over=True)
+    _clicked(office, reader, role, item.case_id, work, write=True)
