@@ -1,6 +1,7 @@
 """What many tests share: a tiny phantom tree and tiny stores made from it."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from evenhand.cases.store import CaseStore
 from evenhand.config import PhantomConfig
 from evenhand.ingest.bids import ingest_bids
 from evenhand.ingest.phantom import make_phantoms
+
+# A background job of a shell ignores Ctrl-C, and so does all that it starts; tests need it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("evenhand", deadline=None)  # machines that share cores stall at times
 settings.load_profile("evenhand")
