@@ -6,9 +6,7 @@ mask: an algorithm alone, or an algorithm and then a person (DICOM PS3.3
 C.8.20.2, Segment Algorithm Type; PS3.16 CID 7162).
 """
 
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenhand import __version__
-from evenhand.errors import DataError, ResourceError
+from evenhand.errors import DataError
+from evenhand.export.files import save_whole
 from evenhand.geometry import Affine
 
 __all__ = ["MaskOrigin", "read_source_series", "write_dicom_seg"]
@@ -125,16 +124,7 @@ def write_dicom_seg(
         omit_empty_frames=False,
     )
     seg.SeriesDescription = f"Tumour mask, {origin.name.lower()}"
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        seg.save_as(draft)
-        draft.replace(path)
-    except OSError as error:
-        raise ResourceError(f"'{path}' cannot be written: {error.strerror}.") from None
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    save_whole(seg, path)
 
 
 def _description(origin: MaskOrigin, model: str, version: str) -> Any:

@@ -5,14 +5,13 @@ DICOM SEG beside it; each lesion is a group of its own (TID 1501) with volume, l
 and short axis. Who has decided is the observer, and the device beside them.
 """
 
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from evenhand import __version__
 from evenhand.errors import DataError, ResourceError
+from evenhand.export.files import save_whole
 from evenhand.metrics.lesion_sizes import LesionSize
 
 __all__ = ["write_dicom_sr"]
@@ -65,16 +64,7 @@ def write_dicom_sr(
     )
     report.SeriesDescription = "Tumour measurements"
     report.SoftwareVersions = __version__
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        report.save_as(draft)
-        draft.replace(path)
-    except OSError as error:
-        raise ResourceError(f"'{path}' cannot be written: {error.strerror}.") from None
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    save_whole(report, path)
 
 
 def _context(observer: str) -> Any:
