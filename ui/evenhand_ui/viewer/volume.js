@@ -118,7 +118,7 @@ export class Volume {
 
   // One's own mask as the server wants it: the box that holds it, and its voxels.
   snapshot() {
-    const box = this.box ?? [0, 0, 0, 0, 0, 0];
+    const box = [...(this.box ?? [0, 0, 0, 0, 0, 0])]; // its own: strokes go on while it is packed
     const bytes = new Uint8Array((box[1] - box[0]) * (box[3] - box[2]) * (box[5] - box[4]));
     let at = 0;
     this._eachInBox(box, (i) => { bytes[at++] = this.mask[i] & MINE; });
