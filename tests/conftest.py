@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """No test charges a ledger, or reads a policy, in the home of whoever runs it."""
     monkeypatch.setenv("EVENHAND_HOME", str(tmp_path_factory.getbasetemp() / "no-home"))
     monkeypatch.delenv("EVENHAND_SITE_POLICY", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_main() -> Iterator[None]:
+    """Streamlit's AppTest leaves its script as `__main__`; a process spawned later would run it."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(scope="session")
