@@ -58,6 +58,8 @@ class PhantomConfig(Section):
     """Tumour contrast of that group, as a fraction of everybody else's."""
     scanner_shift: Annotated[float, Field(ge=0)] = 1.0
     """How far scanners differ (gain, bias field, noise); 0: all the same."""
+    heads: bool = False
+    """Whether skull, scalp and eyes are drawn, too, and tumours as unlike as patients' are."""
 
 
 class DataConfig(Section):

@@ -34,10 +34,12 @@ from evenhand.geometry import Affine
 from evenhand.ingest.phantom_anatomy import (
     TUMOUR_CONTRAST,
     Scanner,
+    grid_of,
     make_brain,
     picture,
     scanners,
 )
+from evenhand.ingest.phantom_heads import ROOM, share_of_head, with_head
 
 __all__ = ["FIELD_OF_VIEW_MM", "TRUTH_FILE", "contrast_to_noise", "make_phantoms"]
 
@@ -246,7 +248,11 @@ def _write_patient(
     """Write image and mask; return the contrast-to-noise ratio that is in the file."""
     name = person.participant_id
     rng = np.random.default_rng([seed, 3, zlib.crc32(name.encode())])
-    brain = make_brain(config.shape, person.share, rng)
+    if config.heads:
+        brain = make_brain(config.shape, share_of_head(person.share, rng), rng, room=ROOM)
+        brain = with_head(brain, grid_of(config.shape, ROOM), rng)
+    else:
+        brain = make_brain(config.shape, person.share, rng)
     biased = getattr(person, config.bias_attribute, None) == config.bias_value
     contrast = TUMOUR_CONTRAST * (config.bias_contrast if biased else 1.0)
     brightness = picture(brain, contrast, scanner, rng)

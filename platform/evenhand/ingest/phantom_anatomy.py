@@ -13,7 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["TUMOUR_CONTRAST", "Brain", "Scanner", "make_brain", "picture", "scanners"]
+__all__ = [
+    "TUMOUR_CONTRAST",
+    "Brain",
+    "Scanner",
+    "blob",
+    "grid_of",
+    "make_brain",
+    "picture",
+    "scanners",
+    "smooth",
+    "step",
+]
 
 Volume = NDArray[np.float64]
 
@@ -28,13 +39,16 @@ class Brain:
     """Anatomy before any scanner: tissue, tumour share, who is brain and who is tumour.
 
     All arrays are (i, j, k). `tumour` is 0 to 1: what the tumour adds is
-    `tumour * contrast`. `mask` is the manual outline, `brain` is not background.
+    `tumour * contrast`. `mask` is the manual outline, `brain` is not background, `seen` is
+    what the scanner shows. `depth` is 0 on the brain's outline, 1 in its middle, negative outside.
     """
 
     tissue: Volume
     tumour: Volume
     mask: NDArray[np.bool_]
     brain: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
+    depth: Volume
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ def picture(brain: Brain, contrast: float, scanner: Scanner, rng: np.random.Gene
     image = np.clip(brain.tissue + contrast * brain.tumour, 0, None)
     in_plane = (scanner.blur_voxel, scanner.blur_voxel, 0)
     image = ndimage.gaussian_filter(image, in_plane)
-    x, y, z = _grid(image.shape)
+    x, y, z = grid_of(image.shape)
     own = rng.normal(0, 0.03, 3)
     field = sum((f + o) * axis for f, o, axis in zip(scanner.field, own, (x, y, z), strict=True))
     image = image * np.exp(field)
@@ -88,42 +102,50 @@ def picture(brain: Brain, contrast: float, scanner: Scanner, rng: np.random.Gene
         rng.normal(0, scanner.noise, image.shape),
     )
     image = scanner.gain * image**scanner.gamma
-    return np.where(brain.brain, image, 0.0)
+    return np.where(brain.seen, image, 0.0)
 
 
-def make_brain(shape: tuple[int, int, int], tumour_share: float, rng: np.random.Generator) -> Brain:
+def make_brain(
+    shape: tuple[int, int, int],
+    tumour_share: float,
+    rng: np.random.Generator,
+    *,
+    room: float = 1.0,
+) -> Brain:
     """Draw one brain.
 
     Args:
         shape: (i, j, k), at least 24 x 24 x 4.
         tumour_share: tumour voxels as a share of brain voxels.
         rng: where the draw comes from.
+        room: side of the box in x and y; above 1 there is room around the brain.
     """
-    x, y, z = _bent(_grid(shape), rng)
+    x, y, z = _bent(grid_of(shape, room), rng)
     size = np.sqrt(np.clip(1 - 0.8 * (z - 0.05) ** 2, 0.05, None))  # of the outline, by height
     torque = 1 + 0.09 * np.tanh(3 * x) * np.clip(y, -1, 1)  # frontal right, occipital left
     half_width = size * (0.76 - 0.08 * np.clip(-y, 0, 1)) * torque * rng.uniform(0.96, 1.04)
     depth = 1 - np.hypot(x / half_width, y / (0.92 * size * rng.uniform(0.97, 1.03)))
     folds = _folds(rng, depth)
     brain = depth > 0.01 * folds
-    white = _step(depth - 0.12 - 0.10 * np.clip(folds, -0.6, 2), 0.03)
+    white = step(depth - 0.12 - 0.10 * np.clip(folds, -0.6, 2), 0.03)
     tissue = _GREY + (_WHITE - _GREY) * white
     tissue = _deep_grey(tissue, x, y, z)
     ventricles = _ventricles(x, y, z, rng)
     fluid = np.maximum(_clefts(x, y, z, depth, folds), ventricles)
-    caps = _step(ndimage.gaussian_filter(ventricles, (1.2, 1.2, 0)) - 0.12, 0.05)
+    caps = step(ndimage.gaussian_filter(ventricles, (1.2, 1.2, 0)) - 0.12, 0.05)
     tissue = tissue + 0.07 * caps * rng.uniform(0.3, 1.2)
-    tissue = tissue * (1 + 0.035 * _smooth(rng, shape, 0.05) + 0.02 * _smooth(rng, shape, 0.012))
+    tissue = tissue * (1 + 0.035 * smooth(rng, shape, 0.05) + 0.02 * smooth(rng, shape, 0.012))
     tissue = tissue * (1 - fluid) + _FLUID * fluid
-    tissue = np.where(brain, tissue * _step(depth + 0.03, 0.03), 0.0)
+    tissue = np.where(brain, tissue * step(depth + 0.03, 0.03), 0.0)
     allowed = brain & (ventricles < 0.5) & (depth > 0.04)
     voxels = max(8, round(tumour_share * int(brain.sum())))
     tumour, mask = _tumour(allowed, depth, (x, y, z), voxels, rng)
-    return Brain(tissue=tissue, tumour=tumour, mask=mask, brain=brain)
+    return Brain(tissue=tissue, tumour=tumour, mask=mask, brain=brain, seen=brain, depth=depth)
 
 
-def _grid(shape: tuple[int, ...]) -> tuple[Volume, Volume, Volume]:
-    x, y = (np.linspace(-1, 1, size) for size in shape[:2])
+def grid_of(shape: tuple[int, ...], room: float = 1.0) -> tuple[Volume, Volume, Volume]:
+    """Return x, y and z of each voxel, see the top; `room` is the side of the box in x and y."""
+    x, y = (np.linspace(-room, room, size) for size in shape[:2])
     z = np.linspace(-0.75, 0.92, shape[2])
     gx, gy, gz = np.meshgrid(x, y, z, indexing="ij")
     return gx, gy, gz
@@ -137,11 +159,11 @@ def _bent(
     angle = np.deg2rad(rng.normal(0, 4))
     x, y = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
     dx, dy = rng.normal(0, 0.02, 2)
-    bend = [0.022 * _smooth(rng, x.shape, 0.14) for _ in range(2)]
+    bend = [0.022 * smooth(rng, x.shape, 0.14) for _ in range(2)]
     return x + dx + bend[0], y + dy + bend[1], z
 
 
-def _smooth(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Volume:
+def smooth(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Volume:
     """Return smooth noise of mean 0 and deviation 1; `scale` is in parts of the box."""
     noise = rng.standard_normal(shape)
     sigma = (scale * shape[0], scale * shape[1], 0.6 * scale * shape[2])
@@ -151,7 +173,7 @@ def _smooth(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> V
 
 def _folds(rng: np.random.Generator, depth: Volume) -> Volume:
     """Return smooth noise drawn out towards the centre, as the cortex folds inwards."""
-    noise = _smooth(rng, depth.shape, 0.016)
+    noise = smooth(rng, depth.shape, 0.016)
     radius = np.clip(1 - depth, 0.3, None)
     middle = (np.array(depth.shape[:2]) - 1) / 2
     i, j, k = np.indices(depth.shape, dtype=np.float64)
@@ -160,12 +182,12 @@ def _folds(rng: np.random.Generator, depth: Volume) -> Volume:
     return np.asarray(ndimage.map_coordinates(noise, places, order=1, mode="nearest"))
 
 
-def _step(value: Volume, width: float) -> Volume:
+def step(value: Volume, width: float) -> Volume:
     """Return a soft step: 0 below, 1 above, `width` wide."""
     return np.clip(0.5 + value / (2 * width), 0, 1)
 
 
-def _blob(
+def blob(
     axes: tuple[Volume, Volume, Volume],
     centre: tuple[float, float, float],
     radii: tuple[float, float, float],
@@ -181,35 +203,35 @@ def _deep_grey(tissue: Volume, x: Volume, y: Volume, z: Volume) -> Volume:
             ((side * 0.14, 0.10 + back, 0.0), (0.10, 0.15, 0.22)),  # thalamus
             ((side * 0.27, -0.06 + back, 0.0), (0.07, 0.19, 0.25)),  # putamen
         ):
-            inside = _step(_blob((x, y, z), centre, radii), 0.15)
+            inside = step(blob((x, y, z), centre, radii), 0.15)
             tissue = tissue + (0.95 * _GREY - tissue) * 0.8 * inside
     return tissue
 
 
 def _clefts(x: Volume, y: Volume, z: Volume, depth: Volume, folds: Volume) -> Volume:
     """Return how much of a voxel is fluid between folds, lobes and halves (0 to 1)."""
-    sulci = _step(folds - 0.8 - 2.5 * np.clip(depth, 0, 1), 0.3) * _step(0.24 - depth, 0.06)
-    half = _step(0.014 - np.abs(x), 0.008)
-    fissure = half * np.maximum(_step(np.abs(y + 0.02) - 0.34, 0.05), _step(z - 0.45, 0.1))
+    sulci = step(folds - 0.8 - 2.5 * np.clip(depth, 0, 1), 0.3) * step(0.24 - depth, 0.06)
+    half = step(0.014 - np.abs(x), 0.008)
+    fissure = half * np.maximum(step(np.abs(y + 0.02) - 0.34, 0.05), step(z - 0.45, 0.1))
     side = np.abs(x)
     slope = y + 0.16 - 0.35 * (side - 0.4) - 0.03 * np.sign(x)  # one side lies further back
-    sylvian = _step(0.022 - np.abs(slope), 0.02) * _step(side - 0.36, 0.04)
-    sylvian = sylvian * _step(0.22 - np.abs(z + 0.15), 0.1)
+    sylvian = step(0.022 - np.abs(slope), 0.02) * step(side - 0.36, 0.04)
+    sylvian = sylvian * step(0.22 - np.abs(z + 0.15), 0.1)
     arms = np.minimum(np.abs(x), np.abs(y + 0.05) + 0.4 * np.abs(x))
-    cistern = _step(0.05 - arms, 0.03) * _step(0.22 - np.hypot(x, y + 0.05), 0.05)
-    cistern = cistern * _step(-0.45 - z, 0.08)
+    cistern = step(0.05 - arms, 0.03) * step(0.22 - np.hypot(x, y + 0.05), 0.05)
+    cistern = cistern * step(-0.45 - z, 0.08)
     return np.max([0.75 * sulci, 0.8 * fissure, 0.7 * sylvian, 0.85 * cistern], axis=0)  # type: ignore[no-any-return]
 
 
 def _ventricles(x: Volume, y: Volume, z: Volume, rng: np.random.Generator) -> Volume:
     wide = rng.uniform(0.8, 1.35)
-    parts = [_blob((x, y, z), (0.0, 0.03, -0.12), (0.02 * wide, 0.13, 0.22))]  # the third
+    parts = [blob((x, y, z), (0.0, 0.03, -0.12), (0.02 * wide, 0.13, 0.22))]  # the third
     for side, larger in ((-1, 1.0), (1, 1.3)):
         width = 0.055 * wide * larger
         horn = x - side * (0.10 + 0.16 * np.clip(y, -0.5, 0.6) ** 2)
-        parts.append(_blob((horn, y, z), (0, 0.06, 0.18), (width, 0.40 * larger**0.5, 0.24)))
-    parts.append(_blob((x, y, z), (0.0, 0.45, -0.55), (0.06, 0.06, 0.2)))  # the fourth
-    return np.asarray(np.max([_step(part, 0.2) for part in parts], axis=0))
+        parts.append(blob((horn, y, z), (0, 0.06, 0.18), (width, 0.40 * larger**0.5, 0.24)))
+    parts.append(blob((x, y, z), (0.0, 0.45, -0.55), (0.06, 0.06, 0.2)))  # the fourth
+    return np.asarray(np.max([step(part, 0.2) for part in parts], axis=0))
 
 
 def _tumour(
@@ -237,7 +259,7 @@ def _tumour(
             for axis, c, o, r in zip(axes, centre, offset, radii, strict=True)
         )
         field += rng.uniform(0.6, 1.0) * np.exp(-0.5 * np.asarray(squares))
-    field *= np.exp(0.20 * _smooth(rng, allowed.shape, 0.025))
+    field *= np.exp(0.20 * smooth(rng, allowed.shape, 0.025))
     wanted = min(voxels, int(allowed.sum()) // 2)
     edge = float(np.partition(field[allowed], -wanted)[-wanted])
     blocks, _ = ndimage.label((field >= edge) & allowed)
@@ -246,5 +268,5 @@ def _tumour(
     mask = blocks == sizes.argmax()
     profile = np.clip(0.5 + (field - edge) / (0.55 * edge), 0, 1)
     near = ndimage.binary_dilation(mask, iterations=1)
-    tumour = np.where(allowed & near, profile, 0.0) * (1 + 0.10 * _smooth(rng, mask.shape, 0.02))
+    tumour = np.where(allowed & near, profile, 0.0) * (1 + 0.10 * smooth(rng, mask.shape, 0.02))
     return np.clip(tumour, 0, 1.2), mask
