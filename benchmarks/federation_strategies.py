@@ -209,7 +209,7 @@ def _node(
 
     def answer(message: Message) -> Message:
         before: State = message.content["arrays"].to_torch_state_dict()
-        order = RoundOrder(ARM, int(message.content["config"]["round"]))
+        order = RoundOrder.of(message.content["config"])
         after, figures = own.train_round(order, before)
         if poison is not None:
             after = {key: before[key] + poison * (after[key] - before[key]) for key in after}

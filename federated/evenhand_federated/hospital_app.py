@@ -186,8 +186,7 @@ def _refuse_dead(log: MessageLog, message: Message, digest: str, order: RoundOrd
 
 def _order(message: Message, study: SignedStudy) -> RoundOrder:
     """The order in a message, if it is one for the arm that the study is about."""
-    config = message.content["config"]
-    order = RoundOrder(str(config["arm"]), int(config["round"]))
+    order = RoundOrder.of(message.content["config"])
     if order.arm != study.terms.arm:
         raise FederationError(f"The study is about {study.terms.arm}; something else was asked.")
     return order

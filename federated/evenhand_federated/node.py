@@ -157,8 +157,8 @@ class HospitalNode:
         federation, rounds = self.config.federation, rounds_of(self.config, order.arm)
         drift = None
         if federation.strategy == "scaffold":
-            just_before = kept.number == order.round - 1
-            drift = drifting.learn(kept.tensors, state, just_before=just_before)
+            steady = order.steady if kept.number == order.round - 1 else 0
+            drift = drifting.learn(kept.tensors, state, steady=steady)
         report = train(
             model,
             patients,
@@ -173,6 +173,7 @@ class HospitalNode:
             proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
             moments=kept.tensors,
             drift=drift,
+            free=self._local_parts,
         )
         after = model.adapter_state()
         keep = report.moments | personal.as_kept(after, self._local_parts)

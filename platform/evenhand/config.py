@@ -189,7 +189,15 @@ class FederationConfig(Section):
     client_cpus: Count = 1
     """Processor cores that one simulated hospital may use."""
     strategy: Literal[
-        "fedavg", "fedprox", "fedadam", "fedyogi", "scaffold", "trimmed-mean", "krum", "qfedavg"
+        "fedavg",
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "scaffold",
+        "trimmed-mean",
+        "krum",
+        "qfedavg",
+        "tilted",
     ] = "fedavg"
     """How updates are put together."""
     proximal: Positive = 0.01
@@ -199,7 +207,7 @@ class FederationConfig(Section):
     poisoned: Annotated[int, Field(ge=0)] = 1
     """trimmed-mean, krum: hospitals whose updates may be anything; fewer than half."""
     fairness: Positive = 1.0
-    """qfedavg: how much more a hospital with a larger loss weighs."""
+    """qfedavg, tilted: how much more a hospital with a larger loss weighs."""
     secure_sum: bool = False
     """Whether the coordinator sees only the sum of updates; between real hospitals alone."""
     local_parts: tuple[str, ...] = ()
@@ -208,7 +216,7 @@ class FederationConfig(Section):
 
     @model_validator(mode="after")
     def _summable(self) -> "FederationConfig":
-        if self.secure_sum and self.strategy in ("trimmed-mean", "krum", "qfedavg"):
+        if self.secure_sum and self.strategy in ("trimmed-mean", "krum", "qfedavg", "tilted"):
             raise ValueError(
                 f"strategy {self.strategy} looks at single updates, which secure_sum hides; "
                 "choose one of the two"
