@@ -6,7 +6,8 @@ Three federations one after another, each a SuperLink and as many SuperNodes as 
 on loopback with authenticated nodes: Flower's app whose hospitals send back arrays of the same
 sizes, once with numpy alone and once with torch imported as Flower's quickstart does, then
 Evenhand's on phantoms. A round is the time between two records of finished rounds; of Evenhand's
-the slowest hospital's training is taken off. Expected on two quiet cores: 4 minutes.
+the slowest hospital's training is taken off. Not more hospitals than cores: training would wait
+for a core and count as overhead. Expected on two quiet cores: 4 minutes.
 """
 
 import argparse
@@ -112,7 +113,7 @@ def main() -> None:
     """Run the three, print a table, keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--hospitals", type=int, default=3)
+    parser.add_argument("--hospitals", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     out = options.out.resolve()
