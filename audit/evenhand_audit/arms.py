@@ -20,7 +20,7 @@ from evenhand_audit.fairness import (
 from evenhand_audit.inference import Dealt, Effect, cliffs_delta, permutation_tests
 from evenhand_audit.mixed import Adjusted, Covariates, adjusted_gap
 from evenhand_audit.power import detectable_gap
-from evenhand_audit.rates import planning_error, rate_gap_interval, rate_interval
+from evenhand_audit.rates import most_missed, planning_error, rate_gap_interval, rate_interval
 from evenhand_audit.records import (
     FAMILY_LEVEL,
     ArmAudit,
@@ -32,6 +32,7 @@ from evenhand_audit.records import (
     Family,
     GroupAudit,
     Metric,
+    Missed,
     SkewedErrors,
     Summary,
 )
@@ -262,7 +263,9 @@ class ArmAtWork:
                 mean = Estimate(value, *rate_interval(mine))
             metrics[metric.column] = Summary(mean, median)
         cases = int(self.patients["cases"].to_numpy()[members].sum())
-        return GroupAudit(name, len(members), cases, metrics)
+        missed = int(self.patients["missed"].to_numpy()[members].sum())
+        bound = Missed(missed, most_missed(missed, len(members)))
+        return GroupAudit(name, len(members), cases, metrics, bound)
 
 
 @dataclass(frozen=True, eq=False)

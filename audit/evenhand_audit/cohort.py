@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evenhand.artifacts import OPTIONAL_COLUMNS, PREDICTION_COLUMNS
 from evenhand.errors import DataError, UsageError
-from evenhand_audit.records import METRICS, OPTIONAL_METRICS, Metric
+from evenhand_audit.records import METRICS, MISSED_UNDER, OPTIONAL_METRICS, Metric
 from evenhand_audit.resampling import Figure
 
 __all__ = [
@@ -105,7 +105,8 @@ def patients_of(
 
     Returns:
         One row a patient: `patient`, the metrics' means, sums of lesion counts, the mean
-        reference volume, `cases`, the attributes as text, and where there is one `grade`.
+        reference volume, `cases`, whether a tumour was `missed`, the attributes as text, and where
+        there is one `grade`.
 
     Raises:
         DataError: a patient has two values of an attribute, of hospital or of grade.
@@ -116,6 +117,8 @@ def patients_of(
         means.append("calibration_error")
     patients = grouped[means].mean()
     patients["cases"] = grouped.size()
+    missed = (cases["dice"] < MISSED_UNDER) & ~cases["empty"].isin(["reference", "both"])
+    patients["missed"] = missed.groupby(cases["patient"]).any()
     if set(LESIONS) <= set(cases.columns):
         counts = grouped[list(LESIONS)].sum(min_count=1)
         patients[list(LESIONS)] = counts

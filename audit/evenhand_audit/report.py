@@ -32,6 +32,7 @@ from evenhand_audit.words import (
     headline_arm,
     number,
     p_text,
+    unseen_misses,
 )
 
 __all__ = [
@@ -206,6 +207,7 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
         verdict=verdict_of(lead.checks),
         verdicts={arm_name(arm): verdict_of(arm.checks) for arm in audit.arms},
         leading=leading,
+        unseen_misses=unseen_misses(lead),
         others=[found for found in others if found is not None],
         bias=_planted(audit, facts.get("planted_bias")),
         arms_plot=arms_plot(audit),

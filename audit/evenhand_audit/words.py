@@ -8,6 +8,7 @@ from evenhand_audit.disclosure import POOL
 from evenhand_audit.records import (
     FAMILY_LEVEL,
     METRICS,
+    MISSED_UNDER,
     ArmAudit,
     AttributeAudit,
     Audit,
@@ -27,10 +28,17 @@ __all__ = [
     "number",
     "p_text",
     "reach_of",
+    "unseen_misses",
 ]
 
 UNKNOWN_FIGURE = "\N{EN DASH}"
 """What stands in a table where a figure is not known."""
+
+FEW = 60
+"""In a group of fewer patients, none missed leaves room for more than 5% who are."""
+
+NAMED = 4
+"""Groups that a sentence names, the smallest first."""
 
 PREFERRED_ARMS = ("federated", "federated-private", "pooled")
 """Whose finding leads page one; else the first arm of the table. A fixed order, not the result."""
@@ -183,6 +191,28 @@ def reach_of(arm: ArmAudit) -> str:
     return (
         "This sample could only have found gaps above these, four times in five (between the two "
         f"groups that are known worst): {', '.join(parts)}."
+    )
+
+
+def unseen_misses(arm: ArmAudit) -> str:
+    """Say what share of missed patients small groups without one do not rule out; empty if none."""
+    rows = [
+        (found.attribute, row)
+        for found in arm.attributes
+        for row in found.by_group
+        if not row.missed.patients and row.patients < FEW
+    ]
+    if not rows:
+        return ""
+    rows = sorted(rows, key=lambda each: each[1].patients)[:NAMED]
+    shares = ", ".join(
+        f"{row.missed.at_most:.0%} of {_people(attribute, row.group, starts=False)} ({_count(row)})"
+        for attribute, row in rows
+    )
+    return (
+        f"Where nobody was missed (Dice under {MISSED_UNDER:g}), a small sample does not rule out "
+        f"that many are: up to {shares}. The interval of a mean knows nothing of a miss that is "
+        "not in the sample. The tables have the other groups."
     )
 
 

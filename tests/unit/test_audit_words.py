@@ -7,9 +7,10 @@ import pytest
 
 from evenhand.config import AuditConfig
 from evenhand_audit.analysis import audit_table
+from evenhand_audit.rates import most_missed
 from evenhand_audit.records import Estimate
 from evenhand_audit.simulate import simulated_rows
-from evenhand_audit.words import finding_of, headline_arm, number
+from evenhand_audit.words import finding_of, headline_arm, number, unseen_misses
 
 QUICK = AuditConfig(resamples=300, attributes=("sex",))
 
@@ -106,3 +107,37 @@ def test_the_leading_arm_is_chosen_by_name(arms, lead):
 def test_numbers_are_written_for_print(value, column, text):
     """Shares have three decimals, distances one, and a minus is a minus."""
     assert number(value, column) == text
+
+
+class TestUnseenMisses:
+    """What a sample without a missed patient leaves open."""
+
+    def test_the_bound_by_hand(self):
+        """None of 15: 1 - 0.05^(1/15), 18%. One of 15: P(at most 1) is 5% there. All: 1."""
+        assert most_missed(0, 15) == pytest.approx(1 - 0.05 ** (1 / 15))
+        share = most_missed(1, 15)
+        assert (1 - share) ** 15 + 15 * share * (1 - share) ** 14 == pytest.approx(0.05)
+        assert most_missed(15, 15) == 1
+
+    def test_small_groups_name_what_they_do_not_rule_out(self):
+        """Each of 15 without a miss leaves room for 18% of such patients."""
+        said = unseen_misses(audited(patients=30, gap=0.0).arms[0])
+        assert "up to 18% of patients of sex F (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}15)" in said
+        assert "sex M" in said
+
+    def test_a_miss_in_the_sample_is_counted(self):
+        """A missed patient is counted where the reference is not empty, and nothing is claimed."""
+        table = pd.DataFrame(simulated_rows(patients=30, gap=0.0))
+        women = table.index[table["sex"] == "F"]
+        table.loc[women[0], ["dice", "empty"]] = [0.0, "prediction"]
+        table.loc[women[1], ["dice", "empty"]] = [0.0, "reference"]
+        arm = audit_table(table, QUICK).arms[0]
+        missed = {row.group: row.missed for row in arm.attributes[0].by_group}
+        assert (missed["F"].patients, missed["M"].patients) == (1, 0)
+        assert missed["F"].at_most == most_missed(1, 15)
+        assert "sex F" not in unseen_misses(arm)
+
+    def test_large_groups_need_no_warning(self):
+        """From 60 patients on none missed means fewer than one in twenty."""
+        assert unseen_misses(audited(patients=120, gap=0.0).arms[0]) == ""
+        assert most_missed(0, 60) < 0.05 < most_missed(0, 58)
