@@ -29,6 +29,7 @@ from evenhand_audit.words import (
     arm_name,
     attribute_name,
     finding_of,
+    group_name,
     headline_arm,
     number,
     p_text,
@@ -189,6 +190,7 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
     environment.filters.update(
         number=number, interval=_interval, duration=_duration, megabytes=_megabytes,
         attribute=attribute_name, arm=arm_name, like_patients=adjusted_in_words, p=p_text,
+        group_name=group_name,
     )  # fmt: skip
     told: Mapping[str, Any] = facts.get("arms") or {}
     lead = headline_arm(audit)

@@ -24,6 +24,7 @@ __all__ = [
     "arm_name",
     "attribute_name",
     "finding_of",
+    "group_name",
     "headline_arm",
     "number",
     "p_text",
@@ -39,6 +40,9 @@ FEW = 60
 
 NAMED = 4
 """Groups that a sentence names, the smallest first."""
+
+POOL_NAMED = 3
+"""A pool of so many groups at most is called by their names."""
 
 PREFERRED_ARMS = ("federated", "federated-private", "pooled")
 """Whose finding leads page one; else the first arm of the table. A fixed order, not the result."""
@@ -68,6 +72,14 @@ def arm_name(arm: ArmAudit) -> str:
 def attribute_name(attribute: str) -> str:
     """`age_group` as a person writes it."""
     return attribute.replace("_", " ")
+
+
+def group_name(group: str, found: AttributeAudit) -> str:
+    """Name of a row: a pool of few groups is called by their names."""
+    pair = "\N{MULTIPLICATION SIGN}" in found.attribute
+    if group != POOL or pair or not 2 <= len(found.pooled) <= POOL_NAMED:
+        return group
+    return f"{', '.join(found.pooled[:-1])} and {found.pooled[-1]} together"
 
 
 def headline_arm(audit: Audit) -> ArmAudit:
@@ -130,10 +142,10 @@ def _sentence(found: AttributeAudit, difference: Difference) -> str:
     worst, best = rows[difference.worst_group], rows[difference.best_group]
     gap = difference.gap
     return (
-        f"{_people(found.attribute, worst.group)} have the lowest mean Dice: "
+        f"{_people(found, worst.group)} have the lowest mean Dice: "
         f"{number(worst.metrics['dice'].mean.value)} ({_count(worst)}), against "
         f"{number(best.metrics['dice'].mean.value)} ({_count(best)}) for "
-        f"{_people(found.attribute, best.group, starts=False)}. "
+        f"{_people(found, best.group, starts=False)}. "
         f"The gap is {number(gap.value)} "
         f"(95% interval {number(gap.low)} to {number(gap.high)})."
     )
@@ -197,7 +209,7 @@ def reach_of(arm: ArmAudit) -> str:
 def unseen_misses(arm: ArmAudit) -> str:
     """Say what share of missed patients small groups without one do not rule out; empty if none."""
     rows = [
-        (found.attribute, row)
+        (found, row)
         for found in arm.attributes
         for row in found.by_group
         if not row.missed.patients and row.patients < FEW
@@ -206,8 +218,8 @@ def unseen_misses(arm: ArmAudit) -> str:
         return ""
     rows = sorted(rows, key=lambda each: each[1].patients)[:NAMED]
     shares = ", ".join(
-        f"{row.missed.at_most:.0%} of {_people(attribute, row.group, starts=False)} ({_count(row)})"
-        for attribute, row in rows
+        f"{row.missed.at_most:.0%} of {_people(found, row.group, starts=False)} ({_count(row)})"
+        for found, row in rows
     )
     return (
         f"Where nobody was missed (Dice under {MISSED_UNDER:g}), a small sample does not rule out "
@@ -223,7 +235,8 @@ def adjusted_in_words(difference: Difference) -> str:
         return ""
     if adjusted.value is None or adjusted.low is None or adjusted.high is None:
         return adjusted.note
-    equal = " and ".join(adjusted.held_equal)
+    *first, last = adjusted.held_equal or ("",)
+    equal = f"{', '.join(first)} and {last}" if first else last
     if not equal:
         return "Nothing could be held equal: hospital and tumour size do not vary."
     at_once = f", for all {adjusted.pairs} pairs of groups at once" if adjusted.pairs > 1 else ""
@@ -264,16 +277,18 @@ def _count(row: GroupAudit) -> str:
     return f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row.patients}"
 
 
-def _people(attribute: str, group: str, *, starts: bool = True) -> str:
-    name = attribute_name(attribute)
+def _people(found: AttributeAudit, group: str, *, starts: bool = True) -> str:
+    attribute, name = found.attribute, attribute_name(found.attribute)
     if "\N{MULTIPLICATION SIGN}" in attribute:
         text = (
             f"patients in the small groups of {name} taken together"
             if group == POOL
             else f"patients in the group {group} ({name})"
         )
-    elif group == POOL:
+    elif group == POOL and group_name(group, found) == POOL:
         text = f"patients of the small groups of {name} taken together"
+    elif group == POOL:
+        text = f"patients of {name} {group_name(group, found)}"
     elif group == "unknown":
         text = f"patients whose {name} is unknown"
     elif attribute == "age_group":

@@ -7,10 +7,11 @@ import pytest
 
 from evenhand.config import AuditConfig
 from evenhand_audit.analysis import audit_table
+from evenhand_audit.disclosure import POOL
 from evenhand_audit.rates import most_missed
 from evenhand_audit.records import Estimate
 from evenhand_audit.simulate import simulated_rows
-from evenhand_audit.words import finding_of, headline_arm, number, unseen_misses
+from evenhand_audit.words import finding_of, group_name, headline_arm, number, unseen_misses
 
 QUICK = AuditConfig(resamples=300, attributes=("sex",))
 
@@ -141,3 +142,29 @@ class TestUnseenMisses:
         """From 60 patients on none missed means fewer than one in twenty."""
         assert unseen_misses(audited(patients=120, gap=0.0).arms[0]) == ""
         assert most_missed(0, 60) < 0.05 < most_missed(0, 58)
+
+
+class TestPools:
+    """Groups that are shown only together are called by their names where there are few."""
+
+    def test_a_pool_of_two_is_named(self):
+        """One patient of unknown sex takes the men along: the sentence says who they are."""
+        table = pd.DataFrame(simulated_rows(patients=40, gap=0.0))
+        man = table.index[table["sex"] == "M"][0]
+        table.loc[man, "sex"] = "unknown"
+        arm = audit_table(table, QUICK).arms[0]
+        (sex,) = arm.attributes
+        assert [row.group for row in sex.by_group] == ["F", POOL]
+        assert group_name(POOL, sex) == "M and unknown together"
+        assert group_name("F", sex) == "F"
+        assert "patients of sex M and unknown together" in finding_of(arm).sentence.replace(
+            "P", "p"
+        )
+
+    def test_a_pool_of_many_is_not(self):
+        """Nor is one of a pair: the names would fill the page."""
+        table = pd.DataFrame(simulated_rows(patients=40, gap=0.0))
+        (sex,) = audit_table(table, QUICK).arms[0].attributes
+        assert group_name(POOL, replace(sex, pooled=("a", "b", "c", "d"))) == POOL
+        pair = replace(sex, attribute="sex \N{MULTIPLICATION SIGN} hospital", pooled=("a", "b"))
+        assert group_name(POOL, pair) == POOL
