@@ -17,12 +17,14 @@ from evenhand_audit.resampling import Figure
 
 __all__ = [
     "ATTRIBUTES",
+    "LESIONS",
     "age_group_names",
     "age_groups",
     "attributes_of",
     "check_attributes",
     "figure_of",
     "group_order",
+    "lesion_f1",
     "metrics_of",
     "patients_of",
 ]
@@ -126,7 +128,7 @@ def patients_of(
         patients["lesions_predicted_false"] = (
             counts["lesions_predicted"] - counts["lesions_predicted_true"]
         )
-        patients["lesion_f1"] = _lesion_f1(counts)
+        patients["lesion_f1"] = lesion_f1(counts)
     for covariate in ("hospital", "grade"):  # held equal whether or not they are compared
         if covariate in cases:
             _refuse_two_values(grouped[covariate].nunique(), covariate)
@@ -140,7 +142,7 @@ def patients_of(
     return patients.reset_index()
 
 
-def _lesion_f1(counts: pd.DataFrame) -> NDArray[np.float64]:
+def lesion_f1(counts: pd.DataFrame) -> NDArray[np.float64]:
     """Harmonic mean of lesion sensitivity and precision of each patient, over all its cases.
 
     The rule for empty masks: without any lesion, in reference or prediction, 1; with lesions in one
