@@ -245,10 +245,11 @@ class ArmAudit:
 
 @dataclass(frozen=True)
 class Withheld:
-    """An arm and prompt with too few patients to show anything."""
+    """An arm and prompt of which nothing may be shown."""
 
     arm: str
     prompt: str
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from evenhand import __version__
 from evenhand.artifacts import file_sha256, write_atomically
 from evenhand.config import AuditConfig
-from evenhand.errors import DataError, UsageError
+from evenhand.errors import UsageError
 from evenhand_audit.across.sums import asked_of, rows_of_hospital, settings_of
 from evenhand_audit.arms import PAIR
 from evenhand_audit.cohort import age_group_names, patients_of
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOISED_COLUMNS",
     "NOISED_SCHEMA",
+    "NOISED_SCHEMA_VERSION",
     "NoisedGroup",
     "NoisedSums",
     "noised_sums",
@@ -297,29 +298,18 @@ def write_noised(sums: NoisedSums, path: Path) -> None:
     write_atomically(path, f"{json.dumps(record, indent=1, allow_nan=False)}\n".encode())
 
 
-def read_noised(record: Mapping[str, Any], name: str) -> NoisedSums:
+def read_noised(record: Mapping[str, Any]) -> NoisedSums:
     """Read the record of a file that says it is one of noised sums.
 
     Raises:
-        DataError: damaged, or of another version.
+        KeyError, TypeError, ValueError: it is damaged.
     """
-    if record.get("schema_version") != NOISED_SCHEMA_VERSION:
-        raise DataError(
-            f"'{name}' has schema {record.get('schema_version')}; this version of Evenhand reads "
-            f"{NOISED_SCHEMA_VERSION}. Ask the hospital to write it again."
-        )
-    try:
-        groups = tuple(_group(each) for each in record["groups"])
-        privacy = dict(record["privacy"])
-        patients = int(record["patients"])
-        positive = float(privacy["deviation"]) > 0 and float(privacy["epsilon"]) > 0
-        settings, hospital = dict(record["settings"]), str(record["hospital"])
-    except (KeyError, TypeError, ValueError):
-        positive = False
-    if not positive or patients < 1:
-        raise DataError(
-            f"'{name}' is damaged: something is missing in it. Ask the hospital for it again."
-        )
+    groups = tuple(_group(each) for each in record["groups"])
+    privacy = dict(record["privacy"])
+    patients = int(record["patients"])
+    if not (float(privacy["deviation"]) > 0 and float(privacy["epsilon"]) > 0) or patients < 1:
+        raise ValueError
+    settings, hospital = dict(record["settings"]), str(record["hospital"])
     return NoisedSums(hospital, settings, patients, privacy, groups)
 
 
