@@ -15,7 +15,6 @@ all arms together, which is the sensitivity.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from evenhand_audit.across.sums import asked_of, rows_of_hospital, settings_of
 from evenhand_audit.arms import PAIR
 from evenhand_audit.cohort import age_group_names, patients_of
 from evenhand_audit.disclosure import all_pairs, cell_name
+from evenhand_audit.ledger_cohort import cohort_of, release_noise
 
 if TYPE_CHECKING:
     from evenhand.privacy.site import Site
@@ -114,6 +114,7 @@ def noised_sums(
     hospital: str = "",
     pairs: bool = False,
     site: "Site | None" = None,
+    store: Path | None = None,
 ) -> NoisedSums:
     """Charge one hospital's sums to its ledger, then noise them.
 
@@ -125,6 +126,7 @@ def noised_sums(
         hospital: whose rows, where the table has several.
         pairs: whether pairs of attributes are told too.
         site: where the ledger lies; None: the hospital's own place.
+        store: the hospital's case store, so that its ledger knows patients by their images.
 
     Raises:
         BudgetError: the grant would be exceeded.
@@ -133,7 +135,6 @@ def noised_sums(
         UsageError: groups are not known, or arms are of different patients.
     """
     from evenhand.privacy.accounting import ACCOUNTANT, UNIT, default_delta
-    from evenhand.privacy.cohort import Cohort
     from evenhand.privacy.release import release_table
     from evenhand.privacy.site import Site
 
@@ -148,12 +149,12 @@ def noised_sums(
     ledger = place.ledger()
     grant = ledger.state().grant
     delta = grant.delta if grant else default_delta(len(patients))
-    noise = _noise(epsilon, delta)
+    noise = release_noise(epsilon, delta)
     bound = sensitivity(len(cells), len(arms) * len(NOISED_COLUMNS))
     told = release_table(
         ledger,
         place.policy(),
-        Cohort.of(place.key(), {str(each): () for each in patients}),
+        cohort_of(place, patients, store),
         [list(row) for row in _vectors(arms, cells)],
         columns=columns,
         bound=bound,
@@ -174,14 +175,6 @@ def noised_sums(
     }
     found = tuple(_told(arms, cells, told, len(patients)))
     return NoisedSums(name, settings, len(patients), privacy, found)
-
-
-@cache
-def _noise(epsilon: float, delta: float) -> float:
-    """Noise multiplier of one release; to find it takes seconds."""
-    from evenhand.privacy.accounting import noise_for
-
-    return noise_for(epsilon, delta, 1.0, 1)
 
 
 def _groups(config: AuditConfig, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

@@ -57,8 +57,12 @@ class NoisedSum:
         self._total = torch.zeros(size, dtype=torch.int64)
         self._patients = 0
 
-    def add(self, vector: Tensor) -> None:
+    def add(self, vector: Tensor, share: float = 1.0) -> None:
         """Clip one patient's vector, put it onto the grid, and add it.
+
+        Args:
+            vector: of one patient, any shape of `size` numbers.
+            share: above 0 and at most 1, multiplied after clipping, so no vector gets longer.
 
         Raises:
             PrivacyError: so little noise was asked for that the grid's integers run out.
@@ -71,7 +75,9 @@ class NoisedSum:
             )
         exact = vector.detach().reshape(-1).to("cpu", torch.float64)
         norm = float(torch.linalg.vector_norm(exact))
-        shrink = min(1.0, self._clip_norm * _SHORTER / norm) if norm else 1.0
+        if not 0 < share <= 1:
+            raise PrivacyError(f"A patient's share must be above 0 and at most 1; got {share}.")
+        shrink = min(1.0, self._clip_norm * _SHORTER / norm) * share if norm else 1.0
         self._total += (exact * (shrink / self.grid_step)).trunc_().to(torch.int64)
 
     def release(self) -> Tensor:
@@ -118,6 +124,7 @@ class PrivateStep:
         draw: Callable[[P, int], S],
         loss: Callable[[S], Tensor],
         count: Callable[[Any], int] = len,
+        share: Callable[[P], float] = lambda _: 1.0,
     ) -> None:
         """Draw patients and their slices, and step on them.
 
@@ -128,6 +135,7 @@ class PrivateStep:
             draw: slices of a patient, at most as many as it is told.
             loss: mean loss over drawn slices.
             count: how many slices were drawn.
+            share: of a patient's clipped gradient that counts, above 0 and at most 1.
 
         Raises:
             PrivacyError: more slices came than may be drawn; nothing is changed.
@@ -141,14 +149,20 @@ class PrivateStep:
                 )
             return loss(slices)
 
-        self(poisson_sample(patients, rate), bounded)
+        self(poisson_sample(patients, rate), bounded, share)
 
-    def __call__(self, drawn: Sequence[P], loss: Callable[[P], Tensor]) -> None:
+    def __call__(
+        self,
+        drawn: Sequence[P],
+        loss: Callable[[P], Tensor],
+        share: Callable[[P], float] = lambda _: 1.0,
+    ) -> None:
         """Step on the patients that were drawn.
 
         Args:
             drawn: each person once; may be empty.
             loss: mean loss over one patient's slices, capped in number.
+            share: as in `sampled`.
         """
         total = NoisedSum(
             sum(parameter.numel() for parameter in self._parameters),
@@ -158,7 +172,7 @@ class PrivateStep:
         for patient in drawn:
             gradient = self._gradient(loss(patient))
             if gradient is not None:
-                total.add(gradient)
+                total.add(gradient, share(patient))
         mean = total.release() / self._expected_patients
         pieces = torch.split(mean, [parameter.numel() for parameter in self._parameters])
         for parameter, piece in zip(self._parameters, pieces, strict=True):
