@@ -228,10 +228,6 @@ class ArmAtWork:
         for metric in self.metrics:
             figure = figure_of(self.patients, metric)
             functions[metric.column] = lambda who, _, figure=figure: figure.of(who).value
-            if metric.parts is None:
-                functions[f"median {metric.column}"] = lambda who, _, figure=figure: float(
-                    np.median(figure.top[who])
-                )
         numbers = np.arange(len(self.patients))
         return MetricFrame(
             metrics=functions,
@@ -258,7 +254,7 @@ class ArmAtWork:
             if metric.parts is None:
                 mean = Estimate(value, *closed_interval(mine, resampled, metric.bound))
                 ends = median_interval(mine.top)
-                median = Estimate(float(values[f"median {metric.column}"]), *ends)
+                median = Estimate(float(np.median(mine.top)), *ends)
             else:
                 mean = Estimate(value, *rate_interval(mine))
             metrics[metric.column] = Summary(mean, median)

@@ -1,6 +1,6 @@
 """What an audit found, in sentences for a clinician. Numbers keep their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +41,9 @@ FEW = 60
 NAMED = 4
 """Groups that a sentence names, the smallest first."""
 
+CROSSED = " \N{MULTIPLICATION SIGN} "
+"""Between the names of the attributes of a pair."""
+
 POOL_NAMED = 3
 """A pool of so many groups at most is called by their names."""
 
@@ -74,12 +77,32 @@ def attribute_name(attribute: str) -> str:
     return attribute.replace("_", " ")
 
 
-def group_name(group: str, found: AttributeAudit) -> str:
-    """Name of a row: a pool of few groups is called by their names."""
-    pair = "\N{MULTIPLICATION SIGN}" in found.attribute
-    if group != POOL or pair or not 2 <= len(found.pooled) <= POOL_NAMED:
+def group_name(group: str, found: AttributeAudit, singles: Sequence[AttributeAudit] = ()) -> str:
+    """Name of a row: a pool of few groups is called by their names.
+
+    Args:
+        group: as in the record.
+        found: the attribute or pair.
+        singles: of a pair, the arm's attributes, whose pools were crossed.
+    """
+    names = found.attribute.split(CROSSED)
+    if len(names) == 2:
+        pools = {each.attribute: each.pooled for each in singles}
+        first, second = (_listed(pools.get(name, ()), "or") for name in names)
+        if first and group.startswith(f"{POOL}, "):
+            group = first + group.removeprefix(POOL)
+        if second and group.endswith(f", {POOL}"):
+            group = group.removesuffix(POOL) + second
         return group
-    return f"{', '.join(found.pooled[:-1])} and {found.pooled[-1]} together"
+    listed = _listed(found.pooled, "and")
+    return f"{listed} together" if group == POOL and listed else group
+
+
+def _listed(groups: Sequence[str], word: str) -> str:
+    """Names of a pool's groups; empty where there are too many to name."""
+    if not 2 <= len(groups) <= POOL_NAMED:
+        return ""
+    return f"{', '.join(groups[:-1])} {word} {groups[-1]}"
 
 
 def headline_arm(audit: Audit) -> ArmAudit:
@@ -279,7 +302,7 @@ def _count(row: GroupAudit) -> str:
 
 def _people(found: AttributeAudit, group: str, *, starts: bool = True) -> str:
     attribute, name = found.attribute, attribute_name(found.attribute)
-    if "\N{MULTIPLICATION SIGN}" in attribute:
+    if CROSSED in attribute:
         text = (
             f"patients in the small groups of {name} taken together"
             if group == POOL

@@ -161,6 +161,19 @@ class TestPools:
             "P", "p"
         )
 
+    def test_cells_of_a_pair_say_what_was_crossed(self):
+        """A cell of two pools names the groups of both."""
+        table = pd.DataFrame(simulated_rows(patients=40, gap=0.0))
+        (sex,) = audit_table(table, QUICK).arms[0].attributes
+        singles = (
+            replace(sex, pooled=("M", "unknown")),
+            replace(sex, attribute="race", pooled=("b", "c")),
+        )
+        pair = replace(sex, attribute="sex \N{MULTIPLICATION SIGN} race")
+        assert group_name(f"{POOL}, {POOL}", pair, singles) == "M or unknown, b or c"
+        assert group_name(f"F, {POOL}", pair, singles) == "F, b or c"
+        assert group_name(POOL, pair, singles) == POOL
+
     def test_a_pool_of_many_is_not(self):
         """Nor is one of a pair: the names would fill the page."""
         table = pd.DataFrame(simulated_rows(patients=40, gap=0.0))
