@@ -88,6 +88,7 @@ class Trainer:
             noise_multiplier=self._noise,
             clip_norm=CLIP,
             expected_patients=RATE * len(self._people),
+            share=lambda number: shares[self._people[number].sex],
         )
 
         def loss(number: int) -> torch.Tensor:
@@ -103,7 +104,6 @@ class Trainer:
                 draw=lambda number, _: number,
                 loss=loss,
                 count=lambda _: 1,
-                share=lambda number: shares[self._people[number].sex],
             )
         return weight.detach()
 

@@ -76,9 +76,10 @@ class TestStep:
             noise_multiplier=0.0,
             clip_norm=1.0,
             expected_patients=1.0,
+            share={"a": 1.0, "b": 0.25}.__getitem__,
         )
         pull = {"a": torch.tensor([8.0, 0.0]), "b": torch.tensor([0.0, 8.0])}
-        step(["a", "b"], lambda one: -(pull[one] * weight).sum(), {"a": 1.0, "b": 0.25}.__getitem__)
+        step(["a", "b"], lambda one: -(pull[one] * weight).sum())
         assert weight.tolist() == pytest.approx([1.0, 0.25], abs=1e-6)
 
     @pytest.mark.parametrize("share", [0.0, 1.01, float("nan"), -0.5])

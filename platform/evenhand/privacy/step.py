@@ -98,6 +98,7 @@ class PrivateStep:
         clip_norm: largest Euclidean norm of one patient's gradient.
         expected_patients: sampling rate times patients; the sum is divided by it, not
             by the number drawn, which is itself private.
+        share: how much of a patient's clipped gradient counts, above 0 and at most 1.
     """
 
     def __init__(
@@ -108,12 +109,14 @@ class PrivateStep:
         noise_multiplier: float,
         clip_norm: float,
         expected_patients: float,
+        share: Callable[[Any], float] = lambda _: 1.0,
     ) -> None:
         self._parameters = list(parameters)
         self._optimiser = optimiser
         self._noise_multiplier = noise_multiplier
         self._clip_norm = clip_norm
         self._expected_patients = expected_patients
+        self._share = share
 
     def sampled(
         self,
@@ -124,7 +127,6 @@ class PrivateStep:
         draw: Callable[[P, int], S],
         loss: Callable[[S], Tensor],
         count: Callable[[Any], int] = len,
-        share: Callable[[P], float] = lambda _: 1.0,
     ) -> None:
         """Draw patients and their slices, and step on them.
 
@@ -135,7 +137,6 @@ class PrivateStep:
             draw: slices of a patient, at most as many as it is told.
             loss: mean loss over drawn slices.
             count: how many slices were drawn.
-            share: of a patient's clipped gradient that counts, above 0 and at most 1.
 
         Raises:
             PrivacyError: more slices came than may be drawn; nothing is changed.
@@ -149,20 +150,14 @@ class PrivateStep:
                 )
             return loss(slices)
 
-        self(poisson_sample(patients, rate), bounded, share)
+        self(poisson_sample(patients, rate), bounded)
 
-    def __call__(
-        self,
-        drawn: Sequence[P],
-        loss: Callable[[P], Tensor],
-        share: Callable[[P], float] = lambda _: 1.0,
-    ) -> None:
+    def __call__(self, drawn: Sequence[P], loss: Callable[[P], Tensor]) -> None:
         """Step on the patients that were drawn.
 
         Args:
             drawn: each person once; may be empty.
             loss: mean loss over one patient's slices, capped in number.
-            share: as in `sampled`.
         """
         total = NoisedSum(
             sum(parameter.numel() for parameter in self._parameters),
@@ -172,7 +167,7 @@ class PrivateStep:
         for patient in drawn:
             gradient = self._gradient(loss(patient))
             if gradient is not None:
-                total.add(gradient, share(patient))
+                total.add(gradient, self._share(patient))
         mean = total.release() / self._expected_patients
         pieces = torch.split(mean, [parameter.numel() for parameter in self._parameters])
         for parameter, piece in zip(self._parameters, pieces, strict=True):

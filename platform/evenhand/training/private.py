@@ -199,6 +199,7 @@ def train_private(
         noise_multiplier=plan.added_noise,
         clip_norm=privacy.clip_norm,
         expected_patients=privacy.sampling_rate * len(patients),
+        share=lambda patient: share[patient.patient_id],
     )
     generator = torch.Generator().manual_seed(secrets.randbits(63))
 
@@ -221,7 +222,6 @@ def train_private(
             draw=slices,
             loss=lambda batch: loss_of(model, batch),
             count=lambda batch: len(batch.masks),
-            share=lambda patient: share[patient.patient_id],
         )
         advance(1)
     model.eval()
