@@ -249,6 +249,9 @@ class PrivacyConfig(Section):
     """Patterns of adapter tensors that the private arm trains; fewer need less noise."""
     warm_start_phantoms: Annotated[int, Field(ge=0)] = 0
     """Synthetic patients on which the adapter is trained first; they cost no privacy."""
+    patient_shares: Path | None = None
+    """Table of `evenhand mitigate weights --private`: how much of each patient's clipped gradient
+    counts. Shares must follow from a patient's own group and noised or public figures only."""
 
     @model_validator(mode="after")
     def _one_sum(self) -> "PrivacyConfig":
@@ -365,7 +368,8 @@ class ExperimentConfig(Section):
         if self.training.patient_weights is not None and PRIVATE_ARM in self.arms:
             raise ValueError(
                 "training.patient_weights draws some patients more often, which the privacy "
-                "accounting does not cover; leave the arm federated-private out"
+                "accounting does not cover; leave the arm federated-private out, or give it "
+                "privacy.patient_shares"
             )
         if self.federation.local_parts and PRIVATE_ARM in self.arms:
             raise ValueError(

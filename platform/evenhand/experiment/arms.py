@@ -61,6 +61,7 @@ _LATER: Mapping[str, Mapping[str, object]] = {
     "model": {"head_hints": False},
     "training": {"box_hints": 0.3, "mask_hints": 0.3, "sequence_dropout": 0.2},
     "federation": {"local_parts": []},
+    "privacy": {"patient_shares": None},
 }
 """Keys that came after the first arms were trained, with what all of those did."""
 
