@@ -7,28 +7,10 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import minimize_scalar
 
-LOGITS = np.linspace(-12, 12, 241)
-"""Borders of the bins of logits in which voxels are counted."""
+from evenhand.metrics import LOGIT_EDGES, fit_temperature
 
 Case = dict[str, Any]
-
-
-def histogram(probability: np.ndarray, reference: np.ndarray) -> list[list[int]]:
-    """Voxels by bin of logits: all, and those of the tumour; within 10 voxels of both masks.
-
-    Args:
-        probability: (i, j, k) of tumour.
-        reference: (i, j, k), 0 and 1.
-    """
-    inside = np.argwhere((reference > 0) | (probability > 0.5))
-    low, high = np.maximum(inside.min(0) - 10, 0), inside.max(0) + 11
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    p = probability[window].astype(np.float64).clip(1e-6, 1 - 1e-6).ravel()
-    r = reference[window].astype(bool).ravel()
-    logits = np.log(p / (1 - p))
-    return [np.histogram(values, LOGITS)[0].tolist() for values in (logits, logits[r])]
 
 
 def line(path: Path) -> str:
@@ -110,10 +92,9 @@ def _calibration(folds: list[dict[str, Any]]) -> list[str]:
     temperatures, before, after = [], np.zeros((3, 15)), np.zeros((3, 15))
     for number, own in enumerate(counts):
         others = sum(one for place, one in enumerate(counts) if place != number)
-        fitted = minimize_scalar(lambda t, o=others: _loss(o, t), bounds=(0.3, 5), method="bounded")
-        temperatures.append(float(fitted.x))
+        temperatures.append(fit_temperature(others))
         before += _bins(own, 1.0)
-        after += _bins(own, float(fitted.x))
+        after += _bins(own, temperatures[-1])
     cases = _by_prompt([case for fold in folds for case in fold["cases"]])["automatic"]
     expected = [1 - case["uncertainty"] for case in cases]
     dice = [case["dice"] for case in cases]
@@ -139,13 +120,7 @@ def _calibration(folds: list[dict[str, Any]]) -> list[str]:
 
 
 def _centres() -> np.ndarray:
-    return (LOGITS[1:] + LOGITS[:-1]) / 2
-
-
-def _loss(counts: np.ndarray, temperature: float) -> float:
-    logits = _centres() / temperature
-    voxels, tumour = counts
-    return float((np.logaddexp(0, logits) * voxels - logits * tumour).sum() / voxels.sum())
+    return (LOGIT_EDGES[1:] + LOGIT_EDGES[:-1]) / 2
 
 
 def _bins(counts: np.ndarray, temperature: float) -> np.ndarray:

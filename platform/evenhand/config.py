@@ -138,6 +138,9 @@ class ModelConfig(Section):
     """How many of the last encoder blocks are adapted; what is before them is cached."""
     smallest_component: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Without a prompt, connected parts under this fraction of the largest are dropped."""
+    temperature: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    """By it logits are divided before they become probabilities: over 1 makes them less sure, and
+    masks stay the same. `training.calibration_share` fits it instead."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen part; auto: bfloat16 where the processor has it."""
 
@@ -171,6 +174,9 @@ class TrainingConfig(Section):
     """Largest relative change of a drawn slice's size."""
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    calibration_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of training patients of a local or pooled arm on whom the temperature is fitted, after
+    a training of its own without them, which doubles the time; 0: `model.temperature` is used."""
     patient_weights: Path | None = None
     """How often each patient is drawn (`evenhand mitigate weights`); not for the private arm."""
 
@@ -363,6 +369,15 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "federation.local_parts trains parts that stay, which the privacy accounting does "
                 f"not cover; leave the arm {PRIVATE_ARM} out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_to_calibrate(self) -> "ExperimentConfig":
+        if self.training.calibration_share and self.model.head == "none":
+            raise ValueError(
+                "training.calibration_share fits a temperature to what the prompt head finds, and "
+                "model.head is 'none'; set model.temperature instead"
             )
         return self
 

@@ -4,6 +4,7 @@ A case is opened once (`OpenCase`) and then asked: without a prompt, with a box 
 with a box on one slice from which the mask is carried on.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ __all__ = [
     "without_specks",
 ]
 
-NOTHING = -20.0
-"""Logit where nobody was asked."""
+NOTHING = -torch.inf
+"""Logit where nobody was asked: no temperature makes a tumour likely there."""
 
 _BATCH = 8
 
@@ -68,10 +69,21 @@ class Prediction:
         return 1 - (2 * agreed + 1) / (float(probability.sum()) + int(self.mask.sum()) + 1)
 
     @classmethod
-    def from_logits(cls, logits: Tensor, *, threshold: float) -> "Prediction":
+    def from_logits(
+        cls, logits: Tensor, *, threshold: float, temperature: float = 1.0
+    ) -> "Prediction":
         """From (k, i, j) logits; a voxel belongs to the mask above `threshold` probability."""
-        probability = logits.sigmoid().permute(1, 2, 0).numpy()
-        return cls((probability > threshold).astype(np.uint8), probability.astype(np.float16))
+        probability = (logits / temperature).sigmoid()
+        inside = _above(logits, threshold=threshold, temperature=temperature)
+        return cls(
+            inside.permute(1, 2, 0).numpy().astype(np.uint8),
+            probability.permute(1, 2, 0).numpy().astype(np.float16),
+        )
+
+
+def _above(logits: Tensor, *, threshold: float, temperature: float) -> Tensor:
+    """Where the probability is above `threshold`; at 0.5 the same under every temperature."""
+    return logits > temperature * math.log(threshold / (1 - threshold))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +159,13 @@ def predict_automatic(model: AdaptedModel, case: OpenCase, *, threshold: float =
     for index, hidden in case.batches():
         logits = model.propose(with_neighbours(case.slices, index), hidden)
         parts.append(case.square.invert(logits))
-    proposed = Prediction.from_logits(torch.cat(parts), threshold=threshold)
+    proposed = _prediction(model, torch.cat(parts), threshold)
     mask = without_specks(proposed.mask, model.config.smallest_component)
     return Prediction(mask, proposed.probability)
+
+
+def _prediction(model: AdaptedModel, logits: Tensor, threshold: float) -> Prediction:
+    return Prediction.from_logits(logits, threshold=threshold, temperature=model.temperature)
 
 
 def without_specks(mask: NDArray[np.uint8], fraction: float) -> NDArray[np.uint8]:
@@ -187,7 +203,7 @@ def predict_boxes(
         if given.any():
             answer = model.answer_boxes(hidden[given], box.boxes(boxes[index[given]]))
             logits[index[given]] = box.invert(answer)
-    return Prediction.from_logits(logits, threshold=threshold)
+    return _prediction(model, logits, threshold)
 
 
 @torch.inference_mode()
@@ -214,7 +230,7 @@ def predict_hinted_boxes(
             hints = box_hints(square.boxes(boxes[told]), square.size)
             answer = model.propose(with_neighbours(case.slices, told), hidden[given], hints)
             logits[told] = square.invert(answer)
-    return Prediction.from_logits(logits, threshold=threshold)
+    return _prediction(model, logits, threshold)
 
 
 @torch.inference_mode()
@@ -252,7 +268,7 @@ def predict_from_slice(
             if not carried.any():
                 break
             carried = answer(at, carried)
-    return Prediction.from_logits(logits, threshold=0.5)
+    return _prediction(model, logits, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +332,8 @@ def predict_prompt(
             labels = torch.tensor([[float(inside) for *_, inside in prompt.points]])
             points = fit.points(places), labels
         logits = fit.invert(model.answer_prompts(hidden, boxes=boxes, points=points))
-    return (logits[0].sigmoid() > threshold).numpy().astype(np.uint8)
+    inside = _above(logits[0], threshold=threshold, temperature=model.temperature)
+    return inside.numpy().astype(np.uint8)
 
 
 def boxes_from_reference(mask: NDArray[np.uint8], *, jitter: int, seed: int) -> Tensor:

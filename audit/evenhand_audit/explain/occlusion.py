@@ -140,4 +140,4 @@ def _probability(model: AdaptedModel, pixels: Tensor) -> Floats:
     image = model.backbone.normalise(square.apply(pixels))
     hidden = model.backbone.encoder.prefix(image, model.tail_blocks)
     logits = head.invert(model.propose(head.apply(pixels), hidden))
-    return logits.sigmoid().numpy().astype(np.float64)
+    return (logits / model.temperature).sigmoid().numpy().astype(np.float64)

@@ -78,6 +78,14 @@ def _ingest(
     patient_column: Annotated[
         str | None, typer.Option(help="PNG: column that says whose a picture is.")
     ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(help="PNG: column to compare patients by later, such as Pathology; repeat."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="PNG: take only rows that hold this; repeat."),
+    ] = None,
     pixel_mm: Annotated[
         float | None, typer.Option(min=1e-4, help="PNG: size of a pixel in mm.")
     ] = None,
@@ -182,6 +190,8 @@ def _ingest(
             series_names=series_names,
             patients=patients,
             patient_column=patient_column,
+            attributes=tuple(attribute or ()),
+            only=tuple(only or ()),
             pixel_mm=pixel_mm,
             workers=own,
         )

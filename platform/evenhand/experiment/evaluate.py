@@ -9,7 +9,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from evenhand.cases.nifti import write_nifti_whole
-from evenhand.cases.records import Case
+from evenhand.cases.records import UNKNOWN, Case
 from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
 from evenhand.experiment.layout import ArmFolder, RunFolder
@@ -54,6 +54,7 @@ def evaluate_arm(
         Rows of the prediction table.
     """
     tests = list(_test_cases(run, config, model))
+    further = run.further_attributes(config)
     common = model.adapter_state()
     hospital = None
     rows: list[dict[str, object]] = []
@@ -71,7 +72,7 @@ def evaluate_arm(
                 prediction = _predict(model, opened, prompt, boxes, by_head=by_head)
                 if prompt == prompts[0]:
                     _write_proposal(run.arm(arm), case, prediction)
-                row = _row(config, case, prediction=prediction, reference=reference)
+                row = _row(config, case, further, prediction=prediction, reference=reference)
                 rows.append({"arm": arm, "prompt": prompt, **row})
                 bar.advance(task)
     model.load_adapter(common)
@@ -133,6 +134,7 @@ def _write_proposal(folder: ArmFolder, case: Case, prediction: Prediction) -> No
 def _row(
     config: ExperimentConfig,
     case: Case,
+    further: tuple[str, ...],
     *,
     prediction: Prediction,
     reference: NDArray[np.uint8],
@@ -156,6 +158,7 @@ def _row(
         "race": patient.race,
         "ethnicity": patient.ethnicity,
         "units": units,
+        **{name: patient.extra.get(name, UNKNOWN) for name in further},
         "uncertainty": prediction.uncertainty,
         **score.as_row(),
     }

@@ -222,11 +222,22 @@ class RunFolder:
                 key = (case.case_id, one.patient_id, one.hospital)
                 voxels.append((*key, sorted(case.sequences.items()), case.mask_sha256))
                 place = case.affine.ras_from_voxel.tolist()
-                patients.append((key, one.sex, one.age_years, one.race, one.ethnicity, place))
+                known = (one.sex, one.age_years, one.race, one.ethnicity, place)
+                patients.append((key, *known, *sorted(one.extra.items())))
         return CasesDigest(
             voxels=_sha256((sorted(voxels), self.split().to_json())),
             patients=_sha256(sorted(patients, key=repr)),
         )
+
+    def further_attributes(self, config: ExperimentConfig) -> tuple[str, ...]:
+        """What the audit is to compare beyond the usual attributes, and some patient has."""
+        there = {
+            name
+            for home in self.hospitals()
+            for case in home.store()
+            for name in case.patient.extra
+        }
+        return tuple(name for name in config.audit.attributes if name in there)
 
     @property
     def review_path(self) -> Path:

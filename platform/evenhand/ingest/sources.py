@@ -1,6 +1,6 @@
 """What a source is, and its plan: DICOM, BIDS, nnU-Net, MSD or MONAI datalist, PNG with a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -49,6 +49,8 @@ class Choices:
     series_names: Path | None = None
     patients: Path | None = None
     patient_column: str | None = None
+    attributes: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     pixel_mm: float | None = None
     jobs: int | None = None
     workers: Workers | None = None
@@ -119,6 +121,8 @@ def plan_source(
             source,
             people,
             patient_column=choices.patient_column,
+            attributes=choices.attributes,
+            only=_only(choices.only),
             pixel_mm=choices.pixel_mm,
             masks_required=choices.masks_required,
         )
@@ -139,6 +143,13 @@ def plan_source(
         notes=(*plan.notes, _ONE_EACH),
         names=plan.names,
     )
+
+
+def _only(said: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in said]
+    if not all(column and equals for column, equals, _ in pairs):
+        raise UsageError("--only takes COLUMN=VALUE, such as --only 'Device=Logiq 7'.")
+    return {column.strip(): value.strip() for column, _, value in pairs}
 
 
 def pseudonymiser(kind: SourceKind, choices: Choices) -> Pseudonymiser | None:

@@ -28,6 +28,9 @@ class AdaptedModel(nn.Module):
         config: which parts the adapter has.
         sequences: what it looks at; the first one feeds the backbone, all of them the head.
         seed: of the adapter's random start. Everybody who trains together uses one.
+
+    Attributes:
+        temperature: by which logits are divided before they become probabilities.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class AdaptedModel(nn.Module):
         self.backbone = backbone
         self.config = config
         self.sequences = tuple(sequences)
+        self.temperature = config.temperature
         self.tail_blocks = config.encoder_lora_blocks if config.encoder_lora_rank else 0
         tail = backbone.encoder.tail
         if self.tail_blocks > len(tail):

@@ -27,10 +27,13 @@ __all__ = ["AdapterFile", "load_onto", "read_adapter", "save_adapter", "state_sh
 FORMAT = "evenhand-adapter-3"
 """Raised when the metadata or the tensors change their meaning."""
 
+TEMPERATURE = "temperature"
+"""In the record of the training: what was fitted to held-out patients; goes before the config's."""
+
 _READABLE = (FORMAT, "evenhand-adapter-2")
 """Files of format 2 do not say what they look at: it was one sequence, and no hints."""
 
-_FREE = {"precision", "smallest_component"}
+_FREE = {"precision", "smallest_component", "temperature"}
 """Keys of [model] that an adapter is not bound to: how masks are made of it, not what it is."""
 
 
@@ -149,7 +152,7 @@ def read_adapter(path: Path) -> AdapterFile:
 
 
 def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
-    """Put a saved adapter onto a model.
+    """Put a saved adapter onto a model, with the temperature that was fitted for it if one was.
 
     Raises:
         AdapterError: it was trained on other weights or at other sizes, or has other tensors.
@@ -174,4 +177,6 @@ def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
             f"{', '.join(model.sequences)}. Set data.sequences to what it was trained with."
         )
     model.load_adapter(adapter.state)
+    if TEMPERATURE in adapter.training:
+        model.temperature = float(adapter.training[TEMPERATURE])
     return adapter
