@@ -76,6 +76,8 @@ class DataConfig(Section):
     """Image sequences by BIDS suffix; the first one feeds the backbone, all of them the head."""
     may_lack: tuple[str, ...] = ()
     """Those of `sequences` that a case may lack; the head then sees nothing there."""
+    labels: tuple[str, ...] = ()
+    """Names of several labels in the masks of `stores`, in their order; empty: one, the tumour."""
     units: Literal["mm", "voxel"] = "mm"
     """`voxel` where the source has no true spacing: distances are then in voxels."""
     test_fraction: Fraction = 1 / 3
@@ -99,6 +101,17 @@ class DataConfig(Section):
                 "STORE` puts reviewed masks into a store that you name, for good; put them into a "
                 "copy if the old ones are to stay"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _several(self) -> "DataConfig":
+        if self.labels and not self.stores:
+            raise ValueError(
+                "labels needs data.stores, filled by `evenhand ingest` with --label: other sources "
+                "hold one label"
+            )
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels takes two names or more, each once; one label needs no name")
         return self
 
     @model_validator(mode="after")
@@ -378,6 +391,18 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "training.calibration_share fits a temperature to what the prompt head finds, and "
                 "model.head is 'none'; set model.temperature instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_by_the_head(self) -> "ExperimentConfig":
+        model = self.model
+        by_box = model.head == "none" or model.head_hints or model.decoder_lora_rank
+        if self.data.labels and (by_box or "box-zero-shot" in self.arms):
+            raise ValueError(
+                "several data.labels are found by the prompt head alone, since a box does not say "
+                "which label it means: set model.decoder_lora_rank to 0, leave model.head_hints "
+                "off, and leave box-zero-shot out of arms"
             )
         return self
 

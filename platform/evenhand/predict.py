@@ -33,7 +33,9 @@ __all__ = [
     "predict_boxes",
     "predict_from_slice",
     "predict_hinted_boxes",
+    "predict_labels",
     "predict_prompt",
+    "together",
     "without_specks",
 ]
 
@@ -159,9 +161,43 @@ def predict_automatic(model: AdaptedModel, case: OpenCase, *, threshold: float =
     for index, hidden in case.batches():
         logits = model.propose(with_neighbours(case.slices, index), hidden)
         parts.append(case.square.invert(logits))
-    proposed = _prediction(model, torch.cat(parts), threshold)
-    mask = without_specks(proposed.mask, model.config.smallest_component)
-    return Prediction(mask, proposed.probability)
+    return _cleaned(model, _prediction(model, torch.cat(parts), threshold))
+
+
+@torch.inference_mode()
+def predict_labels(model: AdaptedModel, case: OpenCase) -> dict[str, Prediction]:
+    """Segment a whole volume without a prompt, each label of a model that finds several.
+
+    Masks do not overlap: where several labels are likely, the likeliest has the voxel.
+
+    Returns:
+        What is found of each label, in the model's order.
+    """
+    parts = []
+    for index, hidden in case.batches():
+        logits = model.propose_labels(with_neighbours(case.slices, index), hidden)
+        each = case.square.invert(logits.flatten(0, 1))
+        parts.append(each.view(*logits.shape[:2], *each.shape[1:]))  # (batch, labels, i, j)
+    logits = torch.cat(parts)
+    likeliest = logits.argmax(1).permute(1, 2, 0).numpy()
+    found = {}
+    for number, name in enumerate(model.labels):
+        own = _prediction(model, logits[:, number], 0.5)
+        mask = (own.mask * (likeliest == number)).astype(np.uint8)
+        found[name] = _cleaned(model, Prediction(mask, own.probability))
+    return found
+
+
+def together(found: Mapping[str, Prediction]) -> Prediction:
+    """Put labels into one: the mask holds their numbers from 1, the probability is the largest."""
+    numbers = [n * one.mask for n, one in enumerate(found.values(), start=1)]
+    largest = np.max([one.probability for one in found.values()], axis=0)
+    return Prediction(np.max(numbers, axis=0).astype(np.uint8), largest)
+
+
+def _cleaned(model: AdaptedModel, found: Prediction) -> Prediction:
+    mask = without_specks(found.mask, model.config.smallest_component)
+    return Prediction(mask, found.probability)
 
 
 def _prediction(model: AdaptedModel, logits: Tensor, threshold: float) -> Prediction:

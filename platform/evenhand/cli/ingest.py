@@ -68,6 +68,10 @@ def _ingest(
         list[str] | None,
         typer.Option(help="Label that is the tumour: name, pattern or number; repeat to merge."),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="nnU-Net, datalist: label to keep apart, by name; two or more."),
+    ] = None,
     masks_from: Annotated[str, typer.Option(help="DICOM: any, seg or rtstruct.")] = "any",
     series_names: Annotated[
         Path | None, typer.Option(help="DICOM: TOML that names series by their description.")
@@ -185,6 +189,7 @@ def _ingest(
             keep_names=keep_names,
             sequences=tuple(sequence or ()),
             tumour=tuple(tumour or ()),
+            apart=tuple(label or ()),
             masks_from=masks_from,
             masks_required=masks_required,
             series_names=series_names,

@@ -41,10 +41,13 @@ def _predict(
         ),
     ] = None,
     probability: Annotated[
-        Path | None, typer.Option(help="Also write the probabilities, .nii.gz.")
+        Path | None,
+        typer.Option(help="Also write the probabilities, .nii.gz; of several labels a file each."),
     ] = None,
 ) -> None:
     """Segment one image: without a prompt, or from one box on one slice.
+
+    An adapter that finds several labels writes their numbers, from 1 in its order.
 
     Example: evenhand predict adapter.safetensors flair.nii.gz --out mask.nii.gz
 
@@ -52,7 +55,13 @@ def _predict(
     """
     from evenhand.cases.nifti import write_nifti_whole
     from evenhand.experiment.layout import model_of_adapter
-    from evenhand.predict import OpenCase, predict_automatic, predict_from_slice
+    from evenhand.predict import (
+        OpenCase,
+        predict_automatic,
+        predict_from_slice,
+        predict_labels,
+        together,
+    )
 
     for path in (out, probability):
         if path is not None and not path.name.endswith(".nii.gz"):
@@ -67,18 +76,26 @@ def _predict(
             "This adapter's head takes no box (model.head_hints was off when it was trained)."
         )
     case = OpenCase.from_images(model, images)
-    if prompt is None:
-        found = predict_automatic(model, case)
+    if model.labels:
+        each = predict_labels(model, case)
+    elif prompt is None:
+        each = {"tumour": predict_automatic(model, case)}
     else:
-        found = predict_from_slice(model, case, z=prompt[0], box=prompt[1])
-    write_nifti_whole(out, found.mask, affine)
-    if probability is not None:
-        write_nifti_whole(probability, found.probability.astype("float32"), affine)
-    typer.echo(
-        f"{int(found.mask.sum())} voxels of tumour on {int(found.mask.any((0, 1)).sum())} of "
-        f"{case.depth} slices; uncertainty {found.uncertainty:.2f} (0 to 1)."
-    )
+        each = {"tumour": predict_from_slice(model, case, z=prompt[0], box=prompt[1])}
+    write_nifti_whole(out, together(each).mask, affine)
+    for label, found in each.items():
+        if probability is not None:
+            path = probability if len(each) == 1 else _beside(probability, label)
+            write_nifti_whole(path, found.probability.astype("float32"), affine)
+        typer.echo(
+            f"{int(found.mask.sum())} voxels of {label} on {int(found.mask.any((0, 1)).sum())} of "
+            f"{case.depth} slices; uncertainty {found.uncertainty:.2f} (0 to 1)."
+        )
     typer.echo("A suggestion for a clinician to judge, not a finding.")
+
+
+def _beside(path: Path, label: str) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.nii.gz')}-{label}.nii.gz")
 
 
 def _read(

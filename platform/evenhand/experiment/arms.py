@@ -60,7 +60,7 @@ _USED: Mapping[str, Mapping[str, frozenset[str]]] = {
 
 
 _LATER: Mapping[str, Mapping[str, object]] = {
-    "data": {"stores": {}, "may_lack": []},
+    "data": {"stores": {}, "may_lack": [], "labels": []},
     "model": {"head_hints": False},
     "training": {
         "box_hints": 0.3,

@@ -15,7 +15,7 @@ from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.experiment.stages import stepper, train_whole
 from evenhand.metrics import fit_temperature, logit_counts
 from evenhand.model.adapted import AdaptedModel
-from evenhand.predict import OpenCase, predict_automatic
+from evenhand.predict import OpenCase, predict_automatic, predict_labels
 from evenhand.training.data import load_patients
 
 __all__ = ["held_out", "temperature_of"]
@@ -76,6 +76,9 @@ def _counts(
             continue
         reference = store.volumes(case, ()).mask
         if reference is not None:
-            prediction = predict_automatic(model, OpenCase.of(model, store, cache, case))
-            found = found + logit_counts(prediction.probability, reference)
+            opened = OpenCase.of(model, store, cache, case)
+            each = predict_labels(model, opened).values() if model.labels else ()
+            for number, own in enumerate(each or [predict_automatic(model, opened)], start=1):
+                mask = (reference == number).astype(np.uint8)
+                found = found + logit_counts(own.probability, mask)
     return found

@@ -25,6 +25,8 @@ from evenhand.predict import (
     predict_boxes,
     predict_from_slice,
     predict_hinted_boxes,
+    predict_labels,
+    together,
 )
 from evenhand.training.moments import read_moments
 from evenhand.training.personal import own_part
@@ -48,7 +50,8 @@ def evaluate_arm(
     reference and jittered, the same for every arm: `box` has one on every slice with tumour,
     `slice` one box, the largest of them, from whose slice the mask is carried on.
     `by_head`: the prompt head answers boxes, not the mask decoder. Where parts of an adapter
-    stay at hospitals, each hospital's cases are predicted with its own.
+    stay at hospitals, each hospital's cases are predicted with its own. Several labels are found
+    without a prompt, and each has a row of its own.
 
     Returns:
         Rows of the prediction table.
@@ -68,12 +71,20 @@ def evaluate_arm(
                 continue
             opened = OpenCase.of(model, store, cache, case)
             for prompt in prompts:
-                boxes = _boxes(config, case, reference)
-                prediction = _predict(model, opened, prompt, boxes, by_head=by_head)
+                if model.labels:
+                    each = predict_labels(model, opened)
+                    found = together(each)
+                else:
+                    boxes = _boxes(config, case, reference)
+                    found = _predict(model, opened, prompt, boxes, by_head=by_head)
+                    each = {"": found}
                 if prompt == prompts[0]:
-                    _write_proposal(run.arm(arm), case, prediction)
-                row = _row(config, case, further, prediction=prediction, reference=reference)
-                rows.append({"arm": arm, "prompt": prompt, **row})
+                    _write_proposal(run.arm(arm), case, found)
+                for number, (label, own) in enumerate(each.items(), start=1):
+                    mask = (reference == number).astype(np.uint8)
+                    row = _row(config, case, further, prediction=own, reference=mask)
+                    named = {"label": label} if label else {}
+                    rows.append({"arm": arm, "prompt": prompt, **row, **named})
                 bar.advance(task)
     model.load_adapter(common)
     return rows

@@ -366,7 +366,9 @@ def model_of_adapter(path: Path) -> "AdaptedModel":
         )
     backbone = load_backbone(adapter.backbone, adapter.model.image_size)
     sequences = adapter.sequences or ("image",)  # a name is asked for, where an old file has none
-    model = AdaptedModel(backbone, adapter.model, seed=0, sequences=sequences)
+    model = AdaptedModel(
+        backbone, adapter.model, seed=0, sequences=sequences, labels=adapter.labels
+    )
     load_onto(path, model)
     return model
 
@@ -377,4 +379,7 @@ def build_model(config: ExperimentConfig) -> "AdaptedModel":
     from evenhand.model.backbones import load_backbone
 
     backbone = load_backbone(config.model.backbone, config.model.image_size)
-    return AdaptedModel(backbone, config.model, seed=config.seed, sequences=config.data.sequences)
+    data = config.data
+    return AdaptedModel(
+        backbone, config.model, seed=config.seed, sequences=data.sequences, labels=data.labels
+    )

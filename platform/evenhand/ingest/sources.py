@@ -44,6 +44,7 @@ class Choices:
     keep_names: bool = False
     sequences: tuple[str, ...] = ()
     tumour: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     masks_from: str = "any"
     masks_required: bool = True
     series_names: Path | None = None
@@ -112,6 +113,8 @@ def plan_source(
         DataError: the source as a whole cannot be taken in.
     """
     names = pseudonymiser(kind, choices)
+    if choices.apart and kind not in (SourceKind.NNUNET, SourceKind.DATALIST):
+        raise UsageError("--label is for nnU-Net and datalists; other kinds give one label.")
     if kind is SourceKind.DICOM:
         return _plan_dicom(source, choices, names, progress)
     rows = read_people(choices.patients) if choices.patients else None
@@ -132,6 +135,7 @@ def plan_source(
         people,
         sequences=choices.sequences,
         tumour=choices.tumour,
+        apart=choices.apart,
         masks_required=choices.masks_required,
     )
     if rows is not None:

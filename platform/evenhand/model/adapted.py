@@ -28,6 +28,7 @@ class AdaptedModel(nn.Module):
         config: which parts the adapter has.
         sequences: what it looks at; the first one feeds the backbone, all of them the head.
         seed: of the adapter's random start. Everybody who trains together uses one.
+        labels: what is found, in the order of its masks; empty: one, the tumour.
 
     Attributes:
         temperature: by which logits are divided before they become probabilities.
@@ -40,11 +41,13 @@ class AdaptedModel(nn.Module):
         *,
         seed: int,
         sequences: Sequence[str] = ("FLAIR",),
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.config = config
         self.sequences = tuple(sequences)
+        self.labels = tuple(labels)
         self.temperature = config.temperature
         self.tail_blocks = config.encoder_lora_blocks if config.encoder_lora_rank else 0
         tail = backbone.encoder.tail
@@ -63,7 +66,10 @@ class AdaptedModel(nn.Module):
             self.head = None
             if config.head != "none":
                 self.head = PromptHead(
-                    config.head, sequences=len(self.sequences), hints=config.head_hints
+                    config.head,
+                    sequences=len(self.sequences),
+                    hints=config.head_hints,
+                    labels=max(1, len(self.labels)),
                 )
         self.eval()  # dropout is for training alone, which asks for it
 
@@ -113,10 +119,23 @@ class AdaptedModel(nn.Module):
         return chosen
 
     def propose(self, slices: Tensor, hidden: Tensor, hints: Tensor | None = None) -> Tensor:
-        """What the head sees: logits (batch, h, w) for slices (batch, 3 sequences, h, w).
+        """What the head of one label sees: (batch, h, w) logits; see `propose_labels`.
+
+        Raises:
+            AdapterError: also where the adapter finds several labels.
+        """
+        if self.labels:
+            raise AdapterError(
+                f"This adapter finds several labels ({', '.join(self.labels)}); `evenhand run` and "
+                "`evenhand predict` draw them, this cannot."
+            )
+        return self.propose_labels(slices, hidden, hints)[:, 0]
+
+    def propose_labels(self, slices: Tensor, hidden: Tensor, hints: Tensor | None = None) -> Tensor:
+        """What the head sees: logits (batch, labels, h, w).
 
         Args:
-            slices: with neighbours, fractions of the display range.
+            slices: (batch, 3 sequences, h, w), with neighbours, fractions of the display range.
             hidden: what the embedding cache holds for them.
             hints: (batch, 2, h, w), what is said about the slices (`evenhand.model.head`);
                 None: nothing, which is the automatic mode.
