@@ -40,7 +40,8 @@ from evenhand.metrics import score_case
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.adapter_files import save_adapter
 from evenhand.model.backbones import load_backbone
-from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder, frozen_precision
+from evenhand.model.device import chosen_device, frozen_precision
+from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder
 from evenhand.model.preprocessing import Letterbox, with_neighbours
 from evenhand.predict import OpenCase, SlicePrompt, predict_automatic, predict_prompt
 from evenhand.training.data import Batch, TrainingPatient, draw, load_patients
@@ -90,7 +91,9 @@ def _machine() -> str:
         ),
         platform.processor(),
     )
-    return f"{name}, {torch.get_num_threads()} threads, {frozen_precision('auto')} where frozen"
+    device = chosen_device("auto")
+    precision = frozen_precision("auto", device)
+    return f"{name}, {torch.get_num_threads()} threads, {device}, {precision} where frozen"
 
 
 def training(folder: Path) -> None:
@@ -158,7 +161,7 @@ def embedding(run: Path | None) -> None:
     """Slices a second, in turns; with a run also Dice from both embeddings."""
     backbone = load_backbone("mobile-sam", CONFIG.image_size)
     slices = torch.rand(16, 256, 256)
-    ours = FrozenEncoder(backbone, 0, frozen_precision("auto"))
+    ours = FrozenEncoder(backbone, 0, frozen_precision("auto", backbone.device))
     plain_s, ours_s = [], []
     for _ in range(3):
         plain_s.append(_seconds(lambda: _plain(backbone, slices)))

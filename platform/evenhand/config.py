@@ -154,8 +154,10 @@ class ModelConfig(Section):
     temperature: Annotated[float, Field(ge=0.1, le=10)] = 1.0
     """By it logits are divided before they become probabilities: over 1 makes them less sure, and
     masks stay the same. `training.calibration_share` fits it instead."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a CUDA device where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the frozen part; auto: bfloat16 where the processor has it."""
+    """Arithmetic of the frozen part; auto: bfloat16 where the device has it."""
 
 
 class TrainingConfig(Section):

@@ -18,7 +18,7 @@ from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError
 from evenhand.model.adapted import AdaptedModel
-from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder, frozen_precision
+from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder
 from evenhand.model.head import box_hints
 from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
@@ -128,8 +128,7 @@ class OpenCase:
         """
         slices = display_slices(images, model.sequences)
         if encoder is None:
-            precision = frozen_precision(model.config.precision)
-            encoder = FrozenEncoder(model.backbone, model.tail_blocks, precision)
+            encoder = FrozenEncoder(model.backbone, model.tail_blocks, model.precision)
         return cls._with(model, slices, encoder(slices[:, 0]))
 
     @classmethod
@@ -159,7 +158,7 @@ def predict_automatic(model: AdaptedModel, case: OpenCase, *, threshold: float =
     """Segment a whole volume without a prompt, every slice."""
     parts = []
     for index, hidden in case.batches():
-        logits = model.propose(with_neighbours(case.slices, index), hidden)
+        logits = model.propose(with_neighbours(case.slices, index), hidden).cpu()
         parts.append(case.square.invert(logits))
     return _cleaned(model, _prediction(model, torch.cat(parts), threshold))
 
@@ -175,7 +174,7 @@ def predict_labels(model: AdaptedModel, case: OpenCase) -> dict[str, Prediction]
     """
     parts = []
     for index, hidden in case.batches():
-        logits = model.propose_labels(with_neighbours(case.slices, index), hidden)
+        logits = model.propose_labels(with_neighbours(case.slices, index), hidden).cpu()
         each = case.square.invert(logits.flatten(0, 1))
         parts.append(each.view(*logits.shape[:2], *each.shape[1:]))  # (batch, labels, i, j)
     logits = torch.cat(parts)
@@ -237,7 +236,7 @@ def predict_boxes(
     for index, hidden in case.batches():
         given = ~boxes[index, 0].isnan()
         if given.any():
-            answer = model.answer_boxes(hidden[given], box.boxes(boxes[index[given]]))
+            answer = model.answer_boxes(hidden[given], box.boxes(boxes[index[given]])).cpu()
             logits[index[given]] = box.invert(answer)
     return _prediction(model, logits, threshold)
 
@@ -265,7 +264,7 @@ def predict_hinted_boxes(
             told = index[given]
             hints = box_hints(square.boxes(boxes[told]), square.size)
             answer = model.propose(with_neighbours(case.slices, told), hidden[given], hints)
-            logits[told] = square.invert(answer)
+            logits[told] = square.invert(answer.cpu())
     return _prediction(model, logits, threshold)
 
 
@@ -291,7 +290,8 @@ def predict_from_slice(
 
     def answer(at: int, hints: Tensor) -> Tensor:
         hidden = torch.tensor(case.hidden[at : at + 1]).float()
-        here = model.propose(with_neighbours(case.slices, torch.tensor([at])), hidden, hints)
+        slices = with_neighbours(case.slices, torch.tensor([at]))
+        here = model.propose(slices, hidden, hints).cpu()
         logits[at] = square.invert(here)[0]
         carried = torch.zeros_like(hints)
         carried[:, 1] = here > 0
@@ -356,9 +356,8 @@ def predict_prompt(
     boxes = points = None
     if by_head and prompt.box is not None and not prompt.points:
         hints = box_hints(case.square.boxes(torch.tensor([prompt.box])), case.square.size)
-        logits = case.square.invert(
-            model.propose(with_neighbours(case.slices, here), hidden, hints)
-        )
+        answer = model.propose(with_neighbours(case.slices, here), hidden, hints)
+        logits = case.square.invert(answer.cpu())
     else:
         fit = Letterbox(case.square.height, case.square.width, model.config.image_size)
         if prompt.box is not None:
@@ -367,7 +366,7 @@ def predict_prompt(
             places = torch.tensor([[[x, y] for x, y, _ in prompt.points]])
             labels = torch.tensor([[float(inside) for *_, inside in prompt.points]])
             points = fit.points(places), labels
-        logits = fit.invert(model.answer_prompts(hidden, boxes=boxes, points=points))
+        logits = fit.invert(model.answer_prompts(hidden, boxes=boxes, points=points).cpu())
     inside = _above(logits[0], threshold=threshold, temperature=model.temperature)
     return inside.numpy().astype(np.uint8)
 

@@ -138,6 +138,6 @@ def _probability(model: AdaptedModel, pixels: Tensor) -> Floats:
     square = Letterbox(height, width, model.config.image_size)
     head = Letterbox(height, width, model.config.head_size)
     image = model.backbone.normalise(square.apply(pixels))
-    hidden = model.backbone.encoder.prefix(image, model.tail_blocks)
-    logits = head.invert(model.propose(head.apply(pixels), hidden))
+    hidden = model.backbone.encoder.prefix(image.to(model.device), model.tail_blocks)
+    logits = head.invert(model.propose(head.apply(pixels), hidden).cpu())
     return (logits / model.temperature).sigmoid().numpy().astype(np.float64)

@@ -101,7 +101,8 @@ class Arm:
         """
         content = config.model_dump(mode="json")
         content["data"].pop("corrections")  # what they change is in `voxels`: masks and split
-        content["model"].pop("temperature")  # how probabilities are made, not what is trained
+        for key in ("temperature", "device"):  # how probabilities are made, and where
+            content["model"].pop(key)
         for section, later in _LATER.items():
             for key, default in later.items():
                 if content[section][key] == default:

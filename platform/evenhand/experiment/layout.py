@@ -357,6 +357,7 @@ def model_of_adapter(path: Path) -> "AdaptedModel":
     from evenhand.model.adapted import AdaptedModel
     from evenhand.model.adapter_files import load_onto, read_adapter
     from evenhand.model.backbones import load_backbone
+    from evenhand.model.device import chosen_device
 
     adapter = read_adapter(path)
     if adapter.training.get("local_parts"):
@@ -370,16 +371,19 @@ def model_of_adapter(path: Path) -> "AdaptedModel":
         backbone, adapter.model, seed=0, sequences=sequences, labels=adapter.labels
     )
     load_onto(path, model)
-    return model
+    # Not where it was trained: that may have been another machine.
+    return model.to(chosen_device("auto"))
 
 
 def build_model(config: ExperimentConfig) -> "AdaptedModel":
     """The backbone with a fresh adapter, the same everywhere for one config."""
     from evenhand.model.adapted import AdaptedModel
     from evenhand.model.backbones import load_backbone
+    from evenhand.model.device import chosen_device
 
     backbone = load_backbone(config.model.backbone, config.model.image_size)
     data = config.data
-    return AdaptedModel(
+    model = AdaptedModel(
         backbone, config.model, seed=config.seed, sequences=data.sequences, labels=data.labels
     )
+    return model.to(chosen_device(config.model.device))

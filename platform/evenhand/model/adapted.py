@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from evenhand.config import ModelConfig
 from evenhand.errors import AdapterError
 from evenhand.model.backbones import Backbone
+from evenhand.model.device import frozen_precision
 from evenhand.model.head import PromptHead
 from evenhand.model.lora import add_lora
 
@@ -72,6 +73,16 @@ class AdaptedModel(nn.Module):
                     labels=max(1, len(self.labels)),
                 )
         self.eval()  # dropout is for training alone, which asks for it
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; what it is asked comes from anywhere, what it answers lies there."""
+        return self.backbone.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Arithmetic of what is frozen, on the device that it lies on."""
+        return frozen_precision(self.config.precision, self.device)
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """All trainable tensors by name, in a fixed order."""
@@ -149,7 +160,8 @@ class AdaptedModel(nn.Module):
             raise AdapterError(
                 "This adapter's prompt head takes no hints; train one with model.head_hints."
             )
-        logits: Tensor = self.head(slices, self.embed_rest(hidden), hints)
+        told = None if hints is None else hints.to(self.device)
+        logits: Tensor = self.head(slices.to(self.device), self.embed_rest(hidden), told)
         return logits
 
     def answer_boxes(self, hidden: Tensor, boxes: Tensor) -> Tensor:
@@ -159,7 +171,7 @@ class AdaptedModel(nn.Module):
             hidden: what the embedding cache holds for the slices.
             boxes: (batch, 4), x0 y0 x1 y1 in pixels of the backbone's square.
         """
-        return self.backbone.decode_boxes(self.embed_rest(hidden), boxes)
+        return self.answer_prompts(hidden, boxes=boxes)
 
     def answer_prompts(
         self,
@@ -169,11 +181,14 @@ class AdaptedModel(nn.Module):
         points: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """As `answer_boxes`, for a box, for points, or for both; see `Backbone.decode_prompts`."""
+        boxes = None if boxes is None else boxes.to(self.device)
+        if points is not None:
+            points = points[0].to(self.device), points[1].to(self.device)
         return self.backbone.decode_prompts(self.embed_rest(hidden), boxes=boxes, points=points)
 
     def embed_rest(self, hidden: Tensor) -> Tensor:
         """From the cache to the embedding, through the adapted blocks if there are any."""
-        return self.backbone.encoder.suffix(hidden, self.tail_blocks)
+        return self.backbone.encoder.suffix(hidden.to(self.device), self.tail_blocks)
 
 
 def _is_adapter(name: str) -> bool:

@@ -36,14 +36,14 @@ def label_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 def adapter_loss(model: AdaptedModel, batch: Batch) -> Tensor:
     """Loss of everything that the adapter has: its automatic and its prompted mode."""
-    loss = torch.zeros(())
+    loss, masks = torch.zeros((), device=model.device), batch.masks.to(model.device)
     if model.head is not None:
         logits = model.propose_labels(batch.slices, batch.hidden, batch.hints).float()
-        loss = loss + label_loss(logits, batch.masks)
+        loss = loss + label_loss(logits, masks)
     prompted = model.config.decoder_lora_rank or (model.tail_blocks and model.head is None)
     if prompted and len(batch.boxed):
         logits = model.answer_boxes(batch.hidden[batch.boxed], batch.boxes).float()
         size = batch.masks.shape[-2:]
         logits = F.interpolate(logits[:, None], size, mode="bilinear")[:, 0]
-        loss = loss + mask_loss(logits, batch.masks[batch.boxed])
+        loss = loss + mask_loss(logits, masks[batch.boxed])
     return loss
