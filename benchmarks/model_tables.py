@@ -93,16 +93,16 @@ def _calibration(folds: list[dict[str, Any]]) -> list[str]:
     for number, own in enumerate(counts):
         others = sum(one for place, one in enumerate(counts) if place != number)
         temperatures.append(fit_temperature(others))
-        before += _bins(own, 1.0)
-        after += _bins(own, temperatures[-1])
+        before += bins(own, 1.0)
+        after += bins(own, temperatures[-1])
     cases = _by_prompt([case for fold in folds for case in fold["cases"]])["automatic"]
     expected = [1 - case["uncertainty"] for case in cases]
     dice = [case["dice"] for case in cases]
     rank = stats.spearmanr(expected, dice)
     return [
         (
-            f"Expected calibration error of voxels around the tumour: {_ece(before):.4f}, after a "
-            f"temperature of {min(temperatures):.2f} to {max(temperatures):.2f}: {_ece(after):.4f}."
+            f"Expected calibration error of voxels around the tumour: {ece(before):.4f}, after a "
+            f"temperature of {min(temperatures):.2f} to {max(temperatures):.2f}: {ece(after):.4f}."
         ),
         (
             f"Promised Dice against Dice (n = {len(dice)}): Spearman {rank.statistic:.2f}, "
@@ -113,7 +113,7 @@ def _calibration(folds: list[dict[str, Any]]) -> list[str]:
         "| stated probability | tumour found | after the temperature |",
         "|---|---|---|",
         *(
-            f"| {b / 15:.2f} to {(b + 1) / 15:.2f} | {_share(before, b)} | {_share(after, b)} |"
+            f"| {b / 15:.2f} to {(b + 1) / 15:.2f} | {share(before, b)} | {share(after, b)} |"
             for b in range(15)
         ),
     ]
@@ -123,7 +123,7 @@ def _centres() -> np.ndarray:
     return (LOGIT_EDGES[1:] + LOGIT_EDGES[:-1]) / 2
 
 
-def _bins(counts: np.ndarray, temperature: float) -> np.ndarray:
+def bins(counts: np.ndarray, temperature: float) -> np.ndarray:
     """(3, 15): voxels, tumour voxels and summed probability of each bin of probability."""
     stated = 1 / (1 + np.exp(-_centres() / temperature))
     which = np.minimum((stated * 15).astype(int), 14)
@@ -131,11 +131,13 @@ def _bins(counts: np.ndarray, temperature: float) -> np.ndarray:
     return np.stack([np.bincount(which, weights=w, minlength=15) for w in weights])
 
 
-def _ece(bins: np.ndarray) -> float:
-    voxels, tumour, stated = bins
+def ece(found: np.ndarray) -> float:
+    """Expected calibration error of what `bins` has counted."""
+    voxels, tumour, stated = found
     return float(np.abs(stated - tumour).sum() / voxels.sum())
 
 
-def _share(bins: np.ndarray, number: int) -> str:
-    voxels, tumour, _ = bins[:, number]
+def share(found: np.ndarray, number: int) -> str:
+    """Share of tumour in one bin, as tables write it."""
+    voxels, tumour, _ = found[:, number]
     return f"{tumour / voxels:.3f}" if voxels else "none"

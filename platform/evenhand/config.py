@@ -158,6 +158,9 @@ class ModelConfig(Section):
     """Where it is computed; auto: on a CUDA device where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen part; auto: bfloat16 where the device has it."""
+    training_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of training; auto: as the frozen part. float32 is slower, and trains the same
+    adapter on any number of threads."""
 
 
 class TrainingConfig(Section):

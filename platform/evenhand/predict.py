@@ -17,6 +17,8 @@ from torch import Tensor
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError
+from evenhand.metrics.calibration import calibration_window
+from evenhand.metrics.surfaces import crop_to_masks
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder
 from evenhand.model.head import box_hints
@@ -62,13 +64,19 @@ class Prediction:
         """1 - the Dice that the probabilities promise, 0 to 1.
 
         If each voxel is tumour with its own probability, then 2 sum(p m) / (sum(p) + sum(m))
-        is about the Dice to expect of the mask m. It orders a reader's list; how well it
-        predicts the true Dice is measured (docs/results/model.md). One voxel is added above and
-        below the line, so that nothing found where nothing is likely is certain.
+        is about the Dice to expect of the mask m. Sums are over the voxels around the mask that
+        probabilities are calibrated on (`evenhand.metrics.calibration`): far from it a
+        million voxels of next to no probability would add up to a second tumour. It orders a
+        reader's list; how well it predicts the true Dice is measured (docs/results/model.md).
+        One voxel is added above and below the line, so that nothing found where nothing is
+        likely is certain; there the whole volume counts.
         """
-        probability = self.probability.astype(np.float32)
-        agreed = float(probability[self.mask == 1].sum())
-        return 1 - (2 * agreed + 1) / (float(probability.sum()) + int(self.mask.sum()) + 1)
+        probability, mask = self.probability.astype(np.float32), self.mask == 1
+        if mask.any():
+            near = calibration_window(crop_to_masks(mask))
+            probability, mask = probability[near], mask[near]
+        agreed = float(probability[mask].sum())
+        return 1 - (2 * agreed + 1) / (float(probability.sum()) + int(mask.sum()) + 1)
 
     @classmethod
     def from_logits(

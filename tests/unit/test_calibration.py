@@ -32,11 +32,11 @@ class TestFit:
         assert fit_temperature(counts) == pytest.approx(planted, rel=0.03)
 
     def test_every_voxel_of_the_window_counts_once(self):
-        """Sure ones too, and none farther than ten voxels from both masks."""
+        """Sure ones too, and none farther than ten voxels from the box around both masks."""
         probability, reference = np.zeros((40, 40, 1)), np.zeros((40, 40, 1), np.uint8)
         reference[20, 20], probability[22, 20] = 1, 1.0
         voxels, tumour = logit_counts(probability, reference)
-        assert (voxels.sum(), tumour.sum()) == (23 * 21, 1)
+        assert (voxels.sum(), tumour.sum()) == (25 * 23, 1)  # one voxel of air is in the box
 
     def test_nothing_there_is_nothing_counted(self):
         """A healthy case where nothing is found says nothing of a temperature."""
@@ -162,6 +162,17 @@ class TestInARun:
         with pytest.raises(ValueError, match=r"model\.temperature"):
             config_of(**changes)
         assert isinstance(config_of(model__head="none"), ExperimentConfig)
+
+
+def test_uncertainty_is_of_what_lies_around_the_mask():
+    """A million voxels of next to no probability far away promise no second tumour."""
+    logits = torch.full((40, 60, 60), -6.0)
+    logits[10:14, 10:20, 10:20] = 6.0
+    calm = Prediction.from_logits(logits, threshold=0.5, temperature=2)
+    near = Prediction(calm.mask[:32, :32, :26], calm.probability[:32, :32, :26])
+    assert calm.uncertainty == pytest.approx(near.uncertainty, abs=1e-4)
+    nothing = Prediction(np.zeros_like(calm.mask), np.zeros_like(calm.probability))
+    assert nothing.uncertainty == 0
 
 
 def test_uncertainty_follows_the_temperature():

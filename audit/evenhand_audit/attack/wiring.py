@@ -148,7 +148,7 @@ class _WatchedModel(nn.Module):
             head_hints=False,
         )
         self.tail_blocks = 0
-        self.device, self.precision = torch.device("cpu"), torch.float32
+        self.device, self.training_precision = torch.device("cpu"), torch.float32
         self.charged_first = True
         self.steps: list[set[int]] = []
         self._drawn: set[int] = set()

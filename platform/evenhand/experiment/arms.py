@@ -61,7 +61,7 @@ _USED: Mapping[str, Mapping[str, frozenset[str]]] = {
 
 _LATER: Mapping[str, Mapping[str, object]] = {
     "data": {"stores": {}, "may_lack": [], "labels": []},
-    "model": {"head_hints": False},
+    "model": {"head_hints": False, "training_precision": "auto"},
     "training": {
         "box_hints": 0.3,
         "mask_hints": 0.3,

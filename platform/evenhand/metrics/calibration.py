@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from evenhand.metrics.surfaces import crop_to_masks
+
 __all__ = [
     "CALIBRATION_BINS",
     "LOGIT_EDGES",
     "WINDOW_MARGIN",
+    "calibration_window",
     "expected_calibration_error",
     "fit_temperature",
     "logit_counts",
@@ -36,6 +39,17 @@ LOGIT_EDGES = np.linspace(-12, 12, 241)
 
 TEMPERATURES = (0.3, 5.0)
 """Between these one is looked for."""
+
+
+def calibration_window(box: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Grow a box of masks by `WINDOW_MARGIN`: where probabilities are held against what is found.
+
+    Args:
+        box: from `evenhand.metrics.surfaces.crop_to_masks`.
+    """
+    return tuple(
+        slice(max(part.start - WINDOW_MARGIN, 0), part.stop + WINDOW_MARGIN) for part in box
+    )
 
 
 def expected_calibration_error(
@@ -60,7 +74,7 @@ def expected_calibration_error(
 def logit_counts(
     probability: NDArray[np.floating], reference: NDArray[np.integer]
 ) -> NDArray[np.int64]:
-    """Count voxels by logit, within `WINDOW_MARGIN` of the box of both masks.
+    """Count voxels by logit, in the window around both masks.
 
     Args:
         probability: (i, j, k) of tumour, under a temperature of 1.
@@ -69,12 +83,10 @@ def logit_counts(
     Returns:
         (2, bins): all voxels, and those of the tumour. Zeros where both masks are empty.
     """
-    inside = np.argwhere((reference > 0) | (probability > 0.5))
-    if not len(inside):
+    inside = (reference > 0) | (probability > 0.5)
+    if not inside.any():
         return np.zeros((2, len(LOGIT_EDGES) - 1), np.int64)
-    low = np.maximum(inside.min(0) - WINDOW_MARGIN, 0)
-    high = inside.max(0) + WINDOW_MARGIN + 1
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    window = calibration_window(crop_to_masks(inside))
     p = probability[window].astype(np.float64).clip(1e-5, 1 - 1e-5).ravel()
     logits = np.log(p / (1 - p))
     tumour = logits[reference[window].ravel() > 0]

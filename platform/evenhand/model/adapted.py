@@ -84,6 +84,12 @@ class AdaptedModel(nn.Module):
         """Arithmetic of what is frozen, on the device that it lies on."""
         return frozen_precision(self.config.precision, self.device)
 
+    @property
+    def training_precision(self) -> torch.dtype:
+        """Arithmetic of training, on the same device."""
+        wanted = self.config.training_precision
+        return self.precision if wanted == "auto" else frozen_precision(wanted, self.device)
+
     def adapter(self) -> dict[str, nn.Parameter]:
         """All trainable tensors by name, in a fixed order."""
         return {name: p for name, p in self.named_parameters() if _is_adapter(name)}

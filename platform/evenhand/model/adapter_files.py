@@ -33,7 +33,7 @@ TEMPERATURE = "temperature"
 _READABLE = (FORMAT, "evenhand-adapter-2")
 """Files of format 2 do not say what they look at: it was one sequence, and no hints."""
 
-_FREE = {"device", "precision", "smallest_component", "temperature"}
+_FREE = {"device", "precision", "smallest_component", "temperature", "training_precision"}
 """Keys of [model] that an adapter is not bound to: how masks are made of it, not what it is."""
 
 

@@ -61,8 +61,8 @@ class TrainingReport:
 
 
 def loss_of(model: AdaptedModel, batch: Batch) -> Tensor:
-    """Loss of a batch, computed where the model lies, in the precision that is quick there."""
-    precision, kind = model.precision, model.device.type
+    """Loss of a batch, computed where the model lies, in the precision that it trains in."""
+    precision, kind = model.training_precision, model.device.type
     with torch.autocast(kind, dtype=precision, enabled=precision is not torch.float32):
         return adapter_loss(model, batch)
 
