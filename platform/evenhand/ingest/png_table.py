@@ -29,7 +29,7 @@ from evenhand.ingest.people import People, person, read_rows
 from evenhand.ingest.recipes import Content, SourcePlan, sort_out
 from evenhand.ingest.volume_case import hash_files, patient_row
 
-__all__ = ["PictureCase", "plan_png_table"]
+__all__ = ["PictureCase", "plan_png_table", "read_picture"]
 
 _VERSION = 1
 _MASK_WORDS = ("mask", "label", "seg", "annot")
@@ -69,11 +69,11 @@ class PictureCase:
 
     def read(self) -> Content:
         """Read the picture and its mask: (columns, rows, 1), as a DICOM slice would lie."""
-        image = _grey(self.picture, f"the picture of {self.label}")
+        image = read_picture(self.picture, f"the picture of {self.label}")
         mask = None
         if self.mask is not None:
             what = f"the mask of {self.label}"
-            mask = _binary(_grey(self.mask, what), what)
+            mask = _binary(read_picture(self.mask, what), what)
             if mask.shape != image.shape:
                 raise DataError(
                     f"{what} has {mask.shape[0]} x {mask.shape[1]} pixels, its picture "
@@ -251,8 +251,12 @@ def _patient_column(rows: Sequence[dict[str, str]], wanted: str | None) -> str:
     )
 
 
-def _grey(path: Path, what: str) -> NDArray[np.float32]:
-    """Read a PNG of grey values as (columns, rows, 1)."""
+def read_picture(path: Path, what: str) -> NDArray[np.float32]:
+    """Read a PNG of grey values as float32 (columns, rows, 1); errors call it `what`.
+
+    Raises:
+        DataError: it is no PNG, in colour, or larger than any picture of a patient.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
