@@ -61,4 +61,4 @@ def correct(
     """Steer against the drift after one step of the optimiser."""
     with torch.no_grad():
         for name, one in drift.items():
-            parameters[name].add_(one, alpha=rate)
+            parameters[name].add_(one.to(parameters[name].device), alpha=rate)

@@ -11,7 +11,6 @@ from torch import Tensor
 from evenhand.config import TrainingConfig
 from evenhand.errors import DataError
 from evenhand.model.adapted import AdaptedModel
-from evenhand.model.embeddings import frozen_precision
 from evenhand.training import drift as drifting
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loss import adapter_loss
@@ -63,9 +62,9 @@ class TrainingReport:
 
 
 def loss_of(model: AdaptedModel, batch: Batch) -> Tensor:
-    """Loss of a batch, computed in the precision that the processor is quick in."""
-    precision = frozen_precision(model.config.precision)
-    with torch.autocast("cpu", dtype=precision, enabled=precision is not torch.float32):
+    """Loss of a batch, computed where the model lies, in the precision that it trains in."""
+    precision, kind = model.training_precision, model.device.type
+    with torch.autocast(kind, dtype=precision, enabled=precision is not torch.float32):
         return adapter_loss(model, batch)
 
 
