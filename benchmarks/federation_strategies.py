@@ -176,6 +176,15 @@ def _together(
 
 def _federated(inner: RunFolder, config: ExperimentConfig, path: Path, row: Row) -> dict[str, Any]:
     """Train in rounds and score the common adapter, with hospitals' own parts where there are."""
+    model = in_rounds(inner, config, path, row)
+    run = RunFolder(path)
+    last: Any = run.arm(ARM).read_rounds()[-1]
+    moved = max(one["bytes"] + one["bytes_down"] for one in last["hospitals"].values())
+    return {"rows": _scores(run, config, model), "bytes": moved}
+
+
+def in_rounds(inner: RunFolder, config: ExperimentConfig, path: Path, row: Row) -> AdaptedModel:
+    """Train in rounds, on from the last one that `path` holds."""
     everybody = inner.split().hospitals
     run = _folder(inner, config, path, everybody)
     training = [name for name in everybody if name != row.without]
@@ -196,9 +205,7 @@ def _federated(inner: RunFolder, config: ExperimentConfig, path: Path, row: Row)
         )
     _, state = read_checkpoint(run.arm(ARM))
     model.load_adapter({**model.adapter_state(), **(state or {})})
-    last: Any = run.arm(ARM).read_rounds()[-1]
-    moved = max(one["bytes"] + one["bytes_down"] for one in last["hospitals"].values())
-    return {"rows": _scores(run, config, model), "bytes": moved}
+    return model
 
 
 def _node(
@@ -209,7 +216,7 @@ def _node(
 
     def answer(message: Message) -> Message:
         before: State = message.content["arrays"].to_torch_state_dict()
-        order = RoundOrder(ARM, int(message.content["config"]["round"]))
+        order = RoundOrder.of(message.content["config"])
         after, figures = own.train_round(order, before)
         if poison is not None:
             after = {key: before[key] + poison * (after[key] - before[key]) for key in after}
@@ -221,7 +228,9 @@ def _node(
 
 def _scores(run: RunFolder, config: ExperimentConfig, model: AdaptedModel) -> list[dict[str, Any]]:
     with Progress(disable=True) as bar:
-        rows = evaluate_arm(run, config, ARM, model=model, prompts=("automatic",), bar=bar)
+        rows = evaluate_arm(
+            run, config, ARM, model=model, prompts=("automatic",), by_head=False, bar=bar
+        )
     return [{key: row[key] for key in ("patient", "hospital", "dice")} for row in rows]
 
 

@@ -3,33 +3,43 @@
 One command over a run folder whose cases and embeddings are there already:
 
     evenhand run configs/lgg.toml --set 'arms=["box-zero-shot"]' --out runs/inner
-    python benchmarks/mitigation_lgg.py runs/inner --epochs 60 --by sex
+    python benchmarks/mitigation_lgg.py runs/inner --out runs/mitigation --epochs 60 --by sex
+    python benchmarks/mitigation_lgg.py runs/inner --out runs/mitigation --way federated
+    python benchmarks/mitigation_lgg.py runs/inner --out runs/mitigation --table
 
-Trains pooled, in automatic mode, on the run's training patients, once for each method, and judges
-all on its test patients. Training patients whose group is unknown are left out. Losses by group and
-thresholds come from an inner third of the training patients, judged by a model of the other two.
-"Equal weights" is the control: the same training as before in another order, so its change is what
-chance alone does. Costs about 7 trainings; with 60 epochs, a seventh of what configs/lgg.toml
-trains, some 15 minutes on a free core.
+Trains in automatic mode on the run's training patients, once for each method, and judges all on its
+test patients; pooled, or federated with rounds of two epochs. Training patients whose group is
+unknown are left out. Losses by group and thresholds come from an inner third of the training
+patients, judged by a model of the other two. "Equal weights" is the control: the same training as
+before with patients drawn in another order, so its change is what chance alone does.
+
+Each training leaves one JSON in --out (patient data), and a stopped command goes on behind the last
+one; a federated training goes on from its last round. Costs 7 trainings a way; with 60 epochs, a
+seventh of what configs/lgg.toml trains, some 15 minutes on a free core.
 """
 
 import argparse
 import hashlib
+import json
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
+from federation_strategies import ARM, Row, in_rounds
 
+from evenhand.artifacts import write_atomically
 from evenhand.cases.records import UNKNOWN, Case, Patient
+from evenhand.cases.splits import Split
 from evenhand.config_files import load_config
+from evenhand.errors import UsageError
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
-from evenhand.model.adapted import AdaptedModel
 from evenhand.predict import OpenCase, predict_automatic, without_specks
 from evenhand.training.data import TrainingPatient, load_patients
-from evenhand.training.loop import Schedule, train
+from evenhand.training.loop import Schedule
+from evenhand.training.loop import train as train_here
 from evenhand_audit.cohort import age_groups
 from evenhand_audit.mitigate.people import People
 from evenhand_audit.mitigate.tables import weigh, write_weights
@@ -37,13 +47,15 @@ from evenhand_audit.mitigate.thresholds import COMMON, GRID, chosen
 from evenhand_audit.mitigate.verdict import Trial, judge_trial
 
 SEED = 20261126
+SETTINGS = ("training.box_slices=0",)
+"""Only the automatic mode is judged."""
 INNER = 3
 """One in so many training patients gives the losses and the thresholds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Dice of patients at every threshold of the grid, (patients, thresholds)."""
+    """Dice of patients at every threshold of the grid, (patients, thresholds); NaN: not asked."""
 
     groups: tuple[str, ...]
     dice: np.ndarray
@@ -58,27 +70,32 @@ class Bench:
     """Everything that is the same for all methods."""
 
     def __init__(self, asked: argparse.Namespace) -> None:
-        self.config = load_config(asked.config, asked.set)
+        self.config = load_config(asked.config, [*SETTINGS, *asked.set])
         self.epochs = asked.epochs
         self.by = asked.by
+        self.way = asked.way
+        self.out = asked.out
         self.model = build_model(self.config)
         self.start = self.model.adapter_state()
-        self.sequence = self.config.data.sequences[0]
-        run = RunFolder(asked.run)
-        split = run.split()
-        self.ready: list[TrainingPatient] = []
+        self.run = RunFolder(asked.run)
+        split = self.run.split()
         self.people: dict[str, Patient] = {}
         self.cases: dict[str, list[tuple[HospitalHome, Case]]] = {}
-        for home in run.hospitals():
+        for home in self.run.hospitals():
             for case in home.store():
-                one = case.patient
-                self.people[one.patient_id] = one
-                self.cases.setdefault(one.patient_id, []).append((home, case))
-            cache = home.cache(self.model, self.sequence)
-            self.ready += load_patients(home.store(), cache, split.train[home.name], self.model)
+                self.people[case.patient.patient_id] = case.patient
+                self.cases.setdefault(case.patient.patient_id, []).append((home, case))
         self.test = tuple(name for names in split.test.values() for name in names)
-        self.ready = [one for one in self.ready if self.group(one.patient_id) != UNKNOWN]
-        self.inner = _inner(split.train.values())
+        self.train = {
+            hospital: tuple(name for name in names if self.group(name) != UNKNOWN)
+            for hospital, names in split.train.items()
+        }
+        self.inner = _inner(split.train.values()) & set(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All training patients."""
+        return tuple(name for names in self.train.values() for name in names)
 
     def group(self, name: str) -> str:
         """Group of a patient."""
@@ -88,12 +105,49 @@ class Bench:
             return str(age_groups(age, self.config.audit.age_edges)[0])
         return str(getattr(one, self.by))
 
-    def trained(self, patients: Sequence[TrainingPatient], weights: Path | None) -> AdaptedModel:
-        """Train from the start; with the table of weights, if there is one."""
+    def kept(
+        self, name: str, judge: Iterable[str], weights: Path | None = None, *, rest: bool = False
+    ) -> Judged:
+        """What an earlier call left, or train and judge these patients.
+
+        Every training starts from the same adapter; `rest`: without the inner patients.
+        """
+        path = self.out / f"{self.way}-{name}.json"
+        settings = {
+            "epochs": self.epochs, "by": self.by, "config": self.config.fingerprint(),
+            "weights": None if weights is None else weights.read_text("utf-8"),
+        }  # fmt: skip
+        if path.exists():
+            record = json.loads(path.read_text("utf-8"))
+            if record["settings"] != settings:
+                raise UsageError(f"'{path}' is of other settings; take another --out.")
+            return Judged(tuple(record["groups"]), np.array(record["dice"], dtype=float))
+        started = time.monotonic()
+        train = {
+            hospital: tuple(one for one in names if not (rest and one in self.inner))
+            for hospital, names in self.train.items()
+        }
+        if self.way == "pooled":
+            self._train_pooled(train, weights)
+        else:
+            self._train_federated(train, weights, self.out / f"{self.way}-{name}")
+        judged = self.judged(judge, sweep=weights is None)
+        dice = [[None if np.isnan(one) else one for one in row] for row in judged.dice.tolist()]
+        record = {"settings": settings, "groups": judged.groups, "dice": dice}
+        write_atomically(path, json.dumps(record, indent=1).encode())
+        print(f"{path.name}: {_minutes(started)}", flush=True)
+        return judged
+
+    def _train_pooled(self, train: Mapping[str, tuple[str, ...]], weights: Path | None) -> None:
         self.model.load_adapter(self.start)
+        sequence = self.config.data.sequences[0]
+        patients: list[TrainingPatient] = []
+        for home in self.run.hospitals():
+            cache = home.cache(self.model, sequence)
+            patients += load_patients(home.store(), cache, train[home.name], self.model)
         training = self.config.training.model_copy(update={"patient_weights": weights})
         schedule = Schedule(training.learning_rate)
-        train(
+        train_here(
             self.model,
             patients,
             training,
@@ -101,7 +155,25 @@ class Bench:
             schedule=schedule,
             seed=self.config.seed,
         )
-        return self.model
+
+    def _train_federated(
+        self, train: Mapping[str, tuple[str, ...]], weights: Path | None, folder: Path
+    ) -> None:
+        """Rounds of `evenhand run`; each hospital weighs its own patients."""
+        source = RunFolder(folder / "source")
+        source.path.mkdir(parents=True, exist_ok=True)
+        if not (link := source.path / "hospitals").exists():
+            link.symlink_to((self.run.path / "hospitals").resolve())
+        split = Split(dict(train), self.run.split().test)
+        write_atomically(source.split_path, split.to_json().encode())
+        training = self.config.training.model_copy(update={"patient_weights": weights})
+        federation = self.config.federation.model_copy(
+            update={"rounds": self.epochs // 2, "local_epochs": 2}
+        )
+        config = self.config.model_copy(
+            update={"training": training, "federation": federation, "arms": (ARM,)}
+        )
+        self.model.load_adapter(in_rounds(source, config, folder, Row()).adapter_state())
 
     def judged(self, names: Iterable[str], *, sweep: bool = False) -> Judged:
         """Judge patients; only at the common threshold unless a sweep is asked for."""
@@ -112,7 +184,7 @@ class Bench:
     def _dice(self, home: HospitalHome, case: Case, sweep: bool) -> list[float]:
         store = home.store()
         reference = store.volumes(case, ()).mask
-        cache = home.cache(self.model, self.sequence)
+        cache = home.cache(self.model, self.config.data.sequences[0])
         found = predict_automatic(self.model, OpenCase.of(self.model, store, cache, case))
         smallest = self.model.config.smallest_component
         out = [np.nan] * len(GRID)
@@ -132,55 +204,74 @@ def _overlap(mask: np.ndarray, reference: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Print one line a method."""
+    """Train what is missing, then print one line a method."""
     asked = _arguments()
-    started = time.monotonic()
-    bench = Bench(asked)
-    inner = [one for one in bench.ready if one.patient_id in bench.inner]
-    rest = [one for one in bench.ready if one.patient_id not in bench.inner]
-    names = [one.patient_id for one in bench.ready]
-    print(f"{len(names)} patients train {bench.epochs} epochs ({len(rest)} + {len(inner)} inner), "
-          f"{len(bench.test)} test, by {asked.by}", flush=True)  # fmt: skip
-    bench.trained(rest, None)
-    validation = bench.judged((one.patient_id for one in inner), sweep=True)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    for way in ("pooled", "federated") if asked.table else (asked.way,):
+        asked.way = way
+        bench = Bench(asked)
+        if asked.table and not (asked.out / f"{way}-nothing.json").exists():
+            continue
+        _one_way(bench, asked)
+
+
+def _one_way(bench: Bench, asked: argparse.Namespace) -> None:
+    inner = [name for name in bench.names if name in bench.inner]
+    print(f"{bench.way}: {len(bench.names)} patients train {bench.epochs} epochs, {len(inner)} of "
+          f"them inner; {len(bench.test)} test, by {asked.by}", flush=True)  # fmt: skip
+    validation = bench.kept("inner", inner, rest=True)
     losses = {
         group: float(1 - validation.common[np.array(validation.groups) == group].mean())
         for group in sorted(set(validation.groups))
     }
     best = chosen(validation.dice, validation.groups, asked.minimum_group)
-    print(f"inner: losses {_rounded(losses)}, thresholds {best}, {_minutes(started)}", flush=True)
+    print(f"inner: losses {_rounded(losses)}, thresholds {best}", flush=True)
+    paths = _weights(bench, losses)
+    before = bench.kept("nothing", bench.test)
+    columns = [GRID.index(best.get(group, COMMON)) for group in before.groups]
+    after = {
+        "nothing": before.common,
+        f"thresholds {best}": before.dice[np.arange(len(columns)), columns],
+    }
+    for path in paths:
+        method = path.stem.removeprefix("weights-")
+        if asked.table and not (bench.out / f"{bench.way}-{method}.json").exists():
+            after[method] = None
+            continue
+        after[method] = bench.kept(method, bench.test, path).common
+    print(
+        "| method | mean Dice | by group | gap | change of the gap | change of the mean | verdict |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for method, dice in after.items():
+        print(f"| {method} | not trained |" if dice is None else _line(method, before, dice))
+
+
+def _weights(bench: Bench, losses: Mapping[str, float]) -> list[Path]:
+    """A table for each method; first the control, equal weights."""
+    names = bench.names
     people = People(
-        tuple(names),
-        tuple(bench.group(name) for name in names),
+        names,
+        tuple(map(bench.group, names)),
         tuple(bench.people[name].hospital for name in names),
         frozenset(),
     )
     tables = weigh(people, losses=losses, counts=None, step=3.0, gamma=1.0, largest=5.0)
     for each in tables.groups:
         print(f"{each.method}: {each.group} ({each.patients}) weight {each.weight:.3f}", flush=True)
-    bench.trained(bench.ready, None)
-    before = bench.judged(bench.test, sweep=True)
-    print(
-        "| method | mean Dice | by group | gap | change of the gap | change of the mean | verdict |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    _line("nothing", before, before.common)
-    columns = [GRID.index(best.get(group, COMMON)) for group in before.groups]
-    _line(f"thresholds {best}", before, before.dice[np.arange(len(columns)), columns])
-    with TemporaryDirectory() as folder:
-        equal = Path(folder) / "equal.csv"
-        equal.write_text("patient,weight\n" + "".join(f"{name},1\n" for name in names))
-        paths = [equal, *write_weights(people, tables, Path(folder))]
-        for path in paths:
-            bench.trained(bench.ready, path)
-            method = path.stem.removeprefix("weights-").replace("equal", "equal weights (control)")
-            _line(method, before, bench.judged(bench.test).common)
-    print(f"\nseed {bench.config.seed}, {_minutes(started)}")
+    folder = bench.out / f"{bench.way}-weights"
+    equal = folder / "weights-equal.csv"
+    rows = "".join(f"{name},1\n" for name in names)
+    write_atomically(equal, f"patient,weight\n{rows}".encode())
+    return [equal, *write_weights(people, tables, folder)]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run folder with stores, split and embeddings")
+    parser.add_argument("--out", type=Path, required=True, help="where trainings are kept")
+    parser.add_argument("--way", choices=("pooled", "federated"), default="pooled")
+    parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
     parser.add_argument("--config", type=Path, default=Path("configs/lgg.toml"))
     parser.add_argument("--set", action="append", default=[], help="as in evenhand run")
     parser.add_argument("--epochs", type=int, default=60)
@@ -198,10 +289,10 @@ def _inner(train: Iterable[tuple[str, ...]]) -> set[str]:
     return found
 
 
-def _line(method: str, before: Judged, after: np.ndarray) -> None:
+def _line(method: str, before: Judged, after: np.ndarray) -> str:
     rng = np.random.default_rng(SEED)
     trial = judge_trial(before.common, after, before.groups, resamples=4000, rng=rng)
-    print(_row(method, trial), flush=True)
+    return _row(method, trial)
 
 
 def _row(method: str, trial: Trial) -> str:

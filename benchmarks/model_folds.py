@@ -36,7 +36,7 @@ from evenhand.cases.records import Case
 from evenhand.config import ExperimentConfig
 from evenhand.config_files import load_config
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
-from evenhand.metrics import score_case
+from evenhand.metrics import logit_counts, score_case
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.preprocessing import with_neighbours
 from evenhand.predict import (
@@ -288,7 +288,7 @@ def _judge(
             "nsd": score.nsd,
             "lesion_f1": score.lesions.f1,
             "uncertainty": found.uncertainty,
-            "histogram": model_tables.histogram(found.probability, reference),
+            "histogram": logit_counts(found.probability, reference).tolist(),
         }
 
 

@@ -7,28 +7,10 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import minimize_scalar
 
-LOGITS = np.linspace(-12, 12, 241)
-"""Borders of the bins of logits in which voxels are counted."""
+from evenhand.metrics import LOGIT_EDGES, fit_temperature
 
 Case = dict[str, Any]
-
-
-def histogram(probability: np.ndarray, reference: np.ndarray) -> list[list[int]]:
-    """Voxels by bin of logits: all, and those of the tumour; within 10 voxels of both masks.
-
-    Args:
-        probability: (i, j, k) of tumour.
-        reference: (i, j, k), 0 and 1.
-    """
-    inside = np.argwhere((reference > 0) | (probability > 0.5))
-    low, high = np.maximum(inside.min(0) - 10, 0), inside.max(0) + 11
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    p = probability[window].astype(np.float64).clip(1e-6, 1 - 1e-6).ravel()
-    r = reference[window].astype(bool).ravel()
-    logits = np.log(p / (1 - p))
-    return [np.histogram(values, LOGITS)[0].tolist() for values in (logits, logits[r])]
 
 
 def line(path: Path) -> str:
@@ -110,18 +92,17 @@ def _calibration(folds: list[dict[str, Any]]) -> list[str]:
     temperatures, before, after = [], np.zeros((3, 15)), np.zeros((3, 15))
     for number, own in enumerate(counts):
         others = sum(one for place, one in enumerate(counts) if place != number)
-        fitted = minimize_scalar(lambda t, o=others: _loss(o, t), bounds=(0.3, 5), method="bounded")
-        temperatures.append(float(fitted.x))
-        before += _bins(own, 1.0)
-        after += _bins(own, float(fitted.x))
+        temperatures.append(fit_temperature(others))
+        before += bins(own, 1.0)
+        after += bins(own, temperatures[-1])
     cases = _by_prompt([case for fold in folds for case in fold["cases"]])["automatic"]
     expected = [1 - case["uncertainty"] for case in cases]
     dice = [case["dice"] for case in cases]
     rank = stats.spearmanr(expected, dice)
     return [
         (
-            f"Expected calibration error of voxels around the tumour: {_ece(before):.4f}, after a "
-            f"temperature of {min(temperatures):.2f} to {max(temperatures):.2f}: {_ece(after):.4f}."
+            f"Expected calibration error of voxels around the tumour: {ece(before):.4f}, after a "
+            f"temperature of {min(temperatures):.2f} to {max(temperatures):.2f}: {ece(after):.4f}."
         ),
         (
             f"Promised Dice against Dice (n = {len(dice)}): Spearman {rank.statistic:.2f}, "
@@ -132,23 +113,17 @@ def _calibration(folds: list[dict[str, Any]]) -> list[str]:
         "| stated probability | tumour found | after the temperature |",
         "|---|---|---|",
         *(
-            f"| {b / 15:.2f} to {(b + 1) / 15:.2f} | {_share(before, b)} | {_share(after, b)} |"
+            f"| {b / 15:.2f} to {(b + 1) / 15:.2f} | {share(before, b)} | {share(after, b)} |"
             for b in range(15)
         ),
     ]
 
 
 def _centres() -> np.ndarray:
-    return (LOGITS[1:] + LOGITS[:-1]) / 2
+    return (LOGIT_EDGES[1:] + LOGIT_EDGES[:-1]) / 2
 
 
-def _loss(counts: np.ndarray, temperature: float) -> float:
-    logits = _centres() / temperature
-    voxels, tumour = counts
-    return float((np.logaddexp(0, logits) * voxels - logits * tumour).sum() / voxels.sum())
-
-
-def _bins(counts: np.ndarray, temperature: float) -> np.ndarray:
+def bins(counts: np.ndarray, temperature: float) -> np.ndarray:
     """(3, 15): voxels, tumour voxels and summed probability of each bin of probability."""
     stated = 1 / (1 + np.exp(-_centres() / temperature))
     which = np.minimum((stated * 15).astype(int), 14)
@@ -156,11 +131,13 @@ def _bins(counts: np.ndarray, temperature: float) -> np.ndarray:
     return np.stack([np.bincount(which, weights=w, minlength=15) for w in weights])
 
 
-def _ece(bins: np.ndarray) -> float:
-    voxels, tumour, stated = bins
+def ece(found: np.ndarray) -> float:
+    """Expected calibration error of what `bins` has counted."""
+    voxels, tumour, stated = found
     return float(np.abs(stated - tumour).sum() / voxels.sum())
 
 
-def _share(bins: np.ndarray, number: int) -> str:
-    voxels, tumour, _ = bins[:, number]
+def share(found: np.ndarray, number: int) -> str:
+    """Share of tumour in one bin, as tables write it."""
+    voxels, tumour, _ = found[:, number]
     return f"{tumour / voxels:.3f}" if voxels else "none"

@@ -68,14 +68,7 @@ def audit_table(
         UsageError: an attribute is not one of a table, or is named twice.
     """
     check_attributes(config.attributes, attributes_of(table))
-    at_work: list[ArmAtWork] = []
-    withheld: list[Withheld] = []
-    for names, cases in _arms(table):
-        patients = patients_of(cases, config.attributes, config.age_edges)
-        if len(patients) < config.minimum_group:
-            withheld.append(Withheld(names[0], _prompt(names)))
-            continue
-        at_work.append(_prepared(names, cases, patients, config, register))
+    at_work, withheld = _shown(table, config, register)
     if not at_work:
         raise DataError(
             f"The table holds {table['patient'].nunique()} patients, and no arm reaches the "
@@ -101,6 +94,34 @@ def audit_table(
     )
 
 
+def _shown(
+    table: pd.DataFrame, config: AuditConfig, register: Register | None
+) -> tuple[list[ArmAtWork], list[Withheld]]:
+    """What may be shown of each arm, beside the arms before it and earlier reports."""
+    people = [
+        (names, cases, patients_of(cases, config.attributes, config.age_edges))
+        for names, cases in _arms(table)
+    ]
+    columns = ["patient", *config.attributes]
+    alike = all(each[columns].equals(people[0][2][columns]) for _, _, each in people)
+    memory = register if register is not None or alike else Register()
+    at_work: list[ArmAtWork] = []
+    withheld: list[Withheld] = []
+    for names, cases, patients in people:
+        reason = f"fewer than {config.minimum_group} patients"
+        if len(patients) >= config.minimum_group:
+            arm = _prepared(names, cases, patients, config, memory)
+            if arm is not None:
+                at_work.append(arm)
+                continue
+            reason = (
+                f"its patients differ from another arm's by fewer than {config.minimum_group}, "
+                "and the two side by side would show single patients"
+            )
+        withheld.append(Withheld(names[0], _prompt(names), reason))
+    return at_work, withheld
+
+
 def _arms(table: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     """Cases of each arm and prompt, and label where the table has several."""
     keys = ["arm", "prompt"]
@@ -122,20 +143,26 @@ def _prepared(
     cases: pd.DataFrame,
     patients: pd.DataFrame,
     config: AuditConfig,
-    register: Register | None,
-) -> ArmAtWork:
+    memory: Register | None,
+) -> ArmAtWork | None:
+    """One arm; None where an arm of the same report is too near to show anything."""
     ids = [str(patient) for patient in patients["patient"]]
-    earlier = register.earlier(ids) if register else ([], 0)
+    title = (names[0], _prompt(names))
     try:
-        arm = prepare_arm((names[0], _prompt(names)), cases, patients, config, earlier)
+        known = memory.earlier(ids, with_new=True) if memory else ([], 0)
+        arm = prepare_arm(title, cases, patients, config, known)
     except TooCloseError:
-        raise DataError(
-            f"The patients of '{names[0]}' differ from those of an earlier report by fewer than "
-            f"{config.minimum_group}, so the two reports together would show single patients. "
-            "Audit the same patients as before, or wait until more have come."
-        ) from None
-    if register:
-        register.note(ids, arm.publication.rows)
+        try:
+            prepare_arm(title, cases, patients, config, memory.earlier(ids) if memory else ([], 0))
+        except TooCloseError:
+            raise DataError(
+                f"The patients of '{names[0]}' differ from those of an earlier report by fewer "
+                f"than {config.minimum_group}, so the two reports together would show single "
+                "patients. Audit the same patients as before, or wait until more have come."
+            ) from None
+        return None
+    if memory:
+        memory.note(ids, arm.publication.rows)
     return arm
 
 

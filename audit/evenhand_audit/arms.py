@@ -20,7 +20,7 @@ from evenhand_audit.fairness import (
 from evenhand_audit.inference import Dealt, Effect, cliffs_delta, permutation_tests
 from evenhand_audit.mixed import Adjusted, Covariates, adjusted_gap
 from evenhand_audit.power import detectable_gap
-from evenhand_audit.rates import planning_error, rate_gap_interval, rate_interval
+from evenhand_audit.rates import most_missed, planning_error, rate_gap_interval, rate_interval
 from evenhand_audit.records import (
     FAMILY_LEVEL,
     ArmAudit,
@@ -32,6 +32,7 @@ from evenhand_audit.records import (
     Family,
     GroupAudit,
     Metric,
+    Missed,
     SkewedErrors,
     Summary,
 )
@@ -227,10 +228,6 @@ class ArmAtWork:
         for metric in self.metrics:
             figure = figure_of(self.patients, metric)
             functions[metric.column] = lambda who, _, figure=figure: figure.of(who).value
-            if metric.parts is None:
-                functions[f"median {metric.column}"] = lambda who, _, figure=figure: float(
-                    np.median(figure.top[who])
-                )
         numbers = np.arange(len(self.patients))
         return MetricFrame(
             metrics=functions,
@@ -257,12 +254,14 @@ class ArmAtWork:
             if metric.parts is None:
                 mean = Estimate(value, *closed_interval(mine, resampled, metric.bound))
                 ends = median_interval(mine.top)
-                median = Estimate(float(values[f"median {metric.column}"]), *ends)
+                median = Estimate(float(np.median(mine.top)), *ends)
             else:
                 mean = Estimate(value, *rate_interval(mine))
             metrics[metric.column] = Summary(mean, median)
         cases = int(self.patients["cases"].to_numpy()[members].sum())
-        return GroupAudit(name, len(members), cases, metrics)
+        missed = int(self.patients["missed"].to_numpy()[members].sum())
+        bound = Missed(missed, most_missed(missed, len(members)))
+        return GroupAudit(name, len(members), cases, metrics, bound)
 
 
 @dataclass(frozen=True, eq=False)

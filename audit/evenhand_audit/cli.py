@@ -320,5 +320,5 @@ def _show(audit: "Audit") -> None:
         shown.add_row(escape(name), str(arm.overall.patients), reached, gap, escape(worst))
     for hidden in audit.withheld:
         name = f"{hidden.arm}\n{hidden.prompt}"
-        shown.add_row(escape(name), f"under {audit.minimum_group}", "not shown")
+        shown.add_row(escape(name), "", f"not shown: {hidden.reason}")
     Console(highlight=False).print(shown)

@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 
 from evenhand.artifacts import OPTIONAL_COLUMNS, PREDICTION_COLUMNS
 from evenhand.errors import DataError, UsageError
-from evenhand_audit.records import METRICS, OPTIONAL_METRICS, Metric
+from evenhand_audit.records import METRICS, MISSED_UNDER, OPTIONAL_METRICS, Metric
 from evenhand_audit.resampling import Figure
 
 __all__ = [
     "ATTRIBUTES",
+    "LESIONS",
     "age_group_names",
     "age_groups",
     "attributes_of",
     "check_attributes",
     "figure_of",
     "group_order",
+    "lesion_f1",
     "metrics_of",
     "patients_of",
 ]
@@ -105,7 +107,8 @@ def patients_of(
 
     Returns:
         One row a patient: `patient`, the metrics' means, sums of lesion counts, the mean
-        reference volume, `cases`, the attributes as text, and where there is one `grade`.
+        reference volume, `cases`, whether a tumour was `missed`, the attributes as text, and where
+        there is one `grade`.
 
     Raises:
         DataError: a patient has two values of an attribute, of hospital or of grade.
@@ -116,6 +119,8 @@ def patients_of(
         means.append("calibration_error")
     patients = grouped[means].mean()
     patients["cases"] = grouped.size()
+    missed = (cases["dice"] < MISSED_UNDER) & ~cases["empty"].isin(["reference", "both"])
+    patients["missed"] = missed.groupby(cases["patient"]).any()
     if set(LESIONS) <= set(cases.columns):
         counts = grouped[list(LESIONS)].sum(min_count=1)
         patients[list(LESIONS)] = counts
@@ -123,7 +128,7 @@ def patients_of(
         patients["lesions_predicted_false"] = (
             counts["lesions_predicted"] - counts["lesions_predicted_true"]
         )
-        patients["lesion_f1"] = _lesion_f1(counts)
+        patients["lesion_f1"] = lesion_f1(counts)
     for covariate in ("hospital", "grade"):  # held equal whether or not they are compared
         if covariate in cases:
             _refuse_two_values(grouped[covariate].nunique(), covariate)
@@ -137,7 +142,7 @@ def patients_of(
     return patients.reset_index()
 
 
-def _lesion_f1(counts: pd.DataFrame) -> NDArray[np.float64]:
+def lesion_f1(counts: pd.DataFrame) -> NDArray[np.float64]:
     """Harmonic mean of lesion sensitivity and precision of each patient, over all its cases.
 
     The rule for empty masks: without any lesion, in reference or prediction, 1; with lesions in one

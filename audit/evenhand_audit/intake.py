@@ -48,6 +48,9 @@ SEXES = {"female": "F", "male": "M", "other": "O", "f": "F", "m": "M", "o": "O",
 MISSING = {"", "n/a", "na", "nan", "none", "null", "unknown"}
 """Spellings of a value that is not known, in lower case."""
 
+COVARIATE = "grade"
+"""Column that gaps between like patients are adjusted for where a config names it."""
+
 SKIPPED = "Cases that a model has no mask for were left out; the audit says nothing about them."
 
 
@@ -232,6 +235,11 @@ def _further(config: AuditInput, rows: pd.DataFrame, extra: pd.DataFrame) -> lis
                 f"'{name}' is a figure, not an attribute. Cut it into groups under [bins.NAME]."
             )
         further.append(name)
+    sources = (config.attributes, config.table)
+    named = {name for source in sources if source is not None for name in source.columns}
+    named |= {*config.attributes.keywords} if config.attributes is not None else set()
+    if COVARIATE in named and COVARIATE not in further:
+        further.append(COVARIATE)  # held equal, whether or not it is compared
     return further
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from evenhand_audit.records import ArmAudit, Audit, GroupAudit
-from evenhand_audit.words import arm_name, attribute_name, number
+from evenhand_audit.words import arm_name, attribute_name, group_name, number
 
 __all__ = [
     "ACCENT",
@@ -93,7 +93,13 @@ def forest_plot(arm: ArmAudit, index: int) -> Plot:
             axes.axvline(overall, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
             for row, group in enumerate(found.by_group):
                 _interval(axes, row, group, WARN if group.group == worst else ACCENT)
-            _label_rows(axes, [f"{each.group}  (n = {each.patients})" for each in found.by_group])
+            _label_rows(
+                axes,
+                [
+                    f"{group_name(each.group, found)}  (n = {each.patients})"
+                    for each in found.by_group
+                ],
+            )
             axes.set_title(attribute_name(found.attribute), loc="left", fontsize=10)
         panels[-1].set_xlabel("mean Dice over patients, 95% interval")
         svg = inline_svg(figure, f"forest{index}")
@@ -188,7 +194,8 @@ def _groups_in_words(arm: ArmAudit) -> str:
     parts = []
     for found in arm.attributes:
         groups = ", ".join(
-            f"{each.group} {number(each.metrics['dice'].mean.value)}" for each in found.by_group
+            f"{group_name(each.group, found)} {number(each.metrics['dice'].mean.value)}"
+            for each in found.by_group
         )
         parts.append(f"{attribute_name(found.attribute)}: {groups}.")
     return " ".join(parts)

@@ -18,6 +18,7 @@ from evenhand_audit.resampling import LEVEL, Figure, standard_error
 
 __all__ = [
     "Rate",
+    "most_missed",
     "planning_error",
     "rate_gap_interval",
     "rate_interval",
@@ -77,6 +78,14 @@ class Rate:
         tail = (1 + level) / 2
         freedom = stats.t.ppf(tail, self.trials - 1) / stats.t.ppf(tail, self.clusters - 1)
         return min(rate * (1 - rate) / variance * float(freedom) ** 2, self.trials)
+
+
+def most_missed(missed: int, patients: int) -> float:
+    """Upper end of Clopper and Pearson's one-sided interval of a share of patients.
+
+    Golden: none of 15 leaves 1 - 0.05^(1/15) = 18.1%.
+    """
+    return float(stats.beta.ppf(LEVEL, missed + 1, patients - missed)) if missed < patients else 1.0
 
 
 def rate_interval(figure: Figure) -> tuple[float, float]:

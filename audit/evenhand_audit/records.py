@@ -13,6 +13,7 @@ from evenhand_audit.mixed import Adjusted
 __all__ = [
     "FAMILY_LEVEL",
     "METRICS",
+    "MISSED_UNDER",
     "OPTIONAL_METRICS",
     "ArmAudit",
     "AttributeAudit",
@@ -25,6 +26,7 @@ __all__ = [
     "Family",
     "GroupAudit",
     "Metric",
+    "Missed",
     "SkewedErrors",
     "Summary",
     "Withheld",
@@ -33,6 +35,9 @@ __all__ = [
 
 FAMILY_LEVEL = 0.05
 """Chance of any false finding in a whole report that is allowed."""
+
+MISSED_UNDER = 0.1
+"""Dice of a case under which its tumour counts as missed."""
 
 MINUS = "\N{MINUS SIGN}"
 """Minus as print sets it: as wide as a digit."""
@@ -99,6 +104,16 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """Patients of whose tumour next to nothing was found: Dice under `MISSED_UNDER`."""
+
+    patients: int
+    at_most: float
+    """Largest share of such patients with which so few in the sample have a chance of 5% or more
+    (Clopper and Pearson, one-sided): what a sample without any does not rule out."""
+
+
+@dataclass(frozen=True)
 class GroupAudit:
     """One published row: a group, the pool of small groups, or everybody."""
 
@@ -107,6 +122,7 @@ class GroupAudit:
     cases: int
     metrics: dict[str, Summary]
     """By metric column."""
+    missed: Missed
 
 
 @dataclass(frozen=True)
@@ -229,10 +245,11 @@ class ArmAudit:
 
 @dataclass(frozen=True)
 class Withheld:
-    """An arm and prompt with too few patients to show anything."""
+    """An arm and prompt of which nothing may be shown."""
 
     arm: str
     prompt: str
+    reason: str
 
 
 @dataclass(frozen=True)

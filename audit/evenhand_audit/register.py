@@ -73,14 +73,17 @@ class _Report:
 class Register:
     """Rows of earlier reports, and those of the report that is being made."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         """Read the register; a file that is not there is an empty register.
+
+        Args:
+            path: the file; None: a memory for the arms of one report, which is never saved.
 
         Raises:
             DataError: the file is something else, or damaged.
         """
         self._path = path
-        known = _read(path)
+        known = _read(path) if path is not None else None
         self._key, self._reports = known or (secrets.token_hex(32), ())
         self._new: dict[frozenset[str], None] = {}
 
@@ -116,20 +119,23 @@ class Register:
             DataError: another report was noted since the file was read.
             ResourceError: the file cannot be written.
         """
-        lock_path = self._path.with_name(f".{self._path.name}.lock")
+        path = self._path
+        if path is None:
+            return
+        lock_path = path.with_name(f".{path.name}.lock")
         try:
             lock_path.parent.mkdir(parents=True, exist_ok=True)
             with lock_path.open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._save()
+                self._save(path)
         except OSError as error:
             raise ResourceError(
-                f"'{self._path}' could not be written: {error.strerror}. Free space or name "
+                f"'{path}' could not be written: {error.strerror}. Free space or name "
                 "another folder."
             ) from None
 
-    def _save(self) -> None:
-        known = _read(self._path)
+    def _save(self, path: Path) -> None:
+        known = _read(path)
         if (known[1] if known else ()) != self._reports or (known and known[0] != self._key):
             raise DataError(
                 "Another report was noted in the register while this one was made, and the two "
@@ -145,7 +151,7 @@ class Register:
                 {"patients": list(each.patients), "rows": list(each.rows)} for each in self._reports
             ],
         }
-        write_atomically(self._path, f"{json.dumps(record, indent=1)}\n".encode())
+        write_atomically(path, f"{json.dumps(record, indent=1)}\n".encode())
 
     def _hash(self, patient: str) -> str:
         key = bytes.fromhex(self._key)

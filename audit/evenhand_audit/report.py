@@ -29,9 +29,11 @@ from evenhand_audit.words import (
     arm_name,
     attribute_name,
     finding_of,
+    group_name,
     headline_arm,
     number,
     p_text,
+    unseen_misses,
 )
 
 __all__ = [
@@ -188,6 +190,7 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
     environment.filters.update(
         number=number, interval=_interval, duration=_duration, megabytes=_megabytes,
         attribute=attribute_name, arm=arm_name, like_patients=adjusted_in_words, p=p_text,
+        group_name=group_name,
     )  # fmt: skip
     told: Mapping[str, Any] = facts.get("arms") or {}
     lead = headline_arm(audit)
@@ -206,6 +209,7 @@ def _page(audited: AuditedTable, facts: Mapping[str, Any]) -> str:
         verdict=verdict_of(lead.checks),
         verdicts={arm_name(arm): verdict_of(arm.checks) for arm in audit.arms},
         leading=leading,
+        unseen_misses=unseen_misses(lead),
         others=[found for found in others if found is not None],
         bias=_planted(audit, facts.get("planted_bias")),
         arms_plot=arms_plot(audit),

@@ -1,6 +1,6 @@
 """What an audit found, in sentences for a clinician. Numbers keep their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,7 @@ from evenhand_audit.disclosure import POOL
 from evenhand_audit.records import (
     FAMILY_LEVEL,
     METRICS,
+    MISSED_UNDER,
     ArmAudit,
     AttributeAudit,
     Audit,
@@ -23,14 +24,28 @@ __all__ = [
     "arm_name",
     "attribute_name",
     "finding_of",
+    "group_name",
     "headline_arm",
     "number",
     "p_text",
     "reach_of",
+    "unseen_misses",
 ]
 
 UNKNOWN_FIGURE = "\N{EN DASH}"
 """What stands in a table where a figure is not known."""
+
+FEW = 60
+"""In a group of fewer patients, none missed leaves room for more than 5% who are."""
+
+NAMED = 4
+"""Groups that a sentence names, the smallest first."""
+
+CROSSED = " \N{MULTIPLICATION SIGN} "
+"""Between the names of the attributes of a pair."""
+
+POOL_NAMED = 3
+"""A pool of so many groups at most is called by their names."""
 
 PREFERRED_ARMS = ("federated", "federated-private", "pooled")
 """Whose finding leads page one; else the first arm of the table. A fixed order, not the result."""
@@ -60,6 +75,34 @@ def arm_name(arm: ArmAudit) -> str:
 def attribute_name(attribute: str) -> str:
     """`age_group` as a person writes it."""
     return attribute.replace("_", " ")
+
+
+def group_name(group: str, found: AttributeAudit, singles: Sequence[AttributeAudit] = ()) -> str:
+    """Name of a row: a pool of few groups is called by their names.
+
+    Args:
+        group: as in the record.
+        found: the attribute or pair.
+        singles: of a pair, the arm's attributes, whose pools were crossed.
+    """
+    names = found.attribute.split(CROSSED)
+    if len(names) == 2:
+        pools = {each.attribute: each.pooled for each in singles}
+        first, second = (_listed(pools.get(name, ()), "or") for name in names)
+        if first and group.startswith(f"{POOL}, "):
+            group = first + group.removeprefix(POOL)
+        if second and group.endswith(f", {POOL}"):
+            group = group.removesuffix(POOL) + second
+        return group
+    listed = _listed(found.pooled, "and")
+    return f"{listed} together" if group == POOL and listed else group
+
+
+def _listed(groups: Sequence[str], word: str) -> str:
+    """Names of a pool's groups; empty where there are too many to name."""
+    if not 2 <= len(groups) <= POOL_NAMED:
+        return ""
+    return f"{', '.join(groups[:-1])} {word} {groups[-1]}"
 
 
 def headline_arm(audit: Audit) -> ArmAudit:
@@ -122,10 +165,10 @@ def _sentence(found: AttributeAudit, difference: Difference) -> str:
     worst, best = rows[difference.worst_group], rows[difference.best_group]
     gap = difference.gap
     return (
-        f"{_people(found.attribute, worst.group)} have the lowest mean Dice: "
+        f"{_people(found, worst.group)} have the lowest mean Dice: "
         f"{number(worst.metrics['dice'].mean.value)} ({_count(worst)}), against "
         f"{number(best.metrics['dice'].mean.value)} ({_count(best)}) for "
-        f"{_people(found.attribute, best.group, starts=False)}. "
+        f"{_people(found, best.group, starts=False)}. "
         f"The gap is {number(gap.value)} "
         f"(95% interval {number(gap.low)} to {number(gap.high)})."
     )
@@ -186,6 +229,28 @@ def reach_of(arm: ArmAudit) -> str:
     )
 
 
+def unseen_misses(arm: ArmAudit) -> str:
+    """Say what share of missed patients small groups without one do not rule out; empty if none."""
+    rows = [
+        (found, row)
+        for found in arm.attributes
+        for row in found.by_group
+        if not row.missed.patients and row.patients < FEW
+    ]
+    if not rows:
+        return ""
+    rows = sorted(rows, key=lambda each: each[1].patients)[:NAMED]
+    shares = ", ".join(
+        f"{row.missed.at_most:.0%} of {_people(found, row.group, starts=False)} ({_count(row)})"
+        for found, row in rows
+    )
+    return (
+        f"Where nobody was missed (Dice under {MISSED_UNDER:g}), a small sample does not rule out "
+        f"that many are: up to {shares}. The interval of a mean knows nothing of a miss that is "
+        "not in the sample. The tables have the other groups."
+    )
+
+
 def adjusted_in_words(difference: Difference) -> str:
     """Say what is left of a gap between like patients; empty where nobody asked."""
     adjusted = difference.adjusted
@@ -193,7 +258,8 @@ def adjusted_in_words(difference: Difference) -> str:
         return ""
     if adjusted.value is None or adjusted.low is None or adjusted.high is None:
         return adjusted.note
-    equal = " and ".join(adjusted.held_equal)
+    *first, last = adjusted.held_equal or ("",)
+    equal = f"{', '.join(first)} and {last}" if first else last
     if not equal:
         return "Nothing could be held equal: hospital and tumour size do not vary."
     at_once = f", for all {adjusted.pairs} pairs of groups at once" if adjusted.pairs > 1 else ""
@@ -234,16 +300,18 @@ def _count(row: GroupAudit) -> str:
     return f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row.patients}"
 
 
-def _people(attribute: str, group: str, *, starts: bool = True) -> str:
-    name = attribute_name(attribute)
-    if "\N{MULTIPLICATION SIGN}" in attribute:
+def _people(found: AttributeAudit, group: str, *, starts: bool = True) -> str:
+    attribute, name = found.attribute, attribute_name(found.attribute)
+    if CROSSED in attribute:
         text = (
             f"patients in the small groups of {name} taken together"
             if group == POOL
             else f"patients in the group {group} ({name})"
         )
-    elif group == POOL:
+    elif group == POOL and group_name(group, found) == POOL:
         text = f"patients of the small groups of {name} taken together"
+    elif group == POOL:
+        text = f"patients of {name} {group_name(group, found)}"
     elif group == "unknown":
         text = f"patients whose {name} is unknown"
     elif attribute == "age_group":

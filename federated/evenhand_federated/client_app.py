@@ -57,8 +57,7 @@ def introduce(message: Message, node: HospitalNode) -> Message:
 @_guarded
 def train(message: Message, node: HospitalNode) -> Message:
     """Train one round and answer with the hospital's adapter."""
-    config = message.content["config"]
-    order = RoundOrder(str(config["arm"]), int(config["round"]))
+    order = RoundOrder.of(message.content["config"])
     state, figures = node.train_round(order, message.content["arrays"].to_torch_state_dict())
     arrays = ArrayRecord(state)
     sent = f"{len(arrays)} tensors, {arrays.count_bytes()} bytes"

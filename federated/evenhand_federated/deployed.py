@@ -1,9 +1,8 @@
 """How a round goes when hospitals are real: some are away, some come back, no wait is endless."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from evenhand.errors import FederationError
@@ -81,21 +80,16 @@ class DeployedFedAvg(RecordedFedAvg):
         self._patience_s = patience_s
         self._grace_s = grace_s
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send the adapter to the hospitals that are there.
+    def _asked(self, grid: Grid) -> dict[int, str]:
+        """The hospitals that are there.
 
         Raises:
             FederationError: too few are, for too long.
         """
-        here = wait_for_hospitals(
+        return wait_for_hospitals(
             grid,
             self._plan.hospitals,
             minimum=self._plan.minimum_hospitals,
             grace_s=self._grace_s,
             patience_s=self._patience_s,
         )
-        messages = super().configure_train(server_round, arrays, config, grid)
-        self._sent = [message for message in messages if message.metadata.dst_node_id in here]
-        return self._sent

@@ -12,7 +12,7 @@ FOLDER/programs/              what the SuperNode may start (`evenhand_federated.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tomli_w
 from pydantic import Field
@@ -32,6 +32,9 @@ from evenhand_federated.certificates import make_node_key
 from evenhand_federated.coordinator import EnrolmentAnswer, Invitation
 from evenhand_federated.message_log import MessageLog
 from evenhand_federated.study import CoordinatorIdentity, Name, SignedStudy, read_study
+
+if TYPE_CHECKING:
+    from evenhand.model.adapted import AdaptedModel
 
 __all__ = [
     "NODE_VARIABLE",
@@ -199,14 +202,18 @@ class HospitalFolder:
         study.check_version()
         split = self._split(study)
         config = terms.config()
+        policy = self.site().policy()
+        tensors, leaving = _tensors_of(study) if policy.names_tensors else ((), ())
         proposal = Proposal.of(
             config,
             terms.arm,
             hospital=settings.hospital,
             patients=len(split.train[settings.hospital]),
+            tensors=tensors,
+            leaving=leaving,
             carrier=terms.together.carrier if terms.together else None,
         )
-        self.site().policy().check(proposal)
+        policy.check(proposal)
         home = self.home(study)
         home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         link = home.path / "store"
@@ -272,11 +279,12 @@ class _Home(HospitalHome):
         return self.own_site or super().site()
 
 
-def prepare(folder: HospitalFolder, study: SignedStudy) -> int:
-    """Compute what training reads, so that no round waits for it; returns slices computed.
+def _model_of(study: SignedStudy) -> "AdaptedModel":
+    """The model of a study, with the weights that it names.
 
     Raises:
-        WeightsError: the weights are missing, or not those that the study names.
+        FederationError: this version knows other weights.
+        WeightsError: they cannot be had.
     """
     from evenhand.model.weights import fetch, find
 
@@ -287,9 +295,25 @@ def prepare(folder: HospitalFolder, study: SignedStudy) -> int:
             f"this version of Evenhand knows {find(terms.model.backbone).sha256[:12]}."
         )
     fetch(terms.model.backbone)
-    model = build_model(terms.config())
-    home = folder.home(study)
-    store, cache = home.store(), home.cache(model, terms.sequence)
+    return build_model(terms.config())
+
+
+def _tensors_of(study: SignedStudy) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a study trains, and what of it leaves, by name."""
+    from evenhand_federated.node import trained_and_leaving
+
+    return trained_and_leaving(study.terms.config(), study.terms.arm, _model_of(study))
+
+
+def prepare(folder: HospitalFolder, study: SignedStudy) -> int:
+    """Compute what training reads, so that no round waits for it; returns slices computed.
+
+    Raises:
+        FederationError: this version knows other weights than the study names.
+        WeightsError: the weights are missing.
+    """
+    model, home = _model_of(study), folder.home(study)
+    store, cache = home.store(), home.cache(model, study.terms.sequence)
     missing = cache.missing(store)
     cache.fill(store, missing, lambda _: None)
     return sum(case.shape[2] for case in missing)

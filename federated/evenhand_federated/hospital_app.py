@@ -25,7 +25,26 @@ from evenhand_federated.study import SignedStudy
 
 __all__ = ["app", "give_key", "train", "unmask"]
 
-app = ClientApp()
+_ASKED = ("train", "query.keys", "query.unmask")
+"""All that a hospital can be asked; its logs, for one, are not among it."""
+
+
+class _OnlyWhatIsAsked(ClientApp):
+    """Flower's app, that also writes down what it does not do."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        if kind in _ASKED:
+            return super().__call__(message, context)
+        try:
+            log = HospitalFolder.of_environment().messages()
+            log.add("refused", what="a question that no hospital answers", why=kind[:100])
+        except Exception as error:  # noqa: BLE001 - nothing of it may leave unseen
+            return refusal(error, message)
+        return refusal(FederationError("Hospitals do not answer such a question."), message)
+
+
+app = _OnlyWhatIsAsked()
 
 
 Handler = Callable[["_Task"], tuple[str, Message]]
@@ -186,8 +205,7 @@ def _refuse_dead(log: MessageLog, message: Message, digest: str, order: RoundOrd
 
 def _order(message: Message, study: SignedStudy) -> RoundOrder:
     """The order in a message, if it is one for the arm that the study is about."""
-    config = message.content["config"]
-    order = RoundOrder(str(config["arm"]), int(config["round"]))
+    order = RoundOrder.of(message.content["config"])
     if order.arm != study.terms.arm:
         raise FederationError(f"The study is about {study.terms.arm}; something else was asked.")
     return order

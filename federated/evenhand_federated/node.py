@@ -29,7 +29,7 @@ from evenhand.training.moments import read_moments, write_moments
 from evenhand.training.private import Study, train_private
 from evenhand_federated.orders import SIMULATION_VARIABLE, RoundOrder, rounds_of
 
-__all__ = ["HospitalNode"]
+__all__ = ["HospitalNode", "trained_and_leaving"]
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class HospitalNode:
         federation, rounds = self.config.federation, rounds_of(self.config, order.arm)
         drift = None
         if federation.strategy == "scaffold":
-            just_before = kept.number == order.round - 1
-            drift = drifting.learn(kept.tensors, state, just_before=just_before)
+            steady = order.steady if kept.number == order.round - 1 else 0
+            drift = drifting.learn(kept.tensors, state, steady=steady)
         report = train(
             model,
             patients,
@@ -173,6 +173,7 @@ class HospitalNode:
             proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
             moments=kept.tensors,
             drift=drift,
+            free=self._local_parts,
         )
         after = model.adapter_state()
         keep = report.moments | personal.as_kept(after, self._local_parts)
@@ -193,14 +194,14 @@ class HospitalNode:
     def _allowed(self, arm: str, model: AdaptedModel) -> SitePolicy:
         """The site policy, once it has been asked."""
         policy = self.home.site().policy()
-        patterns = self.config.privacy.trainable if arm == PRIVATE_ARM else ("*",)
+        tensors, leaving = trained_and_leaving(self.config, arm, model)
         proposal = Proposal.of(
             self.config,
             arm,
             hospital=self.home.name,
             patients=len(self.train_patients),
-            tensors=model.choose_trainable(patterns),
-            leaving=personal.shared_part(model.adapter_state(), self._local_parts),
+            tensors=tensors,
+            leaving=leaving,
             carrier=self.together.carrier if self.together else None,
         )
         policy.check(proposal)
@@ -235,6 +236,15 @@ class HospitalNode:
         # No seconds: how long it took tells how many patients were drawn. Nor what these
         # patients were used for in other studies: that is the ledger's business, and stays.
         return {"epsilon": spending.epsilon, "delta": spending.delta}
+
+
+def trained_and_leaving(
+    config: ExperimentConfig, arm: str, model: AdaptedModel
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the tensors that an arm trains, and of those that leave after it."""
+    patterns = config.privacy.trainable if arm == PRIVATE_ARM else ("*",)
+    leaving = personal.shared_part(model.adapter_state(), config.federation.local_parts)
+    return tuple(model.choose_trainable(patterns)), tuple(leaving)
 
 
 def _seed_of(seed: int, hospital: str, number: int) -> int:

@@ -11,7 +11,7 @@ from evenhand.errors import FederationError
 from evenhand.home import HOME_VARIABLE
 from evenhand.privacy.site import POLICY_VARIABLE
 from evenhand_federated.certificates import node_key_of
-from evenhand_federated.flower import environment, program
+from evenhand_federated.flower import QUICK, environment, program
 from evenhand_federated.hospital import NODE_VARIABLE, HospitalFolder
 from evenhand_federated.site_guard import write_programs
 
@@ -67,6 +67,7 @@ def node_environment(folder: HospitalFolder) -> dict[str, str]:
     return environment(
         folder.path / "flower",
         {
+            **QUICK,
             NODE_VARIABLE: str(folder.path.resolve()),
             HOME_VARIABLE: str(folder.settings().home),
             **({POLICY_VARIABLE: str(named)} if named else {}),

@@ -3,6 +3,7 @@
 Flower starts a program for every message: what needs no model must not wait for torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evenhand.config import PRIVATE_ARM, ExperimentConfig
@@ -37,10 +38,24 @@ BUDGET_REFUSED = 1002
 
 @dataclass(frozen=True)
 class RoundOrder:
-    """What the coordinator asks for: an arm, and a round of it, counted from 1."""
+    """What the coordinator asks for.
+
+    Attributes:
+        arm: of the experiment.
+        round: counted from 1.
+        steady: rounds just before it in which exactly those hospitals were put together who are
+            asked now; counted to 2.
+    """
 
     arm: str
     round: int
+    steady: int = 0
+
+    @classmethod
+    def of(cls, content: Mapping[str, object]) -> "RoundOrder":
+        """The order in a message's config."""
+        number, steady = (int(str(content.get(key, 0))) for key in ("round", "steady"))
+        return cls(str(content["arm"]), number, steady)
 
 
 def rounds_of(config: ExperimentConfig, arm: str) -> int:

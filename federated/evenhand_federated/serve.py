@@ -22,7 +22,7 @@ from evenhand_federated.bundle import write_app
 from evenhand_federated.checkpoint import finished_rounds
 from evenhand_federated.coordinator import COORDINATOR_VARIABLE, SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.door import Door
-from evenhand_federated.flower import environment, operate, program, write_connection
+from evenhand_federated.flower import QUICK, environment, operate, program, write_connection
 from evenhand_federated.study import SignedStudy
 
 __all__ = ["Coordinator", "check_port", "free_port", "serve"]
@@ -216,7 +216,11 @@ def _superlink(
             command,
             env=environment(
                 flower,
-                {COORDINATOR_VARIABLE: str(folder.path.resolve()), SERVING_VARIABLE: token},
+                {
+                    **QUICK,
+                    COORDINATOR_VARIABLE: str(folder.path.resolve()),
+                    SERVING_VARIABLE: token,
+                },
             ),
             cwd=flower,
             stdin=subprocess.PIPE,  # closed when this process is gone, however it went

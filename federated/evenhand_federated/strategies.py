@@ -8,7 +8,8 @@
 | scaffold | the mean; each hospital steers against its own drift | Mishchenko 2022 (Scaffnew) |
 | trimmed-mean | for each number the mean without its lowest and highest | Yin 2018 |
 | krum | mean of the updates that lie closest together | Blanchard 2017 |
-| qfedavg | hospitals with a larger loss weigh more | Li 2020 (q-FFL) |
+| qfedavg | hospitals with a larger loss weigh more: loss to the power of q | Li 2020 (q-FFL) |
+| tilted | the same: e to the power of t x loss; the larger t, the nearer to minimax | Li 2021 |
 
 Each is Flower's own class (flwr 1.41), given the answers that were checked, in the order of
 hospital names, with their tensors in the order of the common adapter: some of Flower's classes
@@ -17,6 +18,7 @@ run that was stopped goes on bit for bit.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ __all__ = ["Combiner", "combiner_of"]
 
 _WEIGHT = "patients"
 _LOSS = "first_loss"
-"""Of the common adapter on a hospital's patients, before it trained: what q-FedAvg weighs by."""
+"""Of the common adapter on a hospital's patients, before it trained: what fair weights go by."""
 
 _FULL_STEP = 1e6
 """q-FedAvg's 1 / L. The paper bounds the step by L and the squared norm of an update, which it
@@ -59,12 +61,19 @@ class Combiner:
         strategy: Flower's class, made.
         figures: of a hospital's answer, that the strategy reads; all have to be there.
         poisoned: hospitals whose updates may be anything.
+        tilt: patients weigh times e to the power of this and their hospital's loss; 0: alike.
     """
 
     def __init__(
-        self, strategy: Any, figures: Sequence[str] = (_WEIGHT,), *, poisoned: int = 0
+        self,
+        strategy: Any,
+        figures: Sequence[str] = (_WEIGHT,),
+        *,
+        poisoned: int = 0,
+        tilt: float = 0.0,
     ) -> None:
         self._strategy = strategy
+        self._tilt = tilt
         self._figures = tuple(figures)
         self._poisoned = poisoned
 
@@ -96,6 +105,8 @@ class Combiner:
             answer.content["arrays"] = ArrayRecord(
                 {name: answer.content["arrays"][name] for name in before}
             )
+        if self._tilt:
+            _weigh_tilted(answers, self._tilt)
         self._prepare(before, len(answers))
         arrays, _ = self._strategy.aggregate_train(number, list(answers))
         return None if arrays is None else _typed_as(arrays, before)
@@ -180,8 +191,18 @@ def combiner_of(config: FederationConfig) -> Combiner:
             ),
             (_WEIGHT, _LOSS),
         ),
+        "tilted": lambda: Combiner(FedAvg(**common), (_WEIGHT, _LOSS), tilt=config.fairness),
     }
     return made[config.strategy]()
+
+
+def _weigh_tilted(answers: Sequence[Message], tilt: float) -> None:
+    """Give patients the weight of their hospital's loss (tilted risk, Li 2021, equation 6)."""
+    losses = [float(answer.content["metrics"][_LOSS]) for answer in answers]
+    for answer, loss in zip(answers, losses, strict=True):
+        figures = answer.content["metrics"]
+        # Less the largest, which changes no share: an exponent above 0 could run over.
+        figures[_WEIGHT] = float(figures[_WEIGHT]) * math.exp(tilt * (loss - max(losses)))
 
 
 def _typed_as(arrays: ArrayRecord, before: ArrayRecord) -> ArrayRecord:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from flwr.app import (
     ArrayRecord,
@@ -86,26 +87,45 @@ class RecordedFedAvg(FedAvg):
         server_round: int,
         arrays: ArrayRecord,
         config: ConfigRecord,
-        grid: Grid,  # noqa: ARG002 - nodes are named in the plan, never sampled
+        grid: Grid,
     ) -> Iterable[Message]:
-        """Send the adapter to every hospital of the plan."""
+        """Send the adapter to those hospitals of the plan that are asked."""
         if self._budget_is_spent:
             return []
+        asked = self._asked(grid)
         self._started = time.monotonic()
         self._arrays = arrays
         number = server_round + self._plan.done
         content = RecordDict(
             {
                 "arrays": arrays,
-                "config": ConfigRecord({**config, "arm": self._plan.arm, "round": number}),
+                "config": ConfigRecord(
+                    {
+                        **config,
+                        "arm": self._plan.arm,
+                        "round": number,
+                        "steady": self._steady(number, set(asked.values())),
+                    }
+                ),
             }
         )
         # Kept, because the grid gives them their ids, by which replies are known.
         self._sent = [
-            Message(content, node, MessageType.TRAIN, ttl=self._plan.timeout_s)
-            for node in self._plan.hospitals
+            Message(content, node, MessageType.TRAIN, ttl=self._plan.timeout_s) for node in asked
         ]
         return self._sent
+
+    def _asked(self, grid: Grid) -> dict[int, str]:  # noqa: ARG002 - never sampled
+        """Who takes part in a round, by node id: here all of the plan."""
+        return self._plan.hospitals
+
+    def _steady(self, number: int, asked: set[str]) -> int:
+        """See `RoundOrder.steady`; read from the records, which outlive this process."""
+        records: list[dict[str, Any]] = self._folder.read_rounds()
+        counted = {record["round"]: set(record["hospitals"]) for record in records}
+        if counted.get(number - 1) != asked:
+            return 0
+        return 2 if counted.get(number - 2) == asked else 1
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

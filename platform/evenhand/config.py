@@ -78,6 +78,8 @@ class DataConfig(Section):
     """Image sequences by BIDS suffix; the first one feeds the backbone, all of them the head."""
     may_lack: tuple[str, ...] = ()
     """Those of `sequences` that a case may lack; the head then sees nothing there."""
+    labels: tuple[str, ...] = ()
+    """Names of several labels in the masks of `stores`, in their order; empty: one, the tumour."""
     units: Literal["mm", "voxel"] = "mm"
     """`voxel` where the source has no true spacing: distances are then in voxels."""
     test_fraction: Fraction = 1 / 3
@@ -101,6 +103,17 @@ class DataConfig(Section):
                 "STORE` puts reviewed masks into a store that you name, for good; put them into a "
                 "copy if the old ones are to stay"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _several(self) -> "DataConfig":
+        if self.labels and not self.stores:
+            raise ValueError(
+                "labels needs data.stores, filled by `evenhand ingest` with --label: other sources "
+                "hold one label"
+            )
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels takes two names or more, each once; one label needs no name")
         return self
 
     @model_validator(mode="after")
@@ -140,8 +153,16 @@ class ModelConfig(Section):
     """How many of the last encoder blocks are adapted; what is before them is cached."""
     smallest_component: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Without a prompt, connected parts under this fraction of the largest are dropped."""
+    temperature: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    """By it logits are divided before they become probabilities: over 1 makes them less sure, and
+    masks stay the same. `training.calibration_share` fits it instead."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is computed; auto: on a CUDA device where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the frozen part; auto: bfloat16 where the processor has it."""
+    """Arithmetic of the frozen part; auto: bfloat16 where the device has it."""
+    training_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of training; auto: as the frozen part. float32 is slower, and trains the same
+    adapter on any number of threads."""
 
 
 class TrainingConfig(Section):
@@ -173,6 +194,9 @@ class TrainingConfig(Section):
     """Largest relative change of a drawn slice's size."""
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    calibration_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of training patients of a local or pooled arm on whom the temperature is fitted, after
+    a training of its own without them, which doubles the time; 0: `model.temperature` is used."""
     patient_weights: Path | None = None
     """How often each patient is drawn (`evenhand mitigate weights`); not for the private arm."""
 
@@ -191,7 +215,15 @@ class FederationConfig(Section):
     client_cpus: Count = 1
     """Processor cores that one simulated hospital may use."""
     strategy: Literal[
-        "fedavg", "fedprox", "fedadam", "fedyogi", "scaffold", "trimmed-mean", "krum", "qfedavg"
+        "fedavg",
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "scaffold",
+        "trimmed-mean",
+        "krum",
+        "qfedavg",
+        "tilted",
     ] = "fedavg"
     """How updates are put together."""
     proximal: Positive = 0.01
@@ -201,7 +233,7 @@ class FederationConfig(Section):
     poisoned: Annotated[int, Field(ge=0)] = 1
     """trimmed-mean, krum: hospitals whose updates may be anything; fewer than half."""
     fairness: Positive = 1.0
-    """qfedavg: how much more a hospital with a larger loss weighs."""
+    """qfedavg, tilted: how much more a hospital with a larger loss weighs."""
     secure_sum: bool = False
     """Whether the coordinator sees only the sum of updates; between real hospitals alone."""
     local_parts: tuple[str, ...] = ()
@@ -210,7 +242,7 @@ class FederationConfig(Section):
 
     @model_validator(mode="after")
     def _summable(self) -> "FederationConfig":
-        if self.secure_sum and self.strategy in ("trimmed-mean", "krum", "qfedavg"):
+        if self.secure_sum and self.strategy in ("trimmed-mean", "krum", "qfedavg", "tilted"):
             raise ValueError(
                 f"strategy {self.strategy} looks at single updates, which secure_sum hides; "
                 "choose one of the two"
@@ -243,6 +275,9 @@ class PrivacyConfig(Section):
     """Patterns of adapter tensors that the private arm trains; fewer need less noise."""
     warm_start_phantoms: Annotated[int, Field(ge=0)] = 0
     """Synthetic patients on which the adapter is trained first; they cost no privacy."""
+    patient_shares: Path | None = None
+    """Table of `evenhand mitigate weights --private`: how much of each patient's clipped gradient
+    counts. Shares must follow from a patient's own group and noised or public figures only."""
 
     @model_validator(mode="after")
     def _one_sum(self) -> "PrivacyConfig":
@@ -359,12 +394,34 @@ class ExperimentConfig(Section):
         if self.training.patient_weights is not None and PRIVATE_ARM in self.arms:
             raise ValueError(
                 "training.patient_weights draws some patients more often, which the privacy "
-                "accounting does not cover; leave the arm federated-private out"
+                "accounting does not cover; leave the arm federated-private out, or give it "
+                "privacy.patient_shares"
             )
         if self.federation.local_parts and PRIVATE_ARM in self.arms:
             raise ValueError(
                 "federation.local_parts trains parts that stay, which the privacy accounting does "
                 f"not cover; leave the arm {PRIVATE_ARM} out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_to_calibrate(self) -> "ExperimentConfig":
+        if self.training.calibration_share and self.model.head == "none":
+            raise ValueError(
+                "training.calibration_share fits a temperature to what the prompt head finds, and "
+                "model.head is 'none'; set model.temperature instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_by_the_head(self) -> "ExperimentConfig":
+        model = self.model
+        by_box = model.head == "none" or model.head_hints or model.decoder_lora_rank
+        if self.data.labels and (by_box or "box-zero-shot" in self.arms):
+            raise ValueError(
+                "several data.labels are found by the prompt head alone, since a box does not say "
+                "which label it means: set model.decoder_lora_rank to 0, leave model.head_hints "
+                "off, and leave box-zero-shot out of arms"
             )
         return self
 

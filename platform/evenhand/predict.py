@@ -4,6 +4,7 @@ A case is opened once (`OpenCase`) and then asked: without a prompt, with a box 
 with a box on one slice from which the mask is carried on.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ from torch import Tensor
 from evenhand.cases.records import Case
 from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError
+from evenhand.metrics.calibration import calibration_window
+from evenhand.metrics.surfaces import crop_to_masks
 from evenhand.model.adapted import AdaptedModel
-from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder, frozen_precision
+from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder
 from evenhand.model.head import box_hints
 from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
@@ -32,12 +35,14 @@ __all__ = [
     "predict_boxes",
     "predict_from_slice",
     "predict_hinted_boxes",
+    "predict_labels",
     "predict_prompt",
+    "together",
     "without_specks",
 ]
 
-NOTHING = -20.0
-"""Logit where nobody was asked."""
+NOTHING = -torch.inf
+"""Logit where nobody was asked: no temperature makes a tumour likely there."""
 
 _BATCH = 8
 
@@ -59,19 +64,36 @@ class Prediction:
         """1 - the Dice that the probabilities promise, 0 to 1.
 
         If each voxel is tumour with its own probability, then 2 sum(p m) / (sum(p) + sum(m))
-        is about the Dice to expect of the mask m. It orders a reader's list; how well it
-        predicts the true Dice is measured (docs/results/model.md). One voxel is added above and
-        below the line, so that nothing found where nothing is likely is certain.
+        is about the Dice to expect of the mask m. Sums are over the voxels around the mask that
+        probabilities are calibrated on (`evenhand.metrics.calibration`): far from it a
+        million voxels of next to no probability would add up to a second tumour. It orders a
+        reader's list; how well it predicts the true Dice is measured (docs/results/model.md).
+        One voxel is added above and below the line, so that nothing found where nothing is
+        likely is certain; there the whole volume counts.
         """
-        probability = self.probability.astype(np.float32)
-        agreed = float(probability[self.mask == 1].sum())
-        return 1 - (2 * agreed + 1) / (float(probability.sum()) + int(self.mask.sum()) + 1)
+        probability, mask = self.probability.astype(np.float32), self.mask == 1
+        if mask.any():
+            near = calibration_window(crop_to_masks(mask))
+            probability, mask = probability[near], mask[near]
+        agreed = float(probability[mask].sum())
+        return 1 - (2 * agreed + 1) / (float(probability.sum()) + int(mask.sum()) + 1)
 
     @classmethod
-    def from_logits(cls, logits: Tensor, *, threshold: float) -> "Prediction":
+    def from_logits(
+        cls, logits: Tensor, *, threshold: float, temperature: float = 1.0
+    ) -> "Prediction":
         """From (k, i, j) logits; a voxel belongs to the mask above `threshold` probability."""
-        probability = logits.sigmoid().permute(1, 2, 0).numpy()
-        return cls((probability > threshold).astype(np.uint8), probability.astype(np.float16))
+        probability = (logits / temperature).sigmoid()
+        inside = _above(logits, threshold=threshold, temperature=temperature)
+        return cls(
+            inside.permute(1, 2, 0).numpy().astype(np.uint8),
+            probability.permute(1, 2, 0).numpy().astype(np.float16),
+        )
+
+
+def _above(logits: Tensor, *, threshold: float, temperature: float) -> Tensor:
+    """Where the probability is above `threshold`; at 0.5 the same under every temperature."""
+    return logits > temperature * math.log(threshold / (1 - threshold))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +136,7 @@ class OpenCase:
         """
         slices = display_slices(images, model.sequences)
         if encoder is None:
-            precision = frozen_precision(model.config.precision)
-            encoder = FrozenEncoder(model.backbone, model.tail_blocks, precision)
+            encoder = FrozenEncoder(model.backbone, model.tail_blocks, model.precision)
         return cls._with(model, slices, encoder(slices[:, 0]))
 
     @classmethod
@@ -145,11 +166,49 @@ def predict_automatic(model: AdaptedModel, case: OpenCase, *, threshold: float =
     """Segment a whole volume without a prompt, every slice."""
     parts = []
     for index, hidden in case.batches():
-        logits = model.propose(with_neighbours(case.slices, index), hidden)
+        logits = model.propose(with_neighbours(case.slices, index), hidden).cpu()
         parts.append(case.square.invert(logits))
-    proposed = Prediction.from_logits(torch.cat(parts), threshold=threshold)
-    mask = without_specks(proposed.mask, model.config.smallest_component)
-    return Prediction(mask, proposed.probability)
+    return _cleaned(model, _prediction(model, torch.cat(parts), threshold))
+
+
+@torch.inference_mode()
+def predict_labels(model: AdaptedModel, case: OpenCase) -> dict[str, Prediction]:
+    """Segment a whole volume without a prompt, each label of a model that finds several.
+
+    Masks do not overlap: where several labels are likely, the likeliest has the voxel.
+
+    Returns:
+        What is found of each label, in the model's order.
+    """
+    parts = []
+    for index, hidden in case.batches():
+        logits = model.propose_labels(with_neighbours(case.slices, index), hidden).cpu()
+        each = case.square.invert(logits.flatten(0, 1))
+        parts.append(each.view(*logits.shape[:2], *each.shape[1:]))  # (batch, labels, i, j)
+    logits = torch.cat(parts)
+    likeliest = logits.argmax(1).permute(1, 2, 0).numpy()
+    found = {}
+    for number, name in enumerate(model.labels):
+        own = _prediction(model, logits[:, number], 0.5)
+        mask = (own.mask * (likeliest == number)).astype(np.uint8)
+        found[name] = _cleaned(model, Prediction(mask, own.probability))
+    return found
+
+
+def together(found: Mapping[str, Prediction]) -> Prediction:
+    """Put labels into one: the mask holds their numbers from 1, the probability is the largest."""
+    numbers = [n * one.mask for n, one in enumerate(found.values(), start=1)]
+    largest = np.max([one.probability for one in found.values()], axis=0)
+    return Prediction(np.max(numbers, axis=0).astype(np.uint8), largest)
+
+
+def _cleaned(model: AdaptedModel, found: Prediction) -> Prediction:
+    mask = without_specks(found.mask, model.config.smallest_component)
+    return Prediction(mask, found.probability)
+
+
+def _prediction(model: AdaptedModel, logits: Tensor, threshold: float) -> Prediction:
+    return Prediction.from_logits(logits, threshold=threshold, temperature=model.temperature)
 
 
 def without_specks(mask: NDArray[np.uint8], fraction: float) -> NDArray[np.uint8]:
@@ -185,9 +244,9 @@ def predict_boxes(
     for index, hidden in case.batches():
         given = ~boxes[index, 0].isnan()
         if given.any():
-            answer = model.answer_boxes(hidden[given], box.boxes(boxes[index[given]]))
+            answer = model.answer_boxes(hidden[given], box.boxes(boxes[index[given]])).cpu()
             logits[index[given]] = box.invert(answer)
-    return Prediction.from_logits(logits, threshold=threshold)
+    return _prediction(model, logits, threshold)
 
 
 @torch.inference_mode()
@@ -213,8 +272,8 @@ def predict_hinted_boxes(
             told = index[given]
             hints = box_hints(square.boxes(boxes[told]), square.size)
             answer = model.propose(with_neighbours(case.slices, told), hidden[given], hints)
-            logits[told] = square.invert(answer)
-    return Prediction.from_logits(logits, threshold=threshold)
+            logits[told] = square.invert(answer.cpu())
+    return _prediction(model, logits, threshold)
 
 
 @torch.inference_mode()
@@ -239,7 +298,8 @@ def predict_from_slice(
 
     def answer(at: int, hints: Tensor) -> Tensor:
         hidden = torch.tensor(case.hidden[at : at + 1]).float()
-        here = model.propose(with_neighbours(case.slices, torch.tensor([at])), hidden, hints)
+        slices = with_neighbours(case.slices, torch.tensor([at]))
+        here = model.propose(slices, hidden, hints).cpu()
         logits[at] = square.invert(here)[0]
         carried = torch.zeros_like(hints)
         carried[:, 1] = here > 0
@@ -252,7 +312,7 @@ def predict_from_slice(
             if not carried.any():
                 break
             carried = answer(at, carried)
-    return Prediction.from_logits(logits, threshold=0.5)
+    return _prediction(model, logits, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,9 +364,8 @@ def predict_prompt(
     boxes = points = None
     if by_head and prompt.box is not None and not prompt.points:
         hints = box_hints(case.square.boxes(torch.tensor([prompt.box])), case.square.size)
-        logits = case.square.invert(
-            model.propose(with_neighbours(case.slices, here), hidden, hints)
-        )
+        answer = model.propose(with_neighbours(case.slices, here), hidden, hints)
+        logits = case.square.invert(answer.cpu())
     else:
         fit = Letterbox(case.square.height, case.square.width, model.config.image_size)
         if prompt.box is not None:
@@ -315,8 +374,9 @@ def predict_prompt(
             places = torch.tensor([[[x, y] for x, y, _ in prompt.points]])
             labels = torch.tensor([[float(inside) for *_, inside in prompt.points]])
             points = fit.points(places), labels
-        logits = fit.invert(model.answer_prompts(hidden, boxes=boxes, points=points))
-    return (logits[0].sigmoid() > threshold).numpy().astype(np.uint8)
+        logits = fit.invert(model.answer_prompts(hidden, boxes=boxes, points=points).cpu())
+    inside = _above(logits[0], threshold=threshold, temperature=model.temperature)
+    return inside.numpy().astype(np.uint8)
 
 
 def boxes_from_reference(mask: NDArray[np.uint8], *, jitter: int, seed: int) -> Tensor:

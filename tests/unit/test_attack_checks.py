@@ -133,11 +133,11 @@ class TestPlantedBugs:
         """Five tensors clipped one by one let a patient count root-five times."""
 
         class ByTensor(NoisedSum):
-            def add(self, vector):
+            def add(self, vector, share=1.0):
                 for part in Probe.parts():
                     alone = torch.zeros_like(vector)
                     alone[part] = vector[part]
-                    super().add(alone)
+                    super().add(alone, share)
 
         monkeypatch.setattr(step_module, "NoisedSum", ByTensor)
         found = check_clipping()

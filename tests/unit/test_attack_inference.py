@@ -14,6 +14,8 @@ from evenhand_audit.attack.membership import (
 )
 from evenhand_audit.attack.people import TokenHead, embedded_patients, loss_of_slices
 from evenhand_audit.attack.reconstruction import invert, reconstruct
+from evenhand_audit.attack.run_folder import _named as named
+from federation_fakes import make_config
 
 
 class TestMembership:
@@ -102,3 +104,11 @@ class TestReconstruction:
         """A gallery of one would always be right."""
         with pytest.raises(UsageError, match="at least 2"):
             reconstruct(0.0, patients=1)
+
+
+@pytest.mark.parametrize(("parts", "says"), [((), False), (("head.leave.*",), True)])
+def test_where_parts_stay_only_what_left_is_claimed(parts, says):
+    """The common adapter lacks what stays at hospitals: the report says what was attacked."""
+    config = make_config(arms=["federated"], federation={"rounds": 1, "local_parts": list(parts)})
+    assert ("only the part that leaves" in named("federated", config)) == says
+    assert named("pooled", config) == "pooled"

@@ -223,7 +223,7 @@ def test_what_leaves_names_nobody(table, tmp_path):
     write_sums(sums, tmp_path / "n.json")
     text = (tmp_path / "n.json").read_text()
     assert "person-" not in text
-    assert read_sums(json.loads(text), "n.json") == sums
+    assert read_sums(json.loads(text)) == sums
     shown = {row["patients"] for arm in json.loads(text)["arms"] for row in arm["rows"]}
     assert min(shown) >= 5
 

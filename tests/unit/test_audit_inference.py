@@ -111,7 +111,7 @@ def test_twenty_attributes_without_a_gap_raise_no_alarm():
         figures = [Figure(rng.beta(8, 2, 40))]
         labels = rng.integers(2, size=(20, 40))
         groupings = [[np.flatnonzero(each), np.flatnonzero(each == 0)] for each in labels]
-        dealt = permutation_tests(figures, groupings, 1000, rng)
+        dealt = permutation_tests(figures, groupings, 400, rng)
         p_values = [each.p_values[0] for each in dealt]
         alarms += min(corrected(p_values)[0]) <= 0.05
         uncorrected += min(p_values) <= 0.05

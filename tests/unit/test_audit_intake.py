@@ -12,6 +12,7 @@ from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, DataError, UsageError
 from evenhand.geometry import Affine
 from evenhand.metrics import score_case
+from evenhand_audit.cohort import patients_of
 from evenhand_audit.intake import take_in, write_intake
 from evenhand_audit.intake_config import AuditInput
 from evenhand_audit.intake_findings import examine
@@ -266,6 +267,21 @@ columns = {{ sex = "gender", hospital = "site" }}"""
         assert intake.attributes == ("grade",)
         assert set(intake.rows["hospital"]) == {"north"}
         assert "hd95" in intake.meta["definitions"]
+
+    def test_grade_is_held_equal_without_being_compared(self, tmp_path):
+        """Named under [attributes.columns], it is kept although no attribute asks for it."""
+        write_masks(tmp_path)
+        (tmp_path / "participants.tsv").write_text(
+            "participant_id\tgender\tstage\n"
+            + "".join(f"p{n}\t{'FM'[n % 2]}\tG{n % 2}\n" for n in range(4))
+        )
+        text = f"""[attributes]
+path = "{tmp_path}/participants.tsv"
+columns = {{ sex = "gender", grade = "stage" }}"""
+        intake = take_in(mask_config(tmp_path, text, 'attributes = ["sex"]'), workers=1)
+        assert intake.attributes == ("grade",)
+        patients = patients_of(intake.rows[intake.rows["arm"] == "good"], ("sex",), ())
+        assert patients["grade"].tolist() == ["G0", "G1", "G0", "G1"]
 
     def test_probabilities_give_a_calibration_error(self, tmp_path):
         """Only for the model that has them."""

@@ -36,13 +36,18 @@ def cohort(seed, patients=46):
 
 def publish(rows, folder, register=None):
     """A report with all pairs; its arm as audit.json has it."""
+    return publish_all(rows, folder, register)[0]
+
+
+def publish_all(rows, folder, register=None):
+    """The same with all of its arms."""
     folder.mkdir()
     write_prediction_table(folder / "p.csv", rows, {})
     config = AuditConfig(
         attributes=NAMES, minimum_group=MINIMUM, resamples=100, register_file=register
     )
     write_audit(folder / "p.csv", folder / "report", config=config)
-    return json.loads((folder / "report" / "audit.json").read_text())["audit"]["arms"][0]
+    return json.loads((folder / "report" / "audit.json").read_text())["audit"]["arms"]
 
 
 def rows_of(arm, people):
@@ -115,3 +120,22 @@ def test_the_attack_succeeds_where_nothing_was_remembered(tmp_path):
     after = rows_of(publish(rows, tmp_path / "b"), people)
     attacker = Attacker([*(np.append(row, False) for row in before), *after])
     assert attacker.recovers(~first)
+
+
+@pytest.mark.parametrize(("seed", "more"), [(0, 9), (1, 12), (2, 7), (3, 2)])
+def test_nor_from_two_arms_of_one_report(tmp_path, seed, more):
+    """Arms on other patients are planned together: both hide them, or the second is withheld."""
+    rows = cohort(seed, 50)
+    people = pd.DataFrame(rows).sort_values("patient").reset_index(drop=True)
+    first = np.arange(50) < 50 - more
+    both = [row | {"arm": "a"} for row in rows[: 50 - more]] + [row | {"arm": "b"} for row in rows]
+    arms = publish_all(both, tmp_path / "one")
+    assert [arm["arm"] for arm in arms] == (["a", "b"] if more >= MINIMUM else ["a"])
+    known = [np.append(row, np.zeros(more, dtype=bool)) for row in rows_of(arms[0], people[first])]
+    attacker = Attacker([*known, *(row for arm in arms[1:] for row in rows_of(arm, people))])
+    for key, mine in small_cells(attributes_of(people), MINIMUM):
+        for part in (mine, mine & first, mine & ~first):
+            if part.any():
+                assert not attacker.recovers(part), key
+    if more < MINIMUM:
+        assert not attacker.recovers(~first)

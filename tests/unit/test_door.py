@@ -68,6 +68,8 @@ def test_nodes_come_through(door, inner, path):
         "/health",
         "/docs",
         "/",
+        "/logs/door.jsonl",
+        "/v1/fleet/../../hospitals/south/federation/messages.jsonl",
         "/v1/fleet",
         "/V1/FLEET/pull-messages",
         "/v1/fleet/../control/list-nodes",

@@ -16,10 +16,11 @@ def test_by_hand():
     """0.5 was steered, 3 was sent, 1 came, the rates' sum was 2: 0.5 + (1 - 3) / 2."""
     kept = as_kept({"w": torch.tensor([0.5])}, {"w": torch.tensor([3.0])}, 2.0)
     came = {"w": torch.tensor([1.0])}
-    assert learn(kept, came, just_before=True)["w"].tolist() == [-0.5]
-    assert learn(kept, came, just_before=False)["w"].tolist() == [0.5]
-    assert learn(None, came, just_before=True)["w"].tolist() == [0.0]
-    assert learn({"w/step": torch.tensor(1.0)}, came, just_before=True)["w"].tolist() == [0.0]
+    assert learn(kept, came, steady=2)["w"].tolist() == [-0.5]
+    assert learn(kept, came, steady=1)["w"].tolist() == [-1.0]
+    assert learn(kept, came, steady=0)["w"].tolist() == [0.0]
+    assert learn(None, came, steady=2)["w"].tolist() == [0.0]
+    assert learn({"w/step": torch.tensor(1.0)}, came, steady=2)["w"].tolist() == [0.0]
 
 
 def test_it_pushes_the_mean_nowhere():
@@ -30,7 +31,7 @@ def test_it_pushes_the_mean_nowhere():
     total = torch.zeros(5)
     for weight, rate, one in zip(weights, rates, sent, strict=True):
         kept = as_kept({"w": torch.zeros(5)}, {"w": one}, rate)
-        total += weight * rate * learn(kept, {"w": mean}, just_before=True)["w"]
+        total += weight * rate * learn(kept, {"w": mean}, steady=2)["w"]
     assert total.abs().max() < 1e-6
 
 
@@ -43,7 +44,7 @@ def test_unlike_hospitals_end_where_pooled_data_would(corrects, near):
         sent = []
         for place, (steep, target) in enumerate(((1.0, 0.0), (3.0, 4.0))):
             parameter = nn.Parameter(common.clone())
-            drift = learn(kept[place], {"w": common}, just_before=True)
+            drift = learn(kept[place], {"w": common}, steady=2)
             for _ in range(steps):
                 with torch.no_grad():
                     parameter -= rate * steep * (parameter - target)

@@ -2,9 +2,6 @@
 
 import fcntl
 import json
-import os
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 from shutil import copytree
@@ -12,47 +9,19 @@ from shutil import copytree
 import numpy as np
 import pytest
 import torch
-from rich.progress import Progress
+from tiny_experiment import PATIENTS, config_of, run
 from torch.nn.functional import adaptive_avg_pool2d
 
 from evenhand import plugins
 from evenhand.artifacts import read_prediction_table
 from evenhand.cases.nifti import read_nifti
-from evenhand.config import ExperimentConfig
 from evenhand.errors import AdapterError, ResourceError, UsageError
 from evenhand.experiment import arms, pipeline, stages
 from evenhand.experiment.layout import RunFolder, build_model
-from evenhand.experiment.pipeline import run_experiment
 from evenhand.ingest.bids import ingest_bids
 from evenhand.model import adapter_files, embeddings
 from evenhand.model.adapter_files import read_adapter, save_adapter
 from evenhand.model.backbones import Backbone
-
-PATIENTS = {"north": 3, "south": 3}
-
-
-def config_of(**changes):
-    """A small experiment with two arms and no federation; dotted keys change it."""
-    raw = {
-        "name": "tiny",
-        "arms": ["box-zero-shot", "pooled"],
-        "data": {"phantom": {"patients": PATIENTS, "shape": [32, 32, 4]}},
-        "model": {
-            "image_size": 128,
-            "head": "small",
-            "head_size": 64,
-            "decoder_lora_rank": 0,
-            "precision": "float32",
-        },
-        "training": {"epochs": 1, "tumour_slices": 1, "other_slices": 1},
-    }
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            raw[section] = raw.get(section, {}) | {name: value}
-        else:
-            raw[key] = value
-    return ExperimentConfig.model_validate(raw)
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +80,6 @@ def calls(monkeypatch, backbone):
     )
     monkeypatch.setattr(embeddings.FrozenEncoder, "__call__", watched("embed", embed))
     return calls
-
-
-def run(config, out):
-    """Run quietly."""
-    return run_experiment(config, out, Progress(disable=True))
 
 
 CASES = sum(PATIENTS.values())
@@ -230,6 +194,17 @@ class TestAgain:
         for old, new in zip(before["rows"], record["rows"], strict=True):
             assert old["dice"] == new["dice"], "the same masks"
             assert new["nsd_tolerance"] == 1.0
+
+    def test_busy_folder(self, calls, tmp_path):
+        """Two commands in one folder would charge patients twice: the second is refused."""
+        out = RunFolder(tmp_path / "out")
+        out.path.mkdir()
+        with out.lock_path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match=r"Another command is working.*--out"):
+                run(config_of(), out.path)
+            assert [path.name for path in out.path.iterdir()] == [out.lock_path.name]
+        run(config_of(arms=["box-zero-shot"]), out.path)
 
     def test_adapter_for_another_backbone(self, calls, done):
         """A file that does not belong there is refused, not trained over."""
@@ -416,91 +391,3 @@ class TestFederatedArms:
         outcome.run.attack_path.write_text(json.dumps({"sentence": "At least 0.5 is lost."}))
         run(config, tmp_path / "out")
         assert told() == {"pooled": None, "federated-private": "At least 0.5 is lost."}
-
-
-class TestRefused:
-    """A folder that is not this experiment's is left as it is."""
-
-    def refused(self, out, config=None):
-        """Run and return the sentence; nothing may change."""
-        files = sorted(out.rglob("*")) if out.is_dir() else out.read_bytes()
-        with pytest.raises(UsageError) as caught:
-            run(config or config_of(), out)
-        assert (sorted(out.rglob("*")) if out.is_dir() else out.read_bytes()) == files
-        assert "--out" in str(caught.value)
-        return str(caught.value)
-
-    @pytest.mark.parametrize("change", [{"name": "other"}, {"data__units": "voxel"}])
-    def test_another_experiment(self, calls, tmp_path, change):
-        """Another name, or the same on other data."""
-        out = tmp_path / "out"
-        out.mkdir()
-        (out / "config.json").write_text(config_of().model_dump_json())
-        assert "holds another experiment" in self.refused(out, config_of(**change))
-
-    def test_foreign_folder(self, calls, tmp_path):
-        """Somebody's documents are no place for a run."""
-        (tmp_path / "thesis.txt").write_text("...")
-        assert "is not empty and not a run" in self.refused(tmp_path)
-
-    def test_file(self, calls, tmp_path):
-        """Nor is a file."""
-        (tmp_path / "out").write_text("...")
-        assert "is a file" in self.refused(tmp_path / "out")
-
-    def test_older_version(self, calls, tmp_path):
-        """A config that this version cannot read is not overwritten."""
-        (tmp_path / "config.json").write_text('{"name": "tiny", "old": 1}')
-        with pytest.raises(UsageError, match="not a config of this version"):
-            run(config_of(), tmp_path)
-
-    def test_busy_folder(self, calls, tmp_path):
-        """Two commands in one folder would charge patients twice: the second is refused."""
-        out = RunFolder(tmp_path / "out")
-        out.path.mkdir()
-        with out.lock_path.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            assert "Another command is working" in self.refused(out.path)
-        run(config_of(arms=["box-zero-shot"]), out.path)
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-    def test_read_only_place(self, calls, tmp_path):
-        """A place where nothing can be written is named."""
-        tmp_path.chmod(0o500)
-        with pytest.raises(ResourceError, match="out' could not be read or written"):
-            run(config_of(), tmp_path / "out")
-        tmp_path.chmod(0o700)
-
-
-MINIMAL = 'name = "tiny"\n[data.phantom]\n'
-
-
-class TestCommand:
-    """Wrong use of `evenhand run`: one sentence, exit 2, nothing made."""
-
-    @pytest.mark.parametrize(
-        ("text", "arguments", "words"),
-        [
-            (None, (), ("There is no config file",)),
-            (MINIMAL + "[trainning]\n", (), ("unknown key 'trainning'", "'training'")),
-            (MINIMAL, ("--set", "training.epoch=2"), ("'training.epoch'", "training.epochs")),
-            (MINIMAL, ("--set", "training.epochs"), ("--set wants key=value",)),
-            (MINIMAL, ("--set", "training.epochs=0"), ("training.epochs", "greater than")),
-            (MINIMAL, ("--set", "name.more=2"), ("'name' is a value",)),
-            ("name = ", (), ("not valid TOML",)),
-        ],
-    )
-    def test_one_sentence(self, tmp_path, text, arguments, words):
-        """The key or file is named; there is no traceback."""
-        path = tmp_path / "tiny.toml"
-        if text is not None:
-            path.write_text(text)
-        command = [sys.executable, "-m", "evenhand", "run", path, *arguments, "--out", "out"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        said = " ".join(done.stderr.split())
-        assert done.returncode == 2, said
-        assert said.startswith("Error: ")
-        assert "Traceback" not in said
-        for word in words:
-            assert word in said
-        assert not (tmp_path / "out").exists()

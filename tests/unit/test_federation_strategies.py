@@ -9,9 +9,11 @@ from small_models import small_model, toy_patients
 from evenhand.config import FederationConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
+from evenhand.training.drift import as_kept, learn
 from evenhand.training.loop import Schedule, train
 from evenhand.training.loop import _pull_back as pull_back
 from evenhand_federated.checkpoint import read_checkpoint
+from evenhand_federated.orders import RoundOrder
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 from evenhand_federated.testing import FakeGrid
@@ -19,6 +21,8 @@ from federation_fakes import answering, state_of
 
 NAMES = {11: "a", 12: "b", 13: "c", 14: "d"}
 DIMENSION = 200
+SITES = {11: (1.0, 0.0), 12: (3.0, 4.0), 13: (2.0, -2.0)}
+"""Toy hospitals by node: a and t of the loss a / 2 (w - t)^2."""
 
 
 def answers_of(states, figures=None):
@@ -76,6 +80,20 @@ class TestByHand:
         assert found["head.a"].item() == pytest.approx(7 / 4, rel=1e-3)
         assert found["head.b"][0].item() == pytest.approx(70 / 4, rel=1e-3)
 
+    def test_tilted(self):
+        """Losses 1 and 2 at t = log 2, patients 4 and 1, updates 1 and 7: (4 x 1 + 2 x 7) / 6."""
+        figures = [{"patients": 4, "first_loss": 1.0}, {"patients": 1, "first_loss": 2.0}]
+        states = [state_of(1), state_of(7)]
+        found = combined("tilted", state_of(0), states, figures, fairness=np.log(2))
+        assert found["head.a"].item() == pytest.approx(18 / 6)
+
+    def test_strongly_tilted_follows_the_worst_only(self):
+        """A large t is minimax, and runs over for no loss that can come."""
+        figures = [{"patients": 9, "first_loss": 1.0}, {"patients": 1, "first_loss": 1e9}]
+        states = [state_of(1), state_of(7)]
+        found = combined("tilted", state_of(0), states, figures, fairness=50)
+        assert found["head.a"].tolist() == [7.0]
+
     def test_fedadam(self):
         """First round: mean update 2; m = 0.1 x 2, v = 0.01 x 4, corrected with round + 1."""
         found = combined("fedadam", state_of(1), [state_of(2), state_of(4)], server_rate=0.5)
@@ -91,7 +109,7 @@ class TestByHand:
         assert found["head.a"].item() == pytest.approx(4)
 
     @pytest.mark.parametrize(
-        "strategy", ["fedavg", "fedadam", "fedyogi", "trimmed-mean", "krum", "qfedavg"]
+        "strategy", ["fedavg", "fedadam", "fedyogi", "trimmed-mean", "krum", "qfedavg", "tilted"]
     )
     def test_type_and_order_of_tensors(self, strategy):
         """Answers may list tensors in any order; the adapter keeps its own, and float32."""
@@ -156,10 +174,17 @@ class TestFairness:
         assert shares[0] == pytest.approx(0.5, abs=0.01)
         assert shares[-1] > 0.9
 
-    def test_a_loss_that_was_kept_back(self):
+    @pytest.mark.parametrize("strategy", ["qfedavg", "tilted"])
+    def test_a_loss_that_was_kept_back(self, strategy):
         """A hospital whose policy keeps losses cannot take part in it: said, not guessed."""
         with pytest.raises(FederationError, match="first_loss"):
-            combined("qfedavg", state_of(0), [state_of(1)], [{"patients": 1}])
+            combined(strategy, state_of(0), [state_of(1)], [{"patients": 1}])
+
+    @pytest.mark.parametrize("strategy", ["trimmed-mean", "krum", "qfedavg", "tilted"])
+    def test_what_looks_at_single_updates_is_not_hidden(self, strategy):
+        """Nobody is told that updates are hidden by a strategy that has to see them."""
+        with pytest.raises(ValueError, match="looks at single updates"):
+            FederationConfig(strategy=strategy, secure_sum=True)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedyogi"])
@@ -233,6 +258,110 @@ class TestProximal:
             ways[weight] = sum((end[name] - start[name]).norm().item() for name in start)
         assert ways[None] == ways[0.0]
         assert ways[100.0] < 0.9 * ways[0.0]
+
+    def test_what_stays_is_not_held(self):
+        """A part that stays has no common one: it trains as if there were no pull at all."""
+        ends = {}
+        for weight, free in ((0.0, ()), (100.0, ()), (100.0, ("*",))):
+            model = small_model(head="none", encoder_lora_rank=0, encoder_lora_blocks=0)
+            train(
+                model,
+                toy_patients(model, 2),
+                training_config(),
+                epochs=3,
+                schedule=Schedule(1e-2),
+                seed=6,
+                proximal=weight,
+                free=free,
+            )
+            ends[weight, free] = model.adapter_state()
+        plain, held, freed = ends.values()
+        assert all(torch.equal(plain[name], freed[name]) for name in plain)
+        assert not all(torch.equal(plain[name], held[name]) for name in plain)
+
+
+class TestDrift:
+    """SCAFFOLD: what hospitals steer by has to cancel among those who are asked."""
+
+    def federate(self, folder, *, gone=(), unheard=(), until=6):
+        """Rounds of toy hospitals; `gone`, `unheard`: (round, node) who is away, or in vain."""
+        kept, pushes, rate, steps = {}, {}, 0.1, 5
+
+        def node_of(place):
+            steep, target = SITES[place]
+
+            def node(message):
+                order = RoundOrder.of(message.content["config"])
+                if (order.round, place) in gone:
+                    return None
+                came = message.content["arrays"].to_torch_state_dict()
+                number, memory = kept.get(place, (0, None))
+                steady = order.steady if number == order.round - 1 else 0
+                drift = learn(memory, came, steady=steady)
+                value = came["w"].clone()
+                for _ in range(steps):
+                    value += rate * (drift["w"] - steep * (value - target))
+                pushes.setdefault(order.round, {})[place] = drift["w"].item()
+                kept[place] = order.round, as_kept(drift, {"w": value}, rate * steps)
+                if (order.round, place) in unheard:
+                    return None
+                content = {
+                    "arrays": ArrayRecord({"w": value}),
+                    "metrics": MetricRecord({"patients": 1}),
+                }
+                return Message(RecordDict(content), reply_to=message)
+
+            return node
+
+        names = {node: NAMES[node] for node in SITES}
+        RecordedFedAvg(FederationPlan("federated", until, 0, names, 2), folder).start(
+            grid=FakeGrid({node: node_of(node) for node in SITES}),
+            initial_arrays=ArrayRecord({"w": torch.zeros(1)}),
+            num_rounds=until,
+        )
+        return pushes
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            {},
+            {"gone": {(3, 12)}},
+            {"unheard": {(3, 12)}},
+            {"gone": {(2, 11)}, "unheard": {(4, 13)}},
+        ],
+    )
+    def test_corrections_cancel_whoever_was_missing(self, tmp_path, trouble):
+        """In every round that all begin, away before or trained in vain, they sum to nothing."""
+        pushes = self.federate(ArmFolder(tmp_path), **trouble)
+        whole = {number: each for number, each in pushes.items() if len(each) == len(SITES)}
+        assert len(whole) >= 4
+        assert all(abs(sum(each.values())) < 1e-5 for each in whole.values())
+        assert max(abs(one) for each in whole.values() for one in each.values()) > 0.1
+
+    def test_the_coordinator_tells_for_how_long(self, tmp_path):
+        """0 at first and after another company, 1 after one round of the same, then 2."""
+        seen = {}
+
+        def node(message):
+            order = RoundOrder.of(message.content["config"])
+            seen[order.round] = order.steady
+            if order.round == 4 and message.metadata.dst_node_id == 13:
+                return None
+            content = {
+                "arrays": message.content["arrays"],
+                "metrics": MetricRecord({"patients": 1}),
+            }
+            return Message(RecordDict(content), reply_to=message)
+
+        names = {node: NAMES[node] for node in SITES}
+        for done in (0, 5):  # the second is another process, after the first was stopped
+            plan = FederationPlan("federated", 7, done, names, 2)
+            RecordedFedAvg(plan, ArmFolder(tmp_path)).start(
+                grid=FakeGrid(dict.fromkeys(SITES, node)),
+                initial_arrays=ArrayRecord({"w": torch.zeros(1)}),
+                num_rounds=5 if done == 0 else 2,
+            )
+        assert seen == {1: 0, 2: 1, 3: 2, 4: 2, 5: 0, 6: 1, 7: 2}
 
 
 def training_config():

@@ -197,6 +197,27 @@ def test_pictures_with_a_table(tmp_path: Path) -> None:
     assert content.affine.spacing_mm == pytest.approx((0.1, 0.1, 0.1))
 
 
+def test_columns_of_the_table_become_attributes(tmp_path: Path) -> None:
+    """Columns that are named go with the patient, blank as unknown; rows are chosen by others."""
+    folder = pictures(tmp_path / "p")
+    rows = "ID,Case,Device,Pathology\nbus_0001-l,1,A,benign\nbus_0001-r,1,A,benign\n"
+    (folder / "table.csv").write_text(rows + "bus_0002-l,2,B 2,\n", encoding="utf-8")
+    every = plan_png_table(folder, KEYED, attributes=("Pathology",)).recipes
+    assert [dict(one.patient.extra) for one in every] == [
+        {"pathology": "benign"},
+        {"pathology": "benign"},
+        {"pathology": "unknown"},
+    ]
+    one = plan_png_table(folder, KEYED, only={"Device": "B 2"})
+    assert [recipe.case_id for recipe in one.recipes] == [every[2].case_id]
+    assert "2 picture(s) are in no row that is taken, and were passed over." in one.notes
+    for wrong in ({"attributes": ("Grade",)}, {"only": {"Grade": "3"}}):
+        with pytest.raises(UsageError, match="no column 'Grade'; it has ID, Case"):
+            plan_png_table(folder, KEYED, **wrong)
+    with pytest.raises(UsageError, match="No row"):
+        plan_png_table(folder, KEYED, only={"Device": "C"})
+
+
 def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     """Colour, another size, grey masks, missing files; each refusal names a row, not a file."""
     folder = pictures(tmp_path / "p")

@@ -230,8 +230,9 @@ class TestAnswers:
 @torch.inference_mode()
 def test_the_head_proposes_at_the_slices_resolution(size, side, grid):
     """Whatever the grid of the embedding and the size of the slice that a config admits."""
-    logits = PromptHead(size).eval()(torch.rand(2, 3, side, side), torch.randn(2, 256, grid, grid))
-    assert logits.shape == (2, side, side)
+    head = PromptHead(size, labels=2).eval()
+    logits = head(torch.rand(2, 3, side, side), torch.randn(2, 256, grid, grid))
+    assert logits.shape == (2, 2, side, side)
     assert logits.isfinite().all()
 
 

@@ -10,7 +10,7 @@ from small_models import IMAGE_SIZE, small_backbone, small_model
 
 from evenhand.errors import DataError, ResourceError
 from evenhand.model import embeddings
-from evenhand.model.embeddings import EmbeddingCache, frozen_precision
+from evenhand.model.embeddings import EmbeddingCache
 from evenhand.model.preprocessing import Letterbox, display_range
 
 
@@ -221,16 +221,3 @@ def test_bfloat16_is_close_and_leaves_the_backbone_as_it_was(tiny_store, case, t
     assert all(torch.equal(after[name], value) for name, value in before.items())
     difference = (held[torch.float32] - held[torch.bfloat16]).abs().mean()
     assert 0 < difference < 0.05 * held[torch.float32].abs().mean()
-
-
-def test_precision_by_name(monkeypatch):
-    """What is asked for is taken; `auto` asks the processor."""
-    assert frozen_precision("float32") is torch.float32
-    assert frozen_precision("bfloat16") is torch.bfloat16
-    for able, wanted in (
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx2": True}, torch.float32),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda own=able: own)
-        assert frozen_precision("auto") is wanted

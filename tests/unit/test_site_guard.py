@@ -9,12 +9,14 @@ import warnings
 import zipfile
 
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.cli.build import build_fab_from_files
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
 from flwr.supernode.runtime import run_clientapp
+from typer.testing import CliRunner
 
-from evenhand.errors import BudgetError, DataError, FederationError, ResourceError
+from evenhand.cli import app as command_line
+from evenhand.errors import BudgetError, DataError, FederationError, ResourceError, UsageError
 from evenhand_federated import hospital_app, site_guard
 from evenhand_federated.bundle import bundle_fault, write_app
 from evenhand_federated.hospital import NODE_VARIABLE
@@ -182,7 +184,7 @@ class TestPrograms:
         assert kinds(north)[0][0] == "refused"
 
 
-def ask(digest, *, arm="federated", number=1, message_id="one", state=None):
+def ask(digest, *, arm="federated", number=1, message_id="one", state=None, kind="train"):
     """Send an order through the real ClientApp and return its reply."""
 
     def node(message):
@@ -198,7 +200,7 @@ def ask(digest, *, arm="federated", number=1, message_id="one", state=None):
         }
     )
     grid = FakeGrid({10: node})
-    grid.push_messages([message := Message(content, 10, MessageType.TRAIN)])
+    grid.push_messages([message := Message(content, 10, kind)])
     del message
     ((_, reply),) = grid._replies.items()
     return reply
@@ -275,6 +277,27 @@ class TestMessages:
         assert ask(study.digest).has_error()
         assert "replays" in kinds(north)[-1][1]["why"]
         assert ask(study.digest, message_id="two").has_content()
+
+    @pytest.mark.parametrize(
+        "kind", ["query.log", "query.messages", "query", "evaluate", "train.x"]
+    )
+    @pytest.mark.parametrize("whose", ["north", "south"])
+    def test_a_request_for_a_log(self, north, study, trained, kind, whose):
+        """No message gets at a hospital's log, its own or another's; the asking is written down."""
+        reply = ask(study.digest, kind=kind, arm=whose)
+        assert (reply.error.code, reply.error.reason) == (FAILED, "FederationError")
+        ((entry, facts),) = kinds(north)
+        assert (entry, facts["why"]) == ("refused", kind)
+        assert trained == []
+
+    def test_the_command_shows_only_the_own_log(self, north):
+        """Who names another hospital at this one's folder gets a sentence, and no line."""
+        found = CliRunner().invoke(
+            command_line, ["federation", "log", "south", "--folder", str(north.path)]
+        )
+        assert isinstance(found.exception, UsageError)
+        assert "is the node of north, not of south" in str(found.exception)
+        assert found.output == ""
 
     def test_a_round_that_is_over(self, north, study, trained):
         """A late message is neither trained nor charged; the same round again may be needed."""

@@ -183,3 +183,10 @@ class TestLoss:
         assert loss.item() == pytest.approx(loss_of(exact, batch).item(), rel=0.03)
         loss.backward()
         assert all(p.grad.isfinite().all() for p in rough.adapter().values())
+
+    def test_training_may_be_exact_where_the_frozen_part_is_not(self, patients):
+        """`model.training_precision` goes before `model.precision`, in training alone."""
+        batch = draw(patients[0], CONFIG, torch.Generator().manual_seed(0), image_size=128)
+        mixed = small_model(precision="bfloat16", training_precision="float32")
+        assert mixed.precision is torch.bfloat16
+        assert torch.equal(loss_of(mixed, batch), loss_of(small_model(), batch))

@@ -345,3 +345,27 @@ def test_a_draw_beyond_the_bound_ends_the_round(patients, ledger, monkeypatch):
     monkeypatch.setattr(private, "draw", all_slices)
     with pytest.raises(PrivacyError, match="More slices"):
         run(small_model(), patients, ledger, PRIVACY.model_copy(update={"slices_per_patient": 1}))
+
+
+def test_shares_reach_the_gradient_of_their_patient(patients, ledger, monkeypatch, tmp_path):
+    """With everybody drawn each step adds each patient once, with the share of the table."""
+    table = tmp_path / "shares.csv"
+    first, second = (patient.patient_id for patient in patients)
+    table.write_text(f"patient,share\n{second},1\n{first},0.25\n")
+    seen = []
+    add = step_module.NoisedSum.add
+    monkeypatch.setattr(
+        step_module.NoisedSum,
+        "add",
+        lambda total, vector, share: seen.append(share) or add(total, vector, share),
+    )
+    run(small_model(), patients, ledger, PRIVACY.model_copy(update={"patient_shares": table}))
+    assert seen == [0.25, 1.0] * PRIVACY.steps_per_round
+
+
+def test_a_table_of_shares_that_does_not_fit_costs_nothing(patients, ledger, tmp_path):
+    """It is read before anything is charged."""
+    privacy = PRIVACY.model_copy(update={"patient_shares": tmp_path / "none.csv"})
+    with pytest.raises(DataError, match="no table of shares"):
+        run(small_model(), patients, ledger, privacy)
+    assert ledger.spent().steps == 0

@@ -55,6 +55,11 @@ class ReviewRun:
                 f"{', '.join(arms)}."
             )
         run = cls(folder, arm)
+        if run._config.get("data", {}).get("labels"):
+            raise UsageError(
+                f"'{folder}' finds several labels (data.labels); review knows one. Look at "
+                f"the masks in arms/{arm}/masks with a viewer of yours."
+            )
         if not run.stores:
             raise DataError(
                 f"'{folder}' has no case stores (hospitals/HOSPITAL/store); "

@@ -69,6 +69,13 @@ def sums(
             help="With --epsilon: all groups of an attribute, said beforehand; repeatable.",
         ),
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --epsilon: the case store, so that the ledger knows patients by their "
+            "images; of a run with --hospital its own.",
+        ),
+    ] = None,
 ) -> None:
     """Heavy libraries are imported here, so that `evenhand --help` stays quick."""
     from evenhand.config import AuditConfig
@@ -90,10 +97,17 @@ def sums(
                 "ledger remembers. Leave them out, or leave out --epsilon."
             )
         named = {name: each for text in groups or [] for name, each in [_named(text, "--groups")]}
-        _noised(table, config, out, epsilon=epsilon, groups=named, hospital=hospital, pairs=pairs)
+        own = given / "hospitals" / hospital / "store"
+        store = store or (own if hospital and own.is_dir() else None)
+        _noised(
+            table, config, out, epsilon=epsilon, groups=named, hospital=hospital, pairs=pairs,
+            store=store,
+        )  # fmt: skip
         return
-    if groups:
-        raise UsageError("--groups is for noised sums; add --epsilon, or leave it out.")
+    if groups or store:
+        raise UsageError(
+            "--groups and --store are for noised sums; add --epsilon, or leave them out."
+        )
     told, known = sums_of(table, config, hospital, _joined(together or []), pairs=pairs)
     write_sums(told, out, known)
     rows = sum(len(arm.rows) for arm in told.arms)
@@ -110,11 +124,12 @@ def _noised(
     groups: Mapping[str, Sequence[str]],
     hospital: str,
     pairs: bool,
+    store: Path | None,
 ) -> None:
     from evenhand_audit.across.noised import noised_sums, write_noised
 
     told = noised_sums(
-        table, config, epsilon=epsilon, groups=groups, hospital=hospital, pairs=pairs
+        table, config, epsilon=epsilon, groups=groups, hospital=hospital, pairs=pairs, store=store
     )
     write_noised(told, out)
     deviation = told.privacy["deviation"]

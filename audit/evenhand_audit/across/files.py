@@ -1,16 +1,22 @@
 """Files of sums, exact or noised, from several hospitals to one result."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from evenhand.errors import DataError
-from evenhand_audit.across.noised import NOISED_SCHEMA, read_noised
+from evenhand_audit.across.noised import NOISED_SCHEMA, NOISED_SCHEMA_VERSION, read_noised
 from evenhand_audit.across.noised_pool import pool_noised
 from evenhand_audit.across.pool import Pooled, pool
-from evenhand_audit.across.sums import SUMS_SCHEMA, read_sums
+from evenhand_audit.across.sums import SUMS_SCHEMA, SUMS_SCHEMA_VERSION, read_sums
 
 __all__ = ["pool_files"]
+
+Told = TypeVar("Told")
+
+VERSIONS = {SUMS_SCHEMA: SUMS_SCHEMA_VERSION, NOISED_SCHEMA: NOISED_SCHEMA_VERSION}
+"""By what a file says it is: the version that is read."""
 
 
 def pool_files(paths: Sequence[Path]) -> Pooled:
@@ -27,19 +33,41 @@ def pool_files(paths: Sequence[Path]) -> Pooled:
             "without --epsilon, and sum up again."
         )
     if kinds == {NOISED_SCHEMA}:
-        return pool_noised(
-            [read_noised(record, path.name) for record, path in zip(records, paths, strict=True)]
-        )
-    return pool([read_sums(record, path.name) for record, path in zip(records, paths, strict=True)])
+        return pool_noised(_read(records, paths, read_noised))
+    return pool(_read(records, paths, read_sums))
 
 
-def _record(path: Path) -> dict[str, object]:
+def _read(
+    records: Sequence[Mapping[str, Any]],
+    paths: Sequence[Path],
+    read: Callable[[Mapping[str, Any]], Told],
+) -> list[Told]:
+    """Every record as what one hospital tells."""
+    told = []
+    for record, path in zip(records, paths, strict=True):
+        try:
+            told.append(read(record))
+        except (KeyError, TypeError, ValueError):
+            raise DataError(
+                f"'{path.name}' is damaged: something is missing in it. Ask the hospital for it "
+                "again."
+            ) from None
+    return told
+
+
+def _record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"There is no '{path}'. Correct the path.") from None
     except (OSError, ValueError):
         record = None
-    if not isinstance(record, dict) or record.get("schema") not in {SUMS_SCHEMA, NOISED_SCHEMA}:
+    if not isinstance(record, dict) or record.get("schema") not in VERSIONS:
         raise DataError(f"'{path.name}' is no file of `evenhand audit sums`, or is damaged.")
+    wanted = VERSIONS[record["schema"]]
+    if record.get("schema_version") != wanted:
+        raise DataError(
+            f"'{path.name}' has schema {record.get('schema_version')}; this version of Evenhand "
+            f"reads {wanted}. Ask the hospital to write it again."
+        )
     return record

@@ -15,7 +15,6 @@ all arms together, which is the sensitivity.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +26,12 @@ from numpy.typing import NDArray
 from evenhand import __version__
 from evenhand.artifacts import file_sha256, write_atomically
 from evenhand.config import AuditConfig
-from evenhand.errors import DataError, UsageError
+from evenhand.errors import UsageError
 from evenhand_audit.across.sums import asked_of, rows_of_hospital, settings_of
 from evenhand_audit.arms import PAIR
 from evenhand_audit.cohort import age_group_names, patients_of
 from evenhand_audit.disclosure import all_pairs, cell_name
+from evenhand_audit.ledger_cohort import cohort_of, release_noise
 
 if TYPE_CHECKING:
     from evenhand.privacy.site import Site
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOISED_COLUMNS",
     "NOISED_SCHEMA",
+    "NOISED_SCHEMA_VERSION",
     "NoisedGroup",
     "NoisedSums",
     "noised_sums",
@@ -113,6 +114,7 @@ def noised_sums(
     hospital: str = "",
     pairs: bool = False,
     site: "Site | None" = None,
+    store: Path | None = None,
 ) -> NoisedSums:
     """Charge one hospital's sums to its ledger, then noise them.
 
@@ -124,6 +126,7 @@ def noised_sums(
         hospital: whose rows, where the table has several.
         pairs: whether pairs of attributes are told too.
         site: where the ledger lies; None: the hospital's own place.
+        store: the hospital's case store, so that its ledger knows patients by their images.
 
     Raises:
         BudgetError: the grant would be exceeded.
@@ -132,7 +135,6 @@ def noised_sums(
         UsageError: groups are not known, or arms are of different patients.
     """
     from evenhand.privacy.accounting import ACCOUNTANT, UNIT, default_delta
-    from evenhand.privacy.cohort import Cohort
     from evenhand.privacy.release import release_table
     from evenhand.privacy.site import Site
 
@@ -147,12 +149,12 @@ def noised_sums(
     ledger = place.ledger()
     grant = ledger.state().grant
     delta = grant.delta if grant else default_delta(len(patients))
-    noise = _noise(epsilon, delta)
+    noise = release_noise(epsilon, delta)
     bound = sensitivity(len(cells), len(arms) * len(NOISED_COLUMNS))
     told = release_table(
         ledger,
         place.policy(),
-        Cohort.of(place.key(), {str(each): () for each in patients}),
+        cohort_of(place, patients, store),
         [list(row) for row in _vectors(arms, cells)],
         columns=columns,
         bound=bound,
@@ -173,14 +175,6 @@ def noised_sums(
     }
     found = tuple(_told(arms, cells, told, len(patients)))
     return NoisedSums(name, settings, len(patients), privacy, found)
-
-
-@cache
-def _noise(epsilon: float, delta: float) -> float:
-    """Noise multiplier of one release; to find it takes seconds."""
-    from evenhand.privacy.accounting import noise_for
-
-    return noise_for(epsilon, delta, 1.0, 1)
 
 
 def _groups(config: AuditConfig, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -297,29 +291,18 @@ def write_noised(sums: NoisedSums, path: Path) -> None:
     write_atomically(path, f"{json.dumps(record, indent=1, allow_nan=False)}\n".encode())
 
 
-def read_noised(record: Mapping[str, Any], name: str) -> NoisedSums:
+def read_noised(record: Mapping[str, Any]) -> NoisedSums:
     """Read the record of a file that says it is one of noised sums.
 
     Raises:
-        DataError: damaged, or of another version.
+        KeyError, TypeError, ValueError: it is damaged.
     """
-    if record.get("schema_version") != NOISED_SCHEMA_VERSION:
-        raise DataError(
-            f"'{name}' has schema {record.get('schema_version')}; this version of Evenhand reads "
-            f"{NOISED_SCHEMA_VERSION}. Ask the hospital to write it again."
-        )
-    try:
-        groups = tuple(_group(each) for each in record["groups"])
-        privacy = dict(record["privacy"])
-        patients = int(record["patients"])
-        positive = float(privacy["deviation"]) > 0 and float(privacy["epsilon"]) > 0
-        settings, hospital = dict(record["settings"]), str(record["hospital"])
-    except (KeyError, TypeError, ValueError):
-        positive = False
-    if not positive or patients < 1:
-        raise DataError(
-            f"'{name}' is damaged: something is missing in it. Ask the hospital for it again."
-        )
+    groups = tuple(_group(each) for each in record["groups"])
+    privacy = dict(record["privacy"])
+    patients = int(record["patients"])
+    if not (float(privacy["deviation"]) > 0 and float(privacy["epsilon"]) > 0) or patients < 1:
+        raise ValueError
+    settings, hospital = dict(record["settings"]), str(record["hospital"])
     return NoisedSums(hospital, settings, patients, privacy, groups)
 
 

@@ -94,8 +94,9 @@ def attack_arms(
     """Membership inference against every trained adapter of a run.
 
     Returns:
-        By arm: the loss threshold, and the offline likelihood ratio where some adapter of the
-        run has seen neither the arm's training patients nor the test patients.
+        By arm (where parts stay: of what has left): the loss threshold, and the offline likelihood
+        ratio where some adapter of the run has seen neither the arm's training patients nor the
+        test patients.
     """
     config, split = run.config(), run.split()
     model = build_model(config)
@@ -111,8 +112,14 @@ def attack_arms(
     for arm, used in members.items():
         if used:
             inside, outside = sorted(used), [key for key in tests if key not in used]
-            found[arm] = _attack(arm, inside, outside, losses, members)
+            found[_named(arm, config)] = _attack(arm, inside, outside, losses, members)
     return found
+
+
+def _named(arm: str, config: ExperimentConfig) -> str:
+    """An arm as the report calls it: where parts stay at hospitals, what has left is attacked."""
+    parts = config.federation.local_parts
+    return f"{arm} (only the part that leaves)" if arm == "federated" and parts else arm
 
 
 def _attack(

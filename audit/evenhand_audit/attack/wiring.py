@@ -148,6 +148,7 @@ class _WatchedModel(nn.Module):
             head_hints=False,
         )
         self.tail_blocks = 0
+        self.device, self.training_precision = torch.device("cpu"), torch.float32
         self.charged_first = True
         self.steps: list[set[int]] = []
         self._drawn: set[int] = set()
@@ -156,11 +157,13 @@ class _WatchedModel(nn.Module):
     def choose_trainable(self, _: tuple[str, ...] = ("*",)) -> dict[str, nn.Parameter]:
         return dict(self.named_parameters())
 
-    def propose(self, slices: Tensor, hidden: Tensor, _hints: Tensor | None = None) -> Tensor:
+    def propose_labels(
+        self, slices: Tensor, hidden: Tensor, _hints: Tensor | None = None
+    ) -> Tensor:
         if not self.steps and not self._drawn:
             self.charged_first = bool(self._ledger.state().charges)
         self._drawn.add(round(float(hidden.max())) - 1)
-        return self.head.expand(slices.shape[0], *slices.shape[-2:])
+        return self.head.expand(slices.shape[0], 1, *slices.shape[-2:])
 
     def next_step(self) -> None:
         """Close the notes of one step."""

@@ -10,6 +10,8 @@ from evenhand.errors import UsageError
 from evenhand_audit.cli import ages
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from evenhand_audit.mitigate.verdict import Trial
 
 __all__ = ["register"]
@@ -23,6 +25,14 @@ WEIGHTS_HELP = (
     "takes a table as training.patient_weights. The tables are patient data.\n\n"
     "Example: evenhand mitigate weights participants.tsv --by sex --out weights "
     "--results runs/demo/predictions.csv --arm pooled --prompt automatic"
+)
+
+COUNT_HELP = (
+    "Count the training patients of each group with noise, for mitigation under privacy.\n\n"
+    "The release is charged to the hospital's ledger. Which groups are told must be said "
+    "beforehand. Add up the tables of several hospitals, or weigh with your own.\n\n"
+    "Example: evenhand mitigate count participants.tsv --by sex --groups F,M,unknown "
+    "--hospital north --epsilon 3 --strip-prefix sub- --out counts.csv"
 )
 
 THRESHOLDS_HELP = (
@@ -49,6 +59,7 @@ def register(app: typer.Typer) -> None:
     """Add `mitigate` to the root command."""
     group = typer.Typer(help=HELP, no_args_is_help=True)
     group.command("weights", help=WEIGHTS_HELP)(_weights)
+    group.command("count", help=COUNT_HELP)(_count)
     group.command("thresholds", help=THRESHOLDS_HELP)(_thresholds)
     group.command("judge", help=JUDGE_HELP)(_judge)
     app.add_typer(group, name="mitigate")
@@ -80,12 +91,43 @@ def _weights(
     step: Annotated[float, typer.Option(min=0.0, help="Of group DRO.")] = 3.0,
     gamma: Annotated[float, typer.Option(min=0.0, help="Of the fair error bound.")] = 1.0,
     largest: Annotated[float, typer.Option(min=1.0, help="Weight of a patient, at most.")] = 5.0,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Shares for private training (privacy.patient_shares), from noised --counts.",
+        ),
+    ] = False,
 ) -> None:
-    from evenhand_audit.mitigate.people import group_losses, one_arm, read_counts, read_people
+    from evenhand_audit.mitigate.people import (
+        count_table,
+        group_losses,
+        grouped,
+        losses_by_group,
+        one_arm,
+        read_counts,
+        read_people,
+    )
+    from evenhand_audit.mitigate.private import group_shares
     from evenhand_audit.mitigate.tables import weigh, write_weights
     from evenhand_audit.terminal import print_table
 
     edges = ages(age_edges)
+    cases = one_arm(results, arm, prompt) if results is not None else None
+    if private:
+        if counts is None:
+            raise UsageError(
+                "Shares follow from noised counts, never from the patients themselves. Give "
+                "--counts: evenhand mitigate count"
+            )
+        alone = grouped(
+            patients, by=by, against=by, key=key, edges=edges, strip_prefix=strip_prefix
+        )
+        known = count_table(counts)
+        lost = None if cases is None else losses_by_group(cases, by, edges, list(known))
+        shares = group_shares(known, losses=lost, step=step, gamma=gamma, largest=largest)
+        _told_shares(dict(zip(alone["patient"], alone[by].astype(str), strict=True)), shares, out)
+        return
     people = read_people(
         patients,
         by=by,
@@ -95,11 +137,9 @@ def _weights(
         minimum=minimum_group,
         edges=edges,
     )
-    losses = None
-    if results is not None:
-        losses = group_losses(one_arm(results, arm, prompt), by, edges, people)
-    known = read_counts(counts, people) if counts is not None else None
-    tables = weigh(people, losses=losses, counts=known, step=step, gamma=gamma, largest=largest)
+    losses = None if cases is None else group_losses(cases, by, edges, people)
+    over_all = read_counts(counts, people) if counts is not None else None
+    tables = weigh(people, losses=losses, counts=over_all, step=step, gamma=gamma, largest=largest)
     written = write_weights(people, tables, out)
     rows = [
         (each.method, each.group, str(each.patients),
@@ -111,6 +151,66 @@ def _weights(
         typer.echo(f"Left out: {sentence}")
     for path in written:
         typer.echo(f"Table: {path} (patient data: it stays with you)")
+
+
+def _told_shares(
+    groups_of: dict[str, str], shares: "Mapping[str, Mapping[str, float]]", out: Path
+) -> None:
+    from evenhand_audit.mitigate.private import write_shares
+    from evenhand_audit.terminal import print_table
+
+    written = write_shares(groups_of, shares, out)
+    rows = [
+        (method, group, f"{share:.2f}")
+        for method, by_group in shares.items()
+        for group, share in by_group.items()
+    ]
+    print_table(("method", "group", "share"), rows)
+    for path in written:
+        typer.echo(f"Table: {path} (patient data: it stays with you)")
+
+
+def _count(
+    patients: Annotated[Path, typer.Argument(metavar="PATIENTS", help="CSV, TSV or Parquet.")],
+    *,
+    by: By,
+    groups: Annotated[str, typer.Option(help="All groups, said beforehand, between commas.")],
+    hospital: Annotated[str, typer.Option(help="Whose ledger is charged.")],
+    epsilon: Annotated[
+        float, typer.Option(min=0.01, help="What this spends of each patient's budget.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Columns group, patients.")],
+    store: Annotated[
+        Path | None,
+        typer.Option(help="The case store: the ledger then knows patients by their images."),
+    ] = None,
+    key: Annotated[str, typer.Option(help="Column of the patient's id.")] = "participant_id",
+    strip_prefix: Annotated[str, typer.Option(help="Taken off ids, such as sub-.")] = "",
+    age_edges: Edges = "50",
+) -> None:
+    import pandas as pd
+
+    from evenhand.artifacts import write_atomically
+    from evenhand_audit.cli import words
+    from evenhand_audit.mitigate.people import grouped
+    from evenhand_audit.mitigate.private import counted
+    from evenhand_audit.terminal import print_table
+
+    rows = grouped(
+        patients, by=by, against=by, key=key, edges=ages(age_edges), strip_prefix=strip_prefix
+    )
+    told = counted(
+        dict(zip(rows["patient"], rows[by].astype(str), strict=True)),
+        groups=words(groups),
+        by=by,
+        epsilon=epsilon,
+        hospital=hospital,
+        store=store,
+    )
+    table = pd.DataFrame({"group": list(told), "patients": list(told.values())})
+    write_atomically(out, str(table.to_csv(index=False, lineterminator="\n")).encode())
+    print_table(("group", "patients, noised"), [(name, str(each)) for name, each in told.items()])
+    typer.echo(f"Counts: {out} (epsilon {epsilon:g} is charged to the ledger of {hospital})")
 
 
 def _thresholds(

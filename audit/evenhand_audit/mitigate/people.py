@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from evenhand.artifacts import read_prediction_table
@@ -15,7 +14,16 @@ from evenhand_audit.cohort import age_groups, patients_of
 from evenhand_audit.disclosure import POOL
 from evenhand_audit.intake_tables import blank_as_missing, numbers, read_any_table
 
-__all__ = ["People", "group_losses", "grouped", "one_arm", "read_counts", "read_people"]
+__all__ = [
+    "People",
+    "count_table",
+    "group_losses",
+    "grouped",
+    "losses_by_group",
+    "one_arm",
+    "read_counts",
+    "read_people",
+]
 
 MISSING = {"", "n/a", "na", "nan", "none", "null", "unknown"}
 """Spellings of a value that is not known, in lower case."""
@@ -128,14 +136,10 @@ def read_counts(path: Path, people: People) -> dict[str, float]:
     Raises:
         DataError: a column or a group is missing, or a count is no number.
     """
-    table = read_any_table(path)
-    if not {"group", "patients"} <= set(table.columns):
-        raise DataError(f"'{path.name}' wants the columns group and patients.")
     found: dict[str, float] = {}
-    counts = numbers(table["patients"], path.name, "patients")
-    for group, count in zip(table["group"], counts, strict=True):
-        name = POOL if group in people.pooled else str(group)
-        found[name] = found.get(name, 0.0) + max(float(np.nan_to_num(count)), 0.0)
+    for group, count in count_table(path).items():
+        name = POOL if group in people.pooled else group
+        found[name] = found.get(name, 0.0) + count
     lacking = sorted(set(people.groups) - set(found))
     if lacking:
         raise DataError(
@@ -143,6 +147,20 @@ def read_counts(path: Path, people: People) -> dict[str, float]:
             "patients have, or leave --counts out."
         )
     return {group: found[group] for group in people.counts}
+
+
+def count_table(path: Path) -> dict[str, float]:
+    """Patients of each group as a table says, rows of one group added up; none below 0.
+
+    Raises:
+        DataError: a column is missing, or a count is no number.
+    """
+    table = read_any_table(path)
+    if not {"group", "patients"} <= set(table.columns):
+        raise DataError(f"'{path.name}' wants the columns group and patients.")
+    counts = numbers(table["patients"], path.name, "patients").fillna(0).clip(lower=0)
+    summed = counts.groupby(table["group"].astype(str), sort=False).sum()
+    return {str(group): float(count) for group, count in summed.items()}
 
 
 def one_arm(path: Path, arm: str, prompt: str) -> pd.DataFrame:
@@ -179,15 +197,26 @@ def group_losses(
         DataError: nobody of a group was scored.
         UsageError: the table has no such attribute.
     """
+    return losses_by_group(cases, by, edges, list(people.counts), people.pooled)
+
+
+def losses_by_group(
+    cases: pd.DataFrame,
+    by: str,
+    edges: Sequence[float],
+    groups: Sequence[str],
+    pooled: frozenset[str] = frozenset(),
+) -> dict[str, float]:
+    """The same for these groups, `pooled` ones together."""
     if by != "age_group" and by not in cases.columns:
         raise UsageError(f"The results have no attribute '{by}', so groups have no loss.")
     scored = patients_of(cases, (by,), edges)
-    labels = [POOL if group in people.pooled else str(group) for group in scored[by]]
+    labels = [POOL if group in pooled else str(group) for group in scored[by]]
     means = (1 - scored["dice"]).groupby(pd.Series(labels, index=scored.index)).mean()
-    lacking = sorted(set(people.groups) - set(means.index))
+    lacking = sorted(set(groups) - set(means.index))
     if lacking:
         raise DataError(
             f"Nobody of the group {', '.join(lacking)} is in the results, so how well the group is "
             "served is not known. Score patients of every group, or lower --minimum-group."
         )
-    return {group: float(means[group]) for group in people.counts}
+    return {group: float(means[group]) for group in groups}

@@ -148,7 +148,7 @@ def _to_json(case: Case) -> Mapping[str, Any]:
         "source": case.source,
         "acquisition": dict(case.acquisition),
         "evidence_sha256": case.evidence_sha256,
-    }
+    } | ({"labels": list(case.labels)} if case.labels else {})
 
 
 def _from_json(case_id: str, raw: Mapping[str, Any]) -> Case:
@@ -163,4 +163,5 @@ def _from_json(case_id: str, raw: Mapping[str, Any]) -> Case:
         source=raw["source"],
         acquisition=MappingProxyType(raw.get("acquisition", {})),
         evidence_sha256=raw.get("evidence_sha256"),
+        labels=tuple(raw.get("labels", ())),
     )

@@ -79,6 +79,7 @@ class Case:
     reference mask exists. `acquisition` says how it was made, as short text
     without identifiers (modality, manufacturer, unit ...); empty where unknown.
     `evidence_sha256` is that of the record of what was done to the source.
+    `labels` names what the values 1, 2, ... of the mask mean; empty: it holds 0 and 1, the tumour.
     """
 
     case_id: str
@@ -90,15 +91,23 @@ class Case:
     source: str
     acquisition: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
     evidence_sha256: str | None = None
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse case names that could not be a folder."""
+        """Refuse case names that could not be a folder, and labels that are one or alike."""
         _check_name("case id", self.case_id)
+        for label in self.labels:
+            _check_name("label", label)
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise DataError("Several labels of a mask need several names; a single one needs none.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseVolumes:
-    """The voxels of a case: float32 images (i, j, k) by sequence, uint8 mask of 0 and 1."""
+    """The voxels of a case: float32 images (i, j, k) by sequence, uint8 mask.
+
+    The mask holds 0 and 1, or the number of a label (`Case.labels`).
+    """
 
     images: MappingProxyType[str, NDArray[np.float32]]
     mask: NDArray[np.uint8] | None

@@ -4,7 +4,7 @@
       store.json                     schema version, hospital, fingerprint of the key if sealed
       cases/CASE_ID/case.json        the record: patient attributes, geometry, checksums
       cases/CASE_ID/FLAIR.nii.gz     one file a sequence
-      cases/CASE_ID/mask.nii.gz      0 and 1, uint8; absent where there is no reference
+      cases/CASE_ID/mask.nii.gz      0 and 1, or numbers of labels, uint8; absent: no reference
       cases/CASE_ID/evidence.json    what was done to the source; absent for BIDS
       quarantine/CASE_ID/            cases that are set aside (see `evenhand.cases.quarantine`)
 
@@ -57,10 +57,11 @@ class CaseParts(TypedDict):
         patient: must be of the store's hospital.
         affine: of all volumes.
         images: float32 (i, j, k) by sequence name, all of one shape.
-        mask: 0 and 1, of the same shape; None where there is no reference.
+        mask: 0 and 1, or numbers of `labels`, of the same shape; None where there is no reference.
         source: what the case was made from, without identifiers.
         acquisition: how it was made, as short text without identifiers.
         evidence: what was done to the source, for JSON, without identifiers.
+        labels: names of the values 1, 2, ... of the mask; none: it holds 0 and 1.
     """
 
     case_id: str
@@ -71,6 +72,7 @@ class CaseParts(TypedDict):
     source: str
     acquisition: NotRequired[Mapping[str, str] | None]
     evidence: NotRequired[Mapping[str, Any] | None]
+    labels: NotRequired[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,7 @@ class CaseStore:
             source=parts["source"],
             acquisition=MappingProxyType(dict(sorted((parts.get("acquisition") or {}).items()))),
             evidence_sha256=None if evidence is None else hashlib.sha256(evidence).hexdigest(),
+            labels=parts.get("labels", ()),
         )
         place = self.path / "cases" / f"{_DRAFT}{secrets.token_hex(8)}"
         try:

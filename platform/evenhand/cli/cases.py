@@ -139,7 +139,7 @@ def _tumour(store: "CaseStore", case: "Case") -> tuple[str, str]:
     mask = store.volumes(case, sequences=()).mask
     if mask is None:
         return "no mask", "no mask"
-    return str(int(mask.sum())), str(int(mask.any(axis=(0, 1)).sum()))
+    return str(int((mask > 0).sum())), str(int(mask.any(axis=(0, 1)).sum()))
 
 
 def _age(age_years: float | None) -> str:

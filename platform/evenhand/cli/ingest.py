@@ -68,6 +68,10 @@ def _ingest(
         list[str] | None,
         typer.Option(help="Label that is the tumour: name, pattern or number; repeat to merge."),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="nnU-Net, datalist: label to keep apart, by name; two or more."),
+    ] = None,
     masks_from: Annotated[str, typer.Option(help="DICOM: any, seg or rtstruct.")] = "any",
     series_names: Annotated[
         Path | None, typer.Option(help="DICOM: TOML that names series by their description.")
@@ -77,6 +81,14 @@ def _ingest(
     ] = None,
     patient_column: Annotated[
         str | None, typer.Option(help="PNG: column that says whose a picture is.")
+    ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(help="PNG: column to compare patients by later, such as Pathology; repeat."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="PNG: take only rows that hold this; repeat."),
     ] = None,
     pixel_mm: Annotated[
         float | None, typer.Option(min=1e-4, help="PNG: size of a pixel in mm.")
@@ -177,11 +189,14 @@ def _ingest(
             keep_names=keep_names,
             sequences=tuple(sequence or ()),
             tumour=tuple(tumour or ()),
+            apart=tuple(label or ()),
             masks_from=masks_from,
             masks_required=masks_required,
             series_names=series_names,
             patients=patients,
             patient_column=patient_column,
+            attributes=tuple(attribute or ()),
+            only=tuple(only or ()),
             pixel_mm=pixel_mm,
             workers=own,
         )

@@ -21,6 +21,7 @@ from evenhand import plugins
 from evenhand.artifacts import write_atomically
 from evenhand.config import PRIVATE_ARM, ExperimentConfig
 from evenhand.errors import UsageError
+from evenhand.experiment.calibration import temperature_of
 from evenhand.experiment.evaluate import evaluate_arm
 from evenhand.experiment.layout import ArmFolder, RunFolder, build_model
 from evenhand.experiment.stages import stepper, train_whole
@@ -42,25 +43,33 @@ _NOTES = {
 _WAITING = frozenset({"minimum_hospitals", "round_timeout_s", "client_cpus"})
 """How rounds are run, not what comes out: to change it must not cost the rounds that are done."""
 
-_NOT_PRIVATE = frozenset({"epochs", "patients_per_step", "learning_rate", "weight_decay"})
+_NOT_PRIVATE = frozenset(
+    {"epochs", "patients_per_step", "learning_rate", "weight_decay", "calibration_share"}
+)
 """What private steps do not use of [training]."""
 
 _USED: Mapping[str, Mapping[str, frozenset[str]]] = {
     "box-zero-shot": {},
     "local": {"training": frozenset()},
     "pooled": {"training": frozenset()},
-    "federated": {"training": frozenset({"epochs"}), "federation": _WAITING},
+    "federated": {"training": frozenset({"epochs", "calibration_share"}), "federation": _WAITING},
     "federated-private": {"training": _NOT_PRIVATE, "privacy": frozenset()},
-    "warm-start": {"training": frozenset()},
+    "warm-start": {"training": frozenset({"calibration_share"})},
 }
 """Sections that training depends on beside seed, data and model, with the keys that it ignores."""
 
 
 _LATER: Mapping[str, Mapping[str, object]] = {
-    "data": {"stores": {}, "may_lack": []},
-    "model": {"head_hints": False},
-    "training": {"box_hints": 0.3, "mask_hints": 0.3, "sequence_dropout": 0.2},
+    "data": {"stores": {}, "may_lack": [], "labels": []},
+    "model": {"head_hints": False, "training_precision": "auto"},
+    "training": {
+        "box_hints": 0.3,
+        "mask_hints": 0.3,
+        "sequence_dropout": 0.2,
+        "calibration_share": 0.0,
+    },
     "federation": {"local_parts": []},
+    "privacy": {"patient_shares": None},
 }
 """Keys that came after the first arms were trained, with what all of those did."""
 
@@ -93,6 +102,8 @@ class Arm:
         """
         content = config.model_dump(mode="json")
         content["data"].pop("corrections")  # what they change is in `voxels`: masks and split
+        for key in ("temperature", "device"):  # how probabilities are made, and where
+            content["model"].pop(key)
         for section, later in _LATER.items():
             for key, default in later.items():
                 if content[section][key] == default:
@@ -107,16 +118,26 @@ class Arm:
             used["phantoms"] = warm
         return _hash(used, voxels)
 
-    def scoring_fingerprint(self, config: ExperimentConfig, voxels: str, patients: str) -> str:
+    def scoring_fingerprint(
+        self,
+        config: ExperimentConfig,
+        voxels: str,
+        patients: str,
+        further: Sequence[str] = (),
+    ) -> str:
         """Of all that its rows in the prediction table depend on.
 
         Args:
             config: the experiment.
             voxels: as in `fingerprint`.
             patients: digest of their attributes.
+            further: names of attributes that are columns of the table beside the usual ones.
         """
         jitter, tolerance = config.training.box_jitter, config.audit.nsd_tolerance
-        return _hash(self.fingerprint(config, voxels), jitter, tolerance, patients)
+        later = [*further]
+        if config.model.temperature != 1:  # the older figures were of 1
+            later.append(f"temperature {config.model.temperature}")
+        return _hash(self.fingerprint(config, voxels), jitter, tolerance, patients, *later)
 
 
 def _hash(*parts: object) -> str:
@@ -146,7 +167,8 @@ def run_arm(run: RunFolder, config: ExperimentConfig, arm: Arm, bar: Progress) -
     folder = run.arm(arm.name)
     digest = run.digest()
     asked = arm.fingerprint(config, digest.voxels)
-    fingerprint = arm.scoring_fingerprint(config, digest.voxels, digest.patients)
+    further = run.further_attributes(config)
+    fingerprint = arm.scoring_fingerprint(config, digest.voxels, digest.patients, further)
     if (earlier := _finished(folder.record_path, fingerprint)) is not None:
         with stepper(bar, f"{arm.name}: done before", 1):
             return earlier
@@ -271,7 +293,7 @@ def _train(
     if arm.kind == "box-zero-shot":
         return {"train_patients": 0}
     if folder.adapter_path.exists():
-        return dict(load_onto(folder.adapter_path, model).training)
+        return _trained_before(folder.adapter_path, model)
     if arm.kind == "warm-start":
         from evenhand.experiment.warm_start import train_on_phantoms
 
@@ -292,6 +314,16 @@ def _train(
     return trained
 
 
+def _trained_before(path: Path, model: AdaptedModel) -> dict[str, Any]:
+    """Load what is there; a temperature that the config has changed since is put into the file."""
+    found = load_onto(path, model)
+    if found.model.temperature != model.config.temperature:
+        save_adapter(
+            path, model, config_fingerprint=found.config_fingerprint, training=found.training
+        )
+    return dict(found.training)
+
+
 def _train_here(
     run: RunFolder, config: ExperimentConfig, arm: Arm, model: AdaptedModel, bar: Progress
 ) -> dict[str, Any]:
@@ -303,7 +335,11 @@ def _train_here(
             home.store(), home.cache(model, sequence), split.train[name], model
         )
     report = train_whole(model, patients, config, label=arm.name, bar=bar)
-    return {
+    fitted: dict[str, float | int] = {}
+    if config.training.calibration_share:
+        fitted = temperature_of(run, config, arm.hospitals, label=arm.name, bar=bar)
+        model.temperature = fitted.get("temperature", model.temperature)
+    return fitted | {
         "seconds": report.seconds,
         "train_patients": report.patients,
         "steps": report.steps,

@@ -9,7 +9,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from evenhand.cases.nifti import write_nifti_whole
-from evenhand.cases.records import Case
+from evenhand.cases.records import UNKNOWN, Case
 from evenhand.cases.store import CaseStore
 from evenhand.config import ExperimentConfig
 from evenhand.experiment.layout import ArmFolder, RunFolder
@@ -25,6 +25,8 @@ from evenhand.predict import (
     predict_boxes,
     predict_from_slice,
     predict_hinted_boxes,
+    predict_labels,
+    together,
 )
 from evenhand.training.moments import read_moments
 from evenhand.training.personal import own_part
@@ -48,12 +50,14 @@ def evaluate_arm(
     reference and jittered, the same for every arm: `box` has one on every slice with tumour,
     `slice` one box, the largest of them, from whose slice the mask is carried on.
     `by_head`: the prompt head answers boxes, not the mask decoder. Where parts of an adapter
-    stay at hospitals, each hospital's cases are predicted with its own.
+    stay at hospitals, each hospital's cases are predicted with its own. Several labels are found
+    without a prompt, and each has a row of its own.
 
     Returns:
         Rows of the prediction table.
     """
     tests = list(_test_cases(run, config, model))
+    further = run.further_attributes(config)
     common = model.adapter_state()
     hospital = None
     rows: list[dict[str, object]] = []
@@ -67,12 +71,20 @@ def evaluate_arm(
                 continue
             opened = OpenCase.of(model, store, cache, case)
             for prompt in prompts:
-                boxes = _boxes(config, case, reference)
-                prediction = _predict(model, opened, prompt, boxes, by_head=by_head)
+                if model.labels:
+                    each = predict_labels(model, opened)
+                    found = together(each)
+                else:
+                    boxes = _boxes(config, case, reference)
+                    found = _predict(model, opened, prompt, boxes, by_head=by_head)
+                    each = {"": found}
                 if prompt == prompts[0]:
-                    _write_proposal(run.arm(arm), case, prediction)
-                row = _row(config, case, prediction=prediction, reference=reference)
-                rows.append({"arm": arm, "prompt": prompt, **row})
+                    _write_proposal(run.arm(arm), case, found)
+                for number, (label, own) in enumerate(each.items(), start=1):
+                    mask = (reference == number).astype(np.uint8)
+                    row = _row(config, case, further, prediction=own, reference=mask)
+                    named = {"label": label} if label else {}
+                    rows.append({"arm": arm, "prompt": prompt, **row, **named})
                 bar.advance(task)
     model.load_adapter(common)
     return rows
@@ -133,6 +145,7 @@ def _write_proposal(folder: ArmFolder, case: Case, prediction: Prediction) -> No
 def _row(
     config: ExperimentConfig,
     case: Case,
+    further: tuple[str, ...],
     *,
     prediction: Prediction,
     reference: NDArray[np.uint8],
@@ -156,6 +169,7 @@ def _row(
         "race": patient.race,
         "ethnicity": patient.ethnicity,
         "units": units,
+        **{name: patient.extra.get(name, UNKNOWN) for name in further},
         "uncertainty": prediction.uncertainty,
         **score.as_row(),
     }

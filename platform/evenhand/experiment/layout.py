@@ -222,11 +222,22 @@ class RunFolder:
                 key = (case.case_id, one.patient_id, one.hospital)
                 voxels.append((*key, sorted(case.sequences.items()), case.mask_sha256))
                 place = case.affine.ras_from_voxel.tolist()
-                patients.append((key, one.sex, one.age_years, one.race, one.ethnicity, place))
+                known = (one.sex, one.age_years, one.race, one.ethnicity, place)
+                patients.append((key, *known, *sorted(one.extra.items())))
         return CasesDigest(
             voxels=_sha256((sorted(voxels), self.split().to_json())),
             patients=_sha256(sorted(patients, key=repr)),
         )
+
+    def further_attributes(self, config: ExperimentConfig) -> tuple[str, ...]:
+        """What the audit is to compare beyond the usual attributes, and some patient has."""
+        there = {
+            name
+            for home in self.hospitals()
+            for case in home.store()
+            for name in case.patient.extra
+        }
+        return tuple(name for name in config.audit.attributes if name in there)
 
     @property
     def review_path(self) -> Path:
@@ -346,6 +357,7 @@ def model_of_adapter(path: Path) -> "AdaptedModel":
     from evenhand.model.adapted import AdaptedModel
     from evenhand.model.adapter_files import load_onto, read_adapter
     from evenhand.model.backbones import load_backbone
+    from evenhand.model.device import chosen_device
 
     adapter = read_adapter(path)
     if adapter.training.get("local_parts"):
@@ -355,15 +367,23 @@ def model_of_adapter(path: Path) -> "AdaptedModel":
         )
     backbone = load_backbone(adapter.backbone, adapter.model.image_size)
     sequences = adapter.sequences or ("image",)  # a name is asked for, where an old file has none
-    model = AdaptedModel(backbone, adapter.model, seed=0, sequences=sequences)
+    model = AdaptedModel(
+        backbone, adapter.model, seed=0, sequences=sequences, labels=adapter.labels
+    )
     load_onto(path, model)
-    return model
+    # Not where it was trained: that may have been another machine.
+    return model.to(chosen_device("auto"))
 
 
 def build_model(config: ExperimentConfig) -> "AdaptedModel":
     """The backbone with a fresh adapter, the same everywhere for one config."""
     from evenhand.model.adapted import AdaptedModel
     from evenhand.model.backbones import load_backbone
+    from evenhand.model.device import chosen_device
 
     backbone = load_backbone(config.model.backbone, config.model.image_size)
-    return AdaptedModel(backbone, config.model, seed=config.seed, sequences=config.data.sequences)
+    data = config.data
+    model = AdaptedModel(
+        backbone, config.model, seed=config.seed, sequences=data.sequences, labels=data.labels
+    )
+    return model.to(chosen_device(config.model.device))

@@ -129,7 +129,8 @@ def _write_table(
         "evenhand": __version__,
     }
     rows = [row for record in records.values() for row in record["rows"]]
-    write_prediction_table(run.predictions_path, rows, meta)
+    further = run.further_attributes(config)
+    write_prediction_table(run.predictions_path, rows, meta, attributes=further)
 
 
 def _facts(

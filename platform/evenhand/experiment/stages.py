@@ -17,7 +17,7 @@ from evenhand.ingest.corrections import admit_corrections
 from evenhand.ingest.participants import read_participants
 from evenhand.ingest.phantom import make_phantoms
 from evenhand.model.adapted import AdaptedModel
-from evenhand.training.data import TrainingPatient
+from evenhand.training.data import TrainingPatient, refuse_other_labels
 from evenhand.training.loop import Schedule, TrainingReport, train
 
 __all__ = ["prepare_cases", "prepare_embeddings", "stepper", "train_whole"]
@@ -70,6 +70,7 @@ def _link_stores(run: RunFolder, data: DataConfig) -> tuple[str, ...]:
                 "the path or the name."
             )
         _refuse_incomplete(store, [name for name in data.sequences if name not in data.may_lack])
+        refuse_other_labels(store, store, data.labels)
         link = run.hospital(name).path / "store"
         link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if link.is_symlink():

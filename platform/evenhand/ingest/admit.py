@@ -163,6 +163,7 @@ def _make(task: _Task) -> CaseDraft | None:
             source=fingerprint,
             acquisition=content.acquisition,
             evidence=content.evidence,
+            labels=content.labels,
         )
     except StoreError as error:
         raise DataError(str(error)) from None

@@ -140,6 +140,11 @@ def admit_corrections(folder: Path, stores: Sequence[CaseStore]) -> list[str]:
 def _mask_of(folder: Path, correction: Correction, store: CaseStore) -> NDArray[np.uint8]:
     name = f"{correction.case_id}.nii.gz"
     case = store.case(correction.case_id)
+    if case.labels:
+        raise DataError(
+            f"A case of hospital {store.hospital} has several labels; corrections of one cannot "
+            "take the place of its mask."
+        )
     if dict(case.sequences) != dict(correction.images):
         raise DataError(
             f"The correction '{name}' was made on other images than those of the case in "

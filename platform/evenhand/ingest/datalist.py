@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from evenhand.errors import DataError, UsageError
-from evenhand.ingest.labels import choose_labels
+from evenhand.ingest.labels import chosen_labels
 from evenhand.ingest.nnunet import pick_sequences, read_dataset_json, safe_name
 from evenhand.ingest.people import People
 from evenhand.ingest.recipes import SourcePlan, sort_out
@@ -38,6 +38,7 @@ def plan_datalist(
     *,
     sequences: Sequence[str] = (),
     tumour: Sequence[str] = (),
+    apart: Sequence[str] = (),
     masks_required: bool = True,
 ) -> SourcePlan:
     """Plan the cases of an MSD task or a MONAI datalist.
@@ -51,6 +52,7 @@ def plan_datalist(
         people: how cases get names and patients.
         sequences: channels to take, by name; none: all.
         tumour: labels that make the mask, by name or number.
+        apart: labels that are kept apart instead, by name.
         masks_required: whether entries without a label are refused.
 
     Raises:
@@ -66,7 +68,7 @@ def plan_datalist(
     content = read_dataset_json(path)
     kind = "MSD" if content.get("modality") or content.get("channel_names") else "MONAI datalist"
     labels = _labels(content)
-    chosen, why = choose_labels(labels, tumour)
+    chosen, why, own = chosen_labels(labels, tumour, apart)
     entries = [(f"case {n}", entry) for n, entry in enumerate(_entries(content), start=1)]
     names: dict[str, str] = {}
 
@@ -89,6 +91,7 @@ def plan_datalist(
             known=tuple(value for value, _ in labels),
             why=why,
             names=people.names,
+            apart=own,
         )
 
     recipes, findings = sort_out(entries, make)

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from evenhand.errors import DataError
+from evenhand.cases.records import is_name
+from evenhand.errors import DataError, UsageError
 
-__all__ = ["choose_labels"]
+__all__ = ["choose_labels", "chosen_labels"]
 
 _TUMOUR = re.compile(
     r"tumou?r|gtv|neoplas|lesion|carcinom|metasta|glioma|cancer|malignan", re.IGNORECASE
@@ -58,3 +59,34 @@ def choose_labels(
         f"several labels could be the tumour ({names}); say which with --tumour, by name or number "
         f"(may be repeated; labels are merged{way})."
     )
+
+
+def chosen_labels(
+    labels: Sequence[tuple[int, str]], tumour: Sequence[str], apart: Sequence[str]
+) -> tuple[tuple[int, ...], str, tuple[str, ...]]:
+    """Choose the labels of a mask: merged into one, or kept apart.
+
+    Args:
+        labels: number and name of each, the background left out.
+        tumour: as `wanted` of `choose_labels`.
+        apart: names of those that are kept apart, numbered from 1 in this order; none: merge.
+
+    Returns:
+        Their numbers in the source, why these, and their names where they are kept apart.
+
+    Raises:
+        UsageError: both are given; or fewer than two are kept apart, one twice, or one that is not
+            there or is no name.
+        DataError: as `choose_labels`.
+    """
+    if not apart:
+        return (*choose_labels(labels, tumour), ())
+    numbers = {name: number for number, name in labels}
+    strange = any(name not in numbers or not is_name(name) for name in apart)
+    if tumour or strange or len(set(apart)) < len(apart) or len(apart) < 2:
+        raise UsageError(
+            "--label keeps labels apart, and --tumour merges them: give one of the two. Of --label "
+            "name two or more, each once, whose names have letters, digits, '-' and '_' only "
+            f"(there are: {', '.join(name for name in numbers if is_name(name))})."
+        )
+    return tuple(numbers[name] for name in apart), "kept apart by --label", tuple(apart)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from evenhand.errors import DataError, UsageError
-from evenhand.ingest.labels import choose_labels
+from evenhand.ingest.labels import chosen_labels
 from evenhand.ingest.people import People
 from evenhand.ingest.recipes import SourcePlan, sort_out
 from evenhand.ingest.volume_case import ImageSource, VolumeCase
@@ -24,6 +24,7 @@ def plan_nnunet(
     *,
     sequences: Sequence[str] = (),
     tumour: Sequence[str] = (),
+    apart: Sequence[str] = (),
     masks_required: bool = True,
 ) -> SourcePlan:
     """Plan the training cases of an nnU-Net data set.
@@ -33,6 +34,7 @@ def plan_nnunet(
         people: how cases get names and patients.
         sequences: channels to take, by name, the first one first; none: all.
         tumour: labels that make the mask, by name or number.
+        apart: labels that are kept apart instead, by name.
         masks_required: whether a case without labels is refused.
 
     Raises:
@@ -46,7 +48,7 @@ def plan_nnunet(
     channels = _channels(content)
     taken = pick_sequences(list(channels.values()), sequences)
     labels = _labels(content)
-    chosen, why = choose_labels(labels, tumour)
+    chosen, why, own = chosen_labels(labels, tumour, apart)
     firsts = sorted((source / "imagesTr").glob(f"*_0000{ending}"))
     names = {
         f"case {n}": first.name.removesuffix(f"_0000{ending}") for n, first in enumerate(firsts, 1)
@@ -72,6 +74,7 @@ def plan_nnunet(
             known=tuple(number for number, _ in labels),
             why=why,
             names=people.names,
+            apart=own,
         )
 
     recipes, findings = sort_out(names.items(), make)

@@ -10,8 +10,8 @@ import json
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
@@ -24,11 +24,12 @@ from evenhand.cases.records import Patient
 from evenhand.errors import DataError, UsageError
 from evenhand.geometry import Affine
 from evenhand.ingest.deid import Pseudonymiser
+from evenhand.ingest.participants import text_of
 from evenhand.ingest.people import People, person, read_rows
 from evenhand.ingest.recipes import Content, SourcePlan, sort_out
 from evenhand.ingest.volume_case import hash_files, patient_row
 
-__all__ = ["PictureCase", "plan_png_table"]
+__all__ = ["PictureCase", "plan_png_table", "read_picture"]
 
 _VERSION = 1
 _MASK_WORDS = ("mask", "label", "seg", "annot")
@@ -68,11 +69,11 @@ class PictureCase:
 
     def read(self) -> Content:
         """Read the picture and its mask: (columns, rows, 1), as a DICOM slice would lie."""
-        image = _grey(self.picture, f"the picture of {self.label}")
+        image = read_picture(self.picture, f"the picture of {self.label}")
         mask = None
         if self.mask is not None:
             what = f"the mask of {self.label}"
-            mask = _binary(_grey(self.mask, what), what)
+            mask = _binary(read_picture(self.mask, what), what)
             if mask.shape != image.shape:
                 raise DataError(
                     f"{what} has {mask.shape[0]} x {mask.shape[1]} pixels, its picture "
@@ -100,6 +101,8 @@ def plan_png_table(
     people: People,
     *,
     patient_column: str | None = None,
+    attributes: Sequence[str] = (),
+    only: Mapping[str, str] | None = None,
     pixel_mm: float | None = None,
     masks_required: bool = True,
 ) -> SourcePlan:
@@ -110,16 +113,20 @@ def plan_png_table(
         people: how cases get names and patients.
         patient_column: says whose a picture is; None: the first of a few usual
             names that is there.
+        attributes: columns that are kept as attributes of the patient, beside sex, age, race
+            and ethnicity.
+        only: rows are taken that hold these values, by column.
         pixel_mm: size of a pixel.
         masks_required: whether a picture without a mask is refused.
 
     Raises:
-        UsageError: no table, no column for pictures or patients, or no pictures.
+        UsageError: no table, no column for pictures or patients or of a name that was given, no
+            row that is asked for, or no pictures.
     """
     tables = sorted([*source.glob("*.csv"), *source.glob("*.tsv")])
     if len(tables) != 1:
         raise UsageError(f"'{source}' must hold one CSV file; it holds {len(tables)}.")
-    rows = read_rows(tables[0])
+    rows = _chosen(read_rows(tables[0]), attributes, only or {})
     pictures, masks = _pictures(source)
     column = _picture_column(rows, pictures)
     owner = _patient_column(rows, patient_column)
@@ -131,10 +138,9 @@ def plan_png_table(
             raise DataError("its picture is not there")
         if stem not in masks and masks_required:
             raise DataError("it has no mask")
-        attributes = {k.lower(): v for k, v in row.items() if k.lower() in _ATTRIBUTES}
-        case_id, patient = person(
-            people, case=stem, patient=row[owner], row=attributes, label=label
-        )
+        known = {k.lower(): v for k, v in row.items() if k.lower() in _ATTRIBUTES}
+        case_id, patient = person(people, case=stem, patient=row[owner], row=known, label=label)
+        patient = replace(patient, extra=_further(row, attributes))
         return PictureCase(
             label=label,
             case_id=case_id,
@@ -149,7 +155,7 @@ def plan_png_table(
     notes = [f"Column '{column}' names the picture, column '{owner}' the patient."]
     unlisted = len(set(pictures) - set(names.values()))
     if unlisted:
-        notes.append(f"{unlisted} picture(s) are in no row and were passed over.")
+        notes.append(f"{unlisted} picture(s) are in no row that is taken, and were passed over.")
     if pixel_mm is None:
         notes.append("The size of a pixel is not known; distances will be in pixels (--pixel-mm).")
     return SourcePlan(
@@ -159,6 +165,24 @@ def plan_png_table(
         notes=tuple(notes),
         names=MappingProxyType(names),
     )
+
+
+def _chosen(
+    rows: list[dict[str, str]], attributes: Sequence[str], only: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """Rows that hold what is asked for; every column that is named must be there."""
+    for column in (*attributes, *only):
+        if column not in rows[0]:
+            raise UsageError(f"The table has no column '{column}'; it has {', '.join(rows[0])}.")
+    found = [row for row in rows if all(row[key] == value for key, value in only.items())]
+    if not found:
+        raise UsageError("No row of the table holds what --only asks for; look for blanks in it.")
+    return found
+
+
+def _further(row: Mapping[str, str], attributes: Sequence[str]) -> MappingProxyType[str, str]:
+    """Attributes by the column's name in small letters."""
+    return MappingProxyType({name.lower(): text_of(row[name]) for name in attributes})
 
 
 def _pictures(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -227,8 +251,12 @@ def _patient_column(rows: Sequence[dict[str, str]], wanted: str | None) -> str:
     )
 
 
-def _grey(path: Path, what: str) -> NDArray[np.float32]:
-    """Read a PNG of grey values as (columns, rows, 1)."""
+def read_picture(path: Path, what: str) -> NDArray[np.float32]:
+    """Read a PNG of grey values as float32 (columns, rows, 1); errors call it `what`.
+
+    Raises:
+        DataError: it is no PNG, in colour, or larger than any picture of a patient.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

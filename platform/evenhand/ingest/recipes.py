@@ -24,6 +24,8 @@ __all__ = ["Content", "Finding", "Recipe", "SourcePlan", "sort_out"]
 class Content:
     """What a recipe makes: float32 images and a uint8 mask (i, j, k) on one grid.
 
+    `labels` names the values 1, 2, ... of a mask with several; empty: it holds 0 and 1.
+
     `acquisition` and `evidence` go into the store with the case; neither holds
     an identifier.
     """
@@ -33,6 +35,7 @@ class Content:
     mask: NDArray[np.uint8] | None
     acquisition: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     evidence: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    labels: tuple[str, ...] = ()
 
 
 class Recipe(Protocol):

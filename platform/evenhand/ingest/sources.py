@@ -1,6 +1,6 @@
 """What a source is, and its plan: DICOM, BIDS, nnU-Net, MSD or MONAI datalist, PNG with a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -44,11 +44,14 @@ class Choices:
     keep_names: bool = False
     sequences: tuple[str, ...] = ()
     tumour: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     masks_from: str = "any"
     masks_required: bool = True
     series_names: Path | None = None
     patients: Path | None = None
     patient_column: str | None = None
+    attributes: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     pixel_mm: float | None = None
     jobs: int | None = None
     workers: Workers | None = None
@@ -110,6 +113,8 @@ def plan_source(
         DataError: the source as a whole cannot be taken in.
     """
     names = pseudonymiser(kind, choices)
+    if choices.apart and kind not in (SourceKind.NNUNET, SourceKind.DATALIST):
+        raise UsageError("--label is for nnU-Net and datalists; other kinds give one label.")
     if kind is SourceKind.DICOM:
         return _plan_dicom(source, choices, names, progress)
     rows = read_people(choices.patients) if choices.patients else None
@@ -119,6 +124,8 @@ def plan_source(
             source,
             people,
             patient_column=choices.patient_column,
+            attributes=choices.attributes,
+            only=_only(choices.only),
             pixel_mm=choices.pixel_mm,
             masks_required=choices.masks_required,
         )
@@ -128,6 +135,7 @@ def plan_source(
         people,
         sequences=choices.sequences,
         tumour=choices.tumour,
+        apart=choices.apart,
         masks_required=choices.masks_required,
     )
     if rows is not None:
@@ -139,6 +147,13 @@ def plan_source(
         notes=(*plan.notes, _ONE_EACH),
         names=plan.names,
     )
+
+
+def _only(said: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in said]
+    if not all(column and equals for column, equals, _ in pairs):
+        raise UsageError("--only takes COLUMN=VALUE, such as --only 'Device=Logiq 7'.")
+    return {column.strip(): value.strip() for column, _, value in pairs}
 
 
 def pseudonymiser(kind: SourceKind, choices: Choices) -> Pseudonymiser | None:

@@ -33,7 +33,10 @@ class ImageSource:
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeCase:
-    """The recipe. `known` are the values that a mask may hold, `labels` those of the tumour."""
+    """The recipe. `known` are the values that a mask may hold, `labels` those of the tumour.
+
+    `apart` names each of `labels` where they are kept apart; empty: they are merged.
+    """
 
     kind: str
     label: str
@@ -45,6 +48,7 @@ class VolumeCase:
     known: tuple[int, ...]
     why: str
     names: Pseudonymiser | None
+    apart: tuple[str, ...] = ()
 
     @property
     def has_mask(self) -> bool:
@@ -61,6 +65,7 @@ class VolumeCase:
             patient_row(self.patient),
             [[image.name, image.channel] for image in self.images],
             list(self.labels),
+            *([list(self.apart)] if self.apart else []),
         ]
         files = [image.path for image in self.images] + ([self.mask] if self.mask else [])
         digest = hash_files(json.dumps(plan, sort_keys=True), files, self.label)
@@ -91,7 +96,13 @@ class VolumeCase:
             "header": "not stored: only voxels, affine and the patient's row",
             "mask": self.why,
         }
-        return Content(affine=grid[1], images=images, mask=mask, evidence=evidence)
+        return Content(
+            affine=grid[1],
+            images=images,
+            mask=mask,
+            evidence=evidence,
+            labels=self.apart if mask is not None else (),
+        )
 
     def _read_mask(self, grid: tuple[tuple[int, ...], Affine]) -> NDArray[np.uint8]:
         assert self.mask is not None  # noqa: S101 - asked before
@@ -106,7 +117,12 @@ class VolumeCase:
                 f"{what} has {strange} voxel(s) with values that the data set does not name as "
                 "labels; correct the mask or the list of labels."
             )
-        return np.isin(voxels[..., 0], self.labels).astype(np.uint8)
+        if not self.apart:
+            return np.isin(voxels[..., 0], self.labels).astype(np.uint8)
+        mask = np.zeros(voxels.shape[:3], np.uint8)
+        for number, value in enumerate(self.labels, start=1):
+            mask[voxels[..., 0] == value] = number
+        return mask
 
 
 def patient_row(patient: Patient) -> Mapping[str, object]:

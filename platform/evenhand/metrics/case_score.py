@@ -28,6 +28,7 @@ from evenhand.geometry import Affine
 from evenhand.metrics.calibration import (
     CALIBRATION_BINS,
     WINDOW_MARGIN,
+    calibration_window,
     expected_calibration_error,
 )
 from evenhand.metrics.lesions import LesionCounts, count_lesions
@@ -235,7 +236,5 @@ def _diagonal(shape: tuple[int, ...], axes: NDArray[np.float64]) -> float:
 def _calibration(
     probability: NDArray[np.floating], reference: NDArray[Any], window: tuple[slice, ...]
 ) -> float:
-    wide = tuple(
-        slice(max(part.start - WINDOW_MARGIN, 0), part.stop + WINDOW_MARGIN) for part in window
-    )
+    wide = calibration_window(window)
     return expected_calibration_error(probability[wide], reference[wide].astype(bool))

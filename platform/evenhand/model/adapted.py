@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from evenhand.config import ModelConfig
 from evenhand.errors import AdapterError
 from evenhand.model.backbones import Backbone
+from evenhand.model.device import frozen_precision
 from evenhand.model.head import PromptHead
 from evenhand.model.lora import add_lora
 
@@ -28,6 +29,10 @@ class AdaptedModel(nn.Module):
         config: which parts the adapter has.
         sequences: what it looks at; the first one feeds the backbone, all of them the head.
         seed: of the adapter's random start. Everybody who trains together uses one.
+        labels: what is found, in the order of its masks; empty: one, the tumour.
+
+    Attributes:
+        temperature: by which logits are divided before they become probabilities.
     """
 
     def __init__(
@@ -37,11 +42,14 @@ class AdaptedModel(nn.Module):
         *,
         seed: int,
         sequences: Sequence[str] = ("FLAIR",),
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.config = config
         self.sequences = tuple(sequences)
+        self.labels = tuple(labels)
+        self.temperature = config.temperature
         self.tail_blocks = config.encoder_lora_blocks if config.encoder_lora_rank else 0
         tail = backbone.encoder.tail
         if self.tail_blocks > len(tail):
@@ -59,9 +67,28 @@ class AdaptedModel(nn.Module):
             self.head = None
             if config.head != "none":
                 self.head = PromptHead(
-                    config.head, sequences=len(self.sequences), hints=config.head_hints
+                    config.head,
+                    sequences=len(self.sequences),
+                    hints=config.head_hints,
+                    labels=max(1, len(self.labels)),
                 )
         self.eval()  # dropout is for training alone, which asks for it
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; what it is asked comes from anywhere, what it answers lies there."""
+        return self.backbone.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Arithmetic of what is frozen, on the device that it lies on."""
+        return frozen_precision(self.config.precision, self.device)
+
+    @property
+    def training_precision(self) -> torch.dtype:
+        """Arithmetic of training, on the same device."""
+        wanted = self.config.training_precision
+        return self.precision if wanted == "auto" else frozen_precision(wanted, self.device)
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """All trainable tensors by name, in a fixed order."""
@@ -109,10 +136,23 @@ class AdaptedModel(nn.Module):
         return chosen
 
     def propose(self, slices: Tensor, hidden: Tensor, hints: Tensor | None = None) -> Tensor:
-        """What the head sees: logits (batch, h, w) for slices (batch, 3 sequences, h, w).
+        """What the head of one label sees: (batch, h, w) logits; see `propose_labels`.
+
+        Raises:
+            AdapterError: also where the adapter finds several labels.
+        """
+        if self.labels:
+            raise AdapterError(
+                f"This adapter finds several labels ({', '.join(self.labels)}); `evenhand run` and "
+                "`evenhand predict` draw them, this cannot."
+            )
+        return self.propose_labels(slices, hidden, hints)[:, 0]
+
+    def propose_labels(self, slices: Tensor, hidden: Tensor, hints: Tensor | None = None) -> Tensor:
+        """What the head sees: logits (batch, labels, h, w).
 
         Args:
-            slices: with neighbours, fractions of the display range.
+            slices: (batch, 3 sequences, h, w), with neighbours, fractions of the display range.
             hidden: what the embedding cache holds for them.
             hints: (batch, 2, h, w), what is said about the slices (`evenhand.model.head`);
                 None: nothing, which is the automatic mode.
@@ -126,7 +166,8 @@ class AdaptedModel(nn.Module):
             raise AdapterError(
                 "This adapter's prompt head takes no hints; train one with model.head_hints."
             )
-        logits: Tensor = self.head(slices, self.embed_rest(hidden), hints)
+        told = None if hints is None else hints.to(self.device)
+        logits: Tensor = self.head(slices.to(self.device), self.embed_rest(hidden), told)
         return logits
 
     def answer_boxes(self, hidden: Tensor, boxes: Tensor) -> Tensor:
@@ -136,7 +177,7 @@ class AdaptedModel(nn.Module):
             hidden: what the embedding cache holds for the slices.
             boxes: (batch, 4), x0 y0 x1 y1 in pixels of the backbone's square.
         """
-        return self.backbone.decode_boxes(self.embed_rest(hidden), boxes)
+        return self.answer_prompts(hidden, boxes=boxes)
 
     def answer_prompts(
         self,
@@ -146,11 +187,14 @@ class AdaptedModel(nn.Module):
         points: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """As `answer_boxes`, for a box, for points, or for both; see `Backbone.decode_prompts`."""
+        boxes = None if boxes is None else boxes.to(self.device)
+        if points is not None:
+            points = points[0].to(self.device), points[1].to(self.device)
         return self.backbone.decode_prompts(self.embed_rest(hidden), boxes=boxes, points=points)
 
     def embed_rest(self, hidden: Tensor) -> Tensor:
         """From the cache to the embedding, through the adapted blocks if there are any."""
-        return self.backbone.encoder.suffix(hidden, self.tail_blocks)
+        return self.backbone.encoder.suffix(hidden.to(self.device), self.tail_blocks)
 
 
 def _is_adapter(name: str) -> bool:

@@ -27,10 +27,13 @@ __all__ = ["AdapterFile", "load_onto", "read_adapter", "save_adapter", "state_sh
 FORMAT = "evenhand-adapter-3"
 """Raised when the metadata or the tensors change their meaning."""
 
+TEMPERATURE = "temperature"
+"""In the record of the training: what was fitted to held-out patients; goes before the config's."""
+
 _READABLE = (FORMAT, "evenhand-adapter-2")
 """Files of format 2 do not say what they look at: it was one sequence, and no hints."""
 
-_FREE = {"precision", "smallest_component"}
+_FREE = {"device", "precision", "smallest_component", "temperature", "training_precision"}
 """Keys of [model] that an adapter is not bound to: how masks are made of it, not what it is."""
 
 
@@ -43,6 +46,7 @@ class AdapterFile:
         backbone_sha256: of that backbone's checkpoint.
         model: the [model] section it was trained with.
         sequences: what it looks at, in order; empty where an old file does not say.
+        labels: what it finds, in order; empty: one label, the tumour.
         config_fingerprint: of the whole experiment.
         training: free record of the training: arm, rounds, patients, epsilon, ...
         state: the tensors by name.
@@ -52,6 +56,7 @@ class AdapterFile:
     backbone_sha256: str
     model: ModelConfig
     sequences: tuple[str, ...]
+    labels: tuple[str, ...]
     config_fingerprint: str
     training: Mapping[str, Any]
     state: Mapping[str, Tensor]
@@ -95,6 +100,8 @@ def save_adapter(
         "config_fingerprint": config_fingerprint,
         "training": json.dumps(dict(training), sort_keys=True),
     }
+    if model.labels:
+        metadata["labels"] = json.dumps(model.labels)
     metadata["sha256"] = _checksum(metadata, state)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -142,6 +149,7 @@ def read_adapter(path: Path) -> AdapterFile:
         backbone_sha256=metadata["backbone_sha256"],
         model=model,
         sequences=tuple(json.loads(metadata.get("sequences", "[]"))),
+        labels=tuple(json.loads(metadata.get("labels", "[]"))),
         config_fingerprint=metadata["config_fingerprint"],
         training=json.loads(metadata["training"]),
         state=state,
@@ -149,7 +157,7 @@ def read_adapter(path: Path) -> AdapterFile:
 
 
 def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
-    """Put a saved adapter onto a model.
+    """Put a saved adapter onto a model, with the temperature that was fitted for it if one was.
 
     Raises:
         AdapterError: it was trained on other weights or at other sizes, or has other tensors.
@@ -173,5 +181,12 @@ def load_onto(path: Path, model: AdaptedModel) -> AdapterFile:
             f"'{path}' looks at {', '.join(adapter.sequences)}; this model at "
             f"{', '.join(model.sequences)}. Set data.sequences to what it was trained with."
         )
+    if adapter.labels != model.labels:
+        raise AdapterError(
+            f"'{path}' finds {', '.join(adapter.labels) or 'one label'}; this model "
+            f"{', '.join(model.labels) or 'one'}. Set data.labels to what it was trained with."
+        )
     model.load_adapter(adapter.state)
+    if TEMPERATURE in adapter.training:
+        model.temperature = float(adapter.training[TEMPERATURE])
     return adapter

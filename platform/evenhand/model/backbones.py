@@ -128,6 +128,11 @@ class Backbone(nn.Module):
         """The image encoder, by its interface."""
         return self.image_encoder  # type: ignore[return-value]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return next(self.parameters()).device
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """(batch, 3, h, w) fractions of the display range -> what the encoder was trained on."""
         if not self._imagenet_pixels:

@@ -28,7 +28,7 @@ from evenhand.model.backbones import Backbone, Encoder
 from evenhand.model.preprocessing import Letterbox, display_range, with_neighbours
 from evenhand.model.sealed_slices import SealedSlices, sealed_pieces
 
-__all__ = ["EmbeddingCache", "FrozenEncoder", "frozen_precision"]
+__all__ = ["EmbeddingCache", "FrozenEncoder"]
 
 PREPROCESSING_VERSION = 1
 """Raised when pixels reach the encoder differently; older cache files are then not used."""
@@ -36,19 +36,11 @@ PREPROCESSING_VERSION = 1
 _BATCH = 4
 
 
-def frozen_precision(wanted: str) -> torch.dtype:
-    """Arithmetic for the frozen part: `auto` is bfloat16 where the processor computes in it."""
-    if wanted != "auto":
-        return torch.float32 if wanted == "float32" else torch.bfloat16
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
-
-
 class FrozenEncoder:
     """What of a backbone's encoder is not adapted, ready to be quick.
 
     Args:
-        backbone: is not changed.
+        backbone: is not changed; the work is done where it lies.
         tail_blocks: encoder blocks that are adapted and so not computed.
         precision: of the arithmetic.
     """
@@ -74,10 +66,10 @@ class FrozenEncoder:
         for index in torch.split(torch.arange(slices.shape[0]), _BATCH):
             pixels = box.apply(with_neighbours(slices[:, None], index))
             pixels = self.backbone.normalise(pixels).to(
-                self.precision, memory_format=torch.channels_last
+                self.backbone.device, self.precision, memory_format=torch.channels_last
             )
             hidden = self._encoder.prefix(pixels, self.tail_blocks)
-            parts.append(hidden.to(torch.float16).contiguous().numpy())
+            parts.append(hidden.to(torch.float16).contiguous().cpu().numpy())
         return np.concatenate(parts)
 
 
@@ -120,7 +112,7 @@ class EmbeddingCache:
             model.backbone,
             tail_blocks=model.tail_blocks,
             sequence=sequence,
-            precision=frozen_precision(model.config.precision),
+            precision=model.precision,
             key=key,
         )
 

@@ -61,15 +61,18 @@ def _block(
 
 
 class PromptHead(nn.Module):
-    """(slice with neighbours, embedding, hints) -> mask logits at the slice's resolution.
+    """(slice with neighbours, embedding, hints) -> logits of masks at the slice's resolution.
 
     Args:
         size: which widths.
         sequences: image sequences that are looked at together.
         hints: whether it listens to what is said about a slice.
+        labels: how many masks it draws of each slice.
     """
 
-    def __init__(self, size: str, *, sequences: int = 1, hints: bool = False) -> None:
+    def __init__(
+        self, size: str, *, sequences: int = 1, hints: bool = False, labels: int = 1
+    ) -> None:
         super().__init__()
         quarter, eighth, sixteenth = HEAD_WIDTHS[size]
         self.hints = hints
@@ -91,10 +94,10 @@ class PromptHead(nn.Module):
         self.up_eighth = _block(eighth, eighth)
         self.to_quarter = nn.Conv2d(eighth, quarter, 1)
         self.up_quarter = _block(quarter, quarter)
-        self.leave = nn.Conv2d(quarter, FOLD**2, 3, padding=1)
+        self.leave = nn.Conv2d(quarter, labels * FOLD**2, 3, padding=1)
 
     def forward(self, slices: Tensor, embedding: Tensor, hints: Tensor | None = None) -> Tensor:
-        """Propose a mask for each slice.
+        """Propose a mask of each label for each slice.
 
         Args:
             slices: (batch, 3 sequences, h, w): of each sequence z-1, z and z+1, as fractions of
@@ -103,7 +106,7 @@ class PromptHead(nn.Module):
             hints: (batch, HINTS, h, w), for a head that listens; None: nothing is said.
 
         Returns:
-            (batch, h, w) logits.
+            (batch, labels, h, w) logits.
         """
         if self.hints:
             if hints is None:
@@ -118,7 +121,7 @@ class PromptHead(nn.Module):
         joined = self.join(sixteenth + context)
         up = self.up_eighth(eighth + _twice(self.to_eighth(joined)))
         up = self.up_quarter(quarter + _twice(self.to_quarter(up)))
-        return F.pixel_shuffle(self.leave(up), FOLD)[:, 0]  # (batch, h, w)
+        return F.pixel_shuffle(self.leave(up), FOLD)  # (batch, labels, h, w)
 
 
 def _twice(values: Tensor) -> Tensor:

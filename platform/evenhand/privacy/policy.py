@@ -107,6 +107,11 @@ class SitePolicy(Section):
             )
         return self
 
+    @property
+    def names_tensors(self) -> bool:
+        """Whether a proposal can only be judged with the names of its tensors."""
+        return bool(self.leaves.never) or "*" not in self.training.adapters
+
     def check(self, proposal: "Proposal") -> None:
         """Refuse a piece of training that breaks the rules.
 

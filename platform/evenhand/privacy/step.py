@@ -57,8 +57,12 @@ class NoisedSum:
         self._total = torch.zeros(size, dtype=torch.int64)
         self._patients = 0
 
-    def add(self, vector: Tensor) -> None:
+    def add(self, vector: Tensor, share: float = 1.0) -> None:
         """Clip one patient's vector, put it onto the grid, and add it.
+
+        Args:
+            vector: of one patient, any shape of `size` numbers.
+            share: above 0 and at most 1, multiplied after clipping, so no vector gets longer.
 
         Raises:
             PrivacyError: so little noise was asked for that the grid's integers run out.
@@ -71,7 +75,9 @@ class NoisedSum:
             )
         exact = vector.detach().reshape(-1).to("cpu", torch.float64)
         norm = float(torch.linalg.vector_norm(exact))
-        shrink = min(1.0, self._clip_norm * _SHORTER / norm) if norm else 1.0
+        if not 0 < share <= 1:
+            raise PrivacyError(f"A patient's share must be above 0 and at most 1; got {share}.")
+        shrink = min(1.0, self._clip_norm * _SHORTER / norm) * share if norm else 1.0
         self._total += (exact * (shrink / self.grid_step)).trunc_().to(torch.int64)
 
     def release(self) -> Tensor:
@@ -92,6 +98,7 @@ class PrivateStep:
         clip_norm: largest Euclidean norm of one patient's gradient.
         expected_patients: sampling rate times patients; the sum is divided by it, not
             by the number drawn, which is itself private.
+        share: how much of a patient's clipped gradient counts, above 0 and at most 1.
     """
 
     def __init__(
@@ -102,12 +109,14 @@ class PrivateStep:
         noise_multiplier: float,
         clip_norm: float,
         expected_patients: float,
+        share: Callable[[Any], float] = lambda _: 1.0,
     ) -> None:
         self._parameters = list(parameters)
         self._optimiser = optimiser
         self._noise_multiplier = noise_multiplier
         self._clip_norm = clip_norm
         self._expected_patients = expected_patients
+        self._share = share
 
     def sampled(
         self,
@@ -158,7 +167,7 @@ class PrivateStep:
         for patient in drawn:
             gradient = self._gradient(loss(patient))
             if gradient is not None:
-                total.add(gradient)
+                total.add(gradient, self._share(patient))
         mean = total.release() / self._expected_patients
         pieces = torch.split(mean, [parameter.numel() for parameter in self._parameters])
         for parameter, piece in zip(self._parameters, pieces, strict=True):

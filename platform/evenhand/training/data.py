@@ -1,6 +1,6 @@
 """What training sees of a patient: cached activations, slices and masks, drawn by patient."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,14 @@ from evenhand.model.sealed_slices import SealedSlices
 from evenhand.training.augment import moved, other_scanner, random_moves, without_some_sequences
 from evenhand.training.hints import draw_hints
 
-__all__ = ["Batch", "TrainingCase", "TrainingPatient", "draw", "load_patients"]
+__all__ = [
+    "Batch",
+    "TrainingCase",
+    "TrainingPatient",
+    "draw",
+    "load_patients",
+    "refuse_other_labels",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +37,10 @@ class TrainingCase:
     Attributes:
         hidden: (k, channels, grid, grid) frozen activations, read slice by slice from the cache.
         slices: (k, sequences, s, s) float16, fractions of the display range.
-        masks: (k, s, s) uint8.
+        masks: (k, s, s) uint8, 0 or the number of a label.
         pixel: size of a pixel of the original slice in the backbone's square.
         head_pixel: the same in the head's square.
+        labels: how many there are.
         mirror: axis (-1 or -2) along which a slice may be mirrored, left to right; None
             where slices do not run between the patient's sides.
     """
@@ -43,6 +51,7 @@ class TrainingCase:
     pixel: float
     mirror: int | None
     head_pixel: float = 1.0
+    labels: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +69,7 @@ class Batch:
     Attributes:
         hidden: (batch, channels, grid, grid).
         slices: (batch, 3 sequences, s, s).
-        masks: (batch, s, s) in 0 and 1.
+        masks: (batch, s, s), 0 or the number of a label.
         hints: (batch, 2, s, s), what the head is told of them; None for a head that takes none.
         boxed: (m,) positions in the batch of the slices that also get a box.
         boxes: (m, 4) jittered boxes in pixels of the backbone's square.
@@ -94,7 +103,7 @@ def load_patients(
     """Read the cases of the named patients, ordered by id.
 
     Raises:
-        DataError: a case has no reference mask.
+        DataError: a case has no reference mask, or other labels than the model.
     """
     wanted = set(patient_ids)
     by_patient: dict[str, list[TrainingCase]] = {}
@@ -105,9 +114,42 @@ def load_patients(
     return [TrainingPatient(name, tuple(by_patient[name])) for name in sorted(by_patient)]
 
 
+def refuse_other_labels(store: CaseStore, cases: Iterable[Case], labels: Sequence[str]) -> None:
+    """Refuse cases whose masks have other labels than are to be found.
+
+    Raises:
+        DataError: names what the masks have and what was asked for.
+    """
+    for case in cases:
+        if case.labels != tuple(labels):
+            raise DataError(
+                f"Masks of hospital {store.hospital} have {', '.join(case.labels) or 'one label'}; "
+                f"data.labels asks for {', '.join(labels) or 'one'}. Set data.labels to what the "
+                "masks have, or ingest again (--label keeps labels apart, --tumour merges them)."
+            )
+
+
+def _by_label(masks: Tensor, labels: int, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """Move the mask of each label as a picture, and cut it at one half again.
+
+    Args:
+        masks: (batch, h, w), 0 or the number of a label.
+        labels: how many.
+        move: of (batch, labels, h, w); what it gives of a place adds up to 1 at most, so that no
+            place gets two labels.
+
+    Returns:
+        (batch, ...) float, numbers again.
+    """
+    numbers = torch.arange(1, labels + 1)[:, None, None]
+    kept = move((masks[:, None] == numbers).float()) > 0.5
+    return (kept * numbers).amax(1).float()
+
+
 def _load_case(
     store: CaseStore, cache: EmbeddingCache, case: Case, model: AdaptedModel
 ) -> TrainingCase:
+    refuse_other_labels(store, [case], model.labels)
     present = tuple(name for name in model.sequences if name in case.sequences)
     volumes = store.volumes(case, present)
     if volumes.mask is None:
@@ -118,11 +160,13 @@ def _load_case(
     slices = display_slices(volumes.images, model.sequences)
     masks = torch.from_numpy(np.ascontiguousarray(volumes.mask.transpose(2, 0, 1)))
     head_box = Letterbox(slices.shape[-2], slices.shape[-1], model.config.head_size)
+    labels = max(1, len(model.labels))
     image_box = Letterbox(slices.shape[-2], slices.shape[-1], model.config.image_size)
     return TrainingCase(
         hidden=cache.read(case),
         slices=head_box.apply(slices).half(),
-        masks=(head_box.apply(masks[:, None].float())[:, 0] > 0.5).to(torch.uint8),
+        masks=_by_label(masks, labels, head_box.apply).to(torch.uint8),
+        labels=labels,
         pixel=image_box.scale,
         head_pixel=head_box.scale,
         mirror={0: -2, 1: -1, 2: None}[case.affine.left_right_axis],
@@ -209,7 +253,7 @@ def _one_case(
     slices = moved(with_neighbours(case.slices, index).float(), moves)
     slices = other_scanner(slices, config.intensity_jitter, generator)
     slices = without_some_sequences(slices, config.sequence_dropout, generator)
-    masks = (moved(case.masks[index, None].float(), moves)[:, 0] > 0.5).float()
+    masks = _by_label(case.masks[index], case.labels, lambda each: moved(each, moves))
     boxes = tight_boxes(masks) * (image_size / masks.shape[-1])
     boxed = torch.nonzero(~boxes[:, 0].isnan())[:, 0][: config.box_slices]
     by = config.box_jitter * case.pixel

@@ -7,9 +7,11 @@ With `sent` y, `came` x and S the sum of the round's learning rates,
 
     drift <- drift + (x - y) / S,    each step: parameter <- parameter + rate * drift.
 
-Where every hospital answers, the weighted sum of rate * drift over hospitals is zero, so the mean
-is not pushed anywhere. Here it acts on AdamW's steps, not on gradients, for which the paper's
-proof was made. The correction never leaves.
+Where the same hospitals answer as before, the weighted sum of rate * drift over them is zero, so
+the mean is not pushed anywhere. Where others answer it is not, so what was learned among others is
+forgotten: the coordinator tells for how many rounds the hospitals have been the same (`steady`).
+Here it acts on AdamW's steps, not on gradients, for which the paper's proof was made. The
+correction never leaves.
 """
 
 from collections.abc import Mapping
@@ -23,24 +25,24 @@ _DRIFT, _SENT, _RATES = "drift", "sent", "/rates"
 
 
 def learn(
-    kept: Mapping[str, Tensor] | None, came: Mapping[str, Tensor], *, just_before: bool
+    kept: Mapping[str, Tensor] | None, came: Mapping[str, Tensor], *, steady: int
 ) -> dict[str, Tensor]:
     """The correction for the next round; zeros where nothing was kept.
 
     Args:
-        kept: of an earlier round, see `as_kept`.
+        kept: of the round before, see `as_kept`.
         came: the common adapter.
-        just_before: whether `kept` is of the round before; otherwise the common adapter has gone
-            on without this hospital, and what was known then is kept.
+        steady: rounds before this one in which the same hospitals were put together as are asked
+            now. 0: corrections of these would not cancel, and none is made. 1: what the round
+            before has taught cancels, what was known before it does not. 2 or more: both do.
     """
-    if kept is None or _RATES not in kept:
+    if steady < 1 or kept is None or _RATES not in kept:
         return {name: torch.zeros_like(one) for name, one in came.items()}
     rates = kept[_RATES].item()
     drift = {}
     for name, one in came.items():
-        known = kept[f"{name}/{_DRIFT}"]
-        new = (one - kept[f"{name}/{_SENT}"]) / rates if just_before and rates else 0.0
-        drift[name] = known + new
+        known = kept[f"{name}/{_DRIFT}"] if steady > 1 else torch.zeros_like(one)
+        drift[name] = known + (one - kept[f"{name}/{_SENT}"]) / rates if rates else known
     return drift
 
 
@@ -59,4 +61,4 @@ def correct(
     """Steer against the drift after one step of the optimiser."""
     with torch.no_grad():
         for name, one in drift.items():
-            parameters[name].add_(one, alpha=rate)
+            parameters[name].add_(one.to(parameters[name].device), alpha=rate)

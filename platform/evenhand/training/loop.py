@@ -11,12 +11,12 @@ from torch import Tensor
 from evenhand.config import TrainingConfig
 from evenhand.errors import DataError
 from evenhand.model.adapted import AdaptedModel
-from evenhand.model.embeddings import frozen_precision
 from evenhand.training import drift as drifting
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loss import adapter_loss
 from evenhand.training.moments import moments_of, remember
 from evenhand.training.patient_weights import epoch_order, read_patient_weights
+from evenhand.training.personal import stays
 
 __all__ = ["Schedule", "TrainingReport", "loss_of", "train"]
 
@@ -62,9 +62,9 @@ class TrainingReport:
 
 
 def loss_of(model: AdaptedModel, batch: Batch) -> Tensor:
-    """Loss of a batch, computed in the precision that the processor is quick in."""
-    precision = frozen_precision(model.config.precision)
-    with torch.autocast("cpu", dtype=precision, enabled=precision is not torch.float32):
+    """Loss of a batch, computed where the model lies, in the precision that it trains in."""
+    precision, kind = model.training_precision, model.device.type
+    with torch.autocast(kind, dtype=precision, enabled=precision is not torch.float32):
         return adapter_loss(model, batch)
 
 
@@ -79,6 +79,7 @@ def train(
     proximal: float = 0.0,
     moments: Mapping[str, Tensor] | None = None,
     drift: Mapping[str, Tensor] | None = None,
+    free: Sequence[str] = (),
     advance: Callable[[int], None] = lambda _: None,
 ) -> TrainingReport:
     """Train all of the adapter with AdamW; without weights every epoch sees every patient once.
@@ -91,9 +92,10 @@ def train(
         schedule: of the learning rate.
         seed: of the order, the slices and the jitter.
         proximal: weight of half the squared distance from where this piece starts, which is
-            added to the loss (FedProx), of parts that stay at a hospital too; 0: none.
+            added to the loss (FedProx); 0: none.
         moments: what the optimiser remembered at the end of the piece before; None: nothing.
         drift: what each step is corrected by, see `evenhand.training.drift`; None: nothing.
+        free: patterns of tensors that nothing is held to: there is no common one.
         advance: told 1 after each step.
 
     Raises:
@@ -114,7 +116,8 @@ def train(
     per_epoch = math.ceil(len(patients) / config.patients_per_step)
     losses: list[float] = []
     rates = 0.0
-    start = [one.detach().clone() for one in parameters] if proximal else []
+    held = [one for name, one in named.items() if not stays(name, free)] if proximal else []
+    start = [one.detach().clone() for one in held]
     model.train()
     torch.manual_seed(seed)  # of dropout
     for _ in range(epochs):
@@ -139,7 +142,7 @@ def train(
             if loss.requires_grad:  # not where no drawn slice touches what is trained
                 loss.backward()  # type: ignore[no-untyped-call]
             if proximal:
-                _pull_back(parameters, start, proximal)
+                _pull_back(held, start, proximal)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             if drift is not None:

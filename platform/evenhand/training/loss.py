@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from evenhand.model.adapted import AdaptedModel
 from evenhand.training.data import Batch
 
-__all__ = ["adapter_loss", "mask_loss"]
+__all__ = ["adapter_loss", "label_loss", "mask_loss"]
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -23,17 +23,27 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return cross_entropy + 1 - dice
 
 
+def label_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """`mask_loss` of each label by itself, averaged.
+
+    Args:
+        logits: (batch, labels, h, w).
+        masks: (batch, h, w), 0 or the number of a label.
+    """
+    each = [mask_loss(one, (masks == n).float()) for n, one in enumerate(logits.unbind(1), start=1)]
+    return torch.stack(each).mean()
+
+
 def adapter_loss(model: AdaptedModel, batch: Batch) -> Tensor:
     """Loss of everything that the adapter has: its automatic and its prompted mode."""
-    loss = torch.zeros(())
+    loss, masks = torch.zeros((), device=model.device), batch.masks.to(model.device)
     if model.head is not None:
-        loss = loss + mask_loss(
-            model.propose(batch.slices, batch.hidden, batch.hints).float(), batch.masks
-        )
+        logits = model.propose_labels(batch.slices, batch.hidden, batch.hints).float()
+        loss = loss + label_loss(logits, masks)
     prompted = model.config.decoder_lora_rank or (model.tail_blocks and model.head is None)
     if prompted and len(batch.boxed):
         logits = model.answer_boxes(batch.hidden[batch.boxed], batch.boxes).float()
         size = batch.masks.shape[-2:]
         logits = F.interpolate(logits[:, None], size, mode="bilinear")[:, 0]
-        loss = loss + mask_loss(logits, batch.masks[batch.boxed])
+        loss = loss + mask_loss(logits, masks[batch.boxed])
     return loss

@@ -53,7 +53,10 @@ def remember(
                     "the hospital's folder 'moments' and run again."
                 )
         optimiser.state[one] = {
-            kind: value.clone() for kind, value in kept.items() if value is not None
+            # Where the parameter is, but for the number of steps.
+            kind: value.clone() if kind == "step" else value.to(one.device, copy=True)
+            for kind, value in kept.items()
+            if value is not None
         }
 
 

@@ -17,6 +17,7 @@ from evenhand.privacy.secure_sum import NoiseShare, Together, noise_share, requi
 from evenhand.privacy.step import PrivateStep
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loop import loss_of
+from evenhand.training.patient_weights import read_patient_shares
 
 __all__ = ["PrivacyPlan", "Study", "grant_from_config", "train_private"]
 
@@ -171,7 +172,7 @@ def train_private(
 
     Raises:
         BudgetError: the ledger refuses; the model is unchanged.
-        DataError: there is no patient; nothing is charged.
+        DataError: there is no patient, or a table of shares does not fit; nothing is charged.
         PolicyError: fewer patients are left than the site policy wants; nothing is charged.
         PrivacyError: nothing was granted, the plan makes no promise, or a share of the noise
             would be all that stands between a patient and the coordinator; nothing is charged.
@@ -188,6 +189,7 @@ def train_private(
     plan = grant_from_config(ledger, privacy, len(patients), policy, study.together)
     mechanism = plan.mechanism_of_round
     parameters = list(model.choose_trainable(privacy.trainable).values())
+    share = read_patient_shares(privacy.patient_shares, [one.patient_id for one in patients])
     study.keep(
         ledger.charge(mechanism, purpose, study=study.name, cohort=study.cohort, trust=trust)
     )
@@ -197,6 +199,7 @@ def train_private(
         noise_multiplier=plan.added_noise,
         clip_norm=privacy.clip_norm,
         expected_patients=privacy.sampling_rate * len(patients),
+        share=lambda patient: share[patient.patient_id],
     )
     generator = torch.Generator().manual_seed(secrets.randbits(63))
 

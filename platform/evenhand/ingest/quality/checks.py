@@ -105,10 +105,10 @@ def _hounsfield(name: str, image: NDArray[np.float32], low: float) -> Iterator[F
 
 
 def _mask(case: Case, volumes: CaseVolumes, body: NDArray[np.bool_] | None) -> Iterator[Finding]:
-    mask = volumes.mask
-    if mask is None:
+    if volumes.mask is None:
         yield Finding("no mask", "warning", "there is no reference mask")
         return
+    mask = (volumes.mask > 0).astype(np.uint8)  # of all labels
     size = int(mask.sum())
     if not size:
         yield Finding("empty mask", "error", "the mask is empty")
