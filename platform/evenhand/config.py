@@ -275,6 +275,8 @@ class PrivacyConfig(Section):
     """Patterns of adapter tensors that the private arm trains; fewer need less noise."""
     warm_start_phantoms: Annotated[int, Field(ge=0)] = 0
     """Synthetic patients on which the adapter is trained first; they cost no privacy."""
+    warm_start_epochs: Count | None = None
+    """Passes over them; None: as many as `training.epochs`."""
     patient_shares: Path | None = None
     """Table of `evenhand mitigate weights --private`: how much of each patient's clipped gradient
     counts. Shares must follow from a patient's own group and noised or public figures only."""

@@ -69,7 +69,7 @@ _LATER: Mapping[str, Mapping[str, object]] = {
         "calibration_share": 0.0,
     },
     "federation": {"local_parts": []},
-    "privacy": {"patient_shares": None},
+    "privacy": {"patient_shares": None, "warm_start_epochs": None},
 }
 """Keys that came after the first arms were trained, with what all of those did."""
 
@@ -108,6 +108,8 @@ class Arm:
             for key, default in later.items():
                 if content[section][key] == default:
                     del content[section][key]
+        if (phantom := content["data"]["phantom"]) and not phantom["heads"]:
+            del phantom["heads"]  # came later, too
         used = {key: content[key] for key in ("seed", "data", "model")}
         warm = config.privacy.warm_start_phantoms
         for section, ignored in _USED[self.kind].items():
@@ -115,7 +117,7 @@ class Arm:
             without = frozenset() if self.kind == PRIVATE_ARM and warm else ignored
             used[section] = {k: v for k, v in content[section].items() if k not in without}
         if self.kind == "warm-start":
-            used["phantoms"] = warm
+            used["phantoms"] = {"heads": warm, "epochs": config.privacy.warm_start_epochs}
         return _hash(used, voxels)
 
     def scoring_fingerprint(

@@ -156,7 +156,9 @@ def _check(config: PhantomConfig) -> None:
 def _check_same(into: Path, planned: dict[str, Any]) -> None:
     try:
         truth = json.loads((into / TRUTH_FILE).read_text(encoding="utf-8"))
-        made = {key: truth[key] for key in planned}
+        # By way of the config, so that what was written before a key came has its default.
+        config = PhantomConfig.model_validate(truth["config"]).model_dump(mode="json")
+        made = {"config": config, "seed": truth["seed"]}
     except (OSError, ValueError, KeyError, TypeError):
         made = None
     if made != planned:

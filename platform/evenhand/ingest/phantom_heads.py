@@ -42,9 +42,7 @@ def with_head(brain: Brain, axes: tuple[Volume, Volume, Volume], rng: np.random.
     return replace(brain, tissue=tissue, tumour=_unlike(brain, rng), seen=seen)
 
 
-def _around(
-    depth: Volume, axes: tuple[Volume, Volume, Volume], rng: np.random.Generator
-) -> Volume:
+def _around(depth: Volume, axes: tuple[Volume, Volume, Volume], rng: np.random.Generator) -> Volume:
     """Brightness outside of the brain: fluid, bone with marrow, fat, muscle and eyes."""
     shape = depth.shape
     fat = rng.uniform(0.35, 1.2)
