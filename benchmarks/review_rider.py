@@ -8,11 +8,14 @@ volume as DICOM SEG, and both as RTSTRUCT). Its files are read; nothing in it is
 
 The automatic segment is the proposal, the manual one goes in by the page's own upload, so that
 both lie over each other; then one stroke, the decision, the trail's check, and the corrected mask
-as DICOM SEG, read again by highdicom. One JSON line; no picture is kept.
+sent to an archive: Debian's Orthanc with its DICOMweb plug-in, on 127.0.0.1. It is looked for
+there, fetched, and held voxel for voxel, by place in the patient, to the mask that was recorded.
+One JSON line; no picture is kept.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import highdicom as hd
+import nibabel as nib
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
@@ -30,12 +34,17 @@ from review_page import CHROMIUM, CHROMIUM_ARGS, PATIENCE_MS, free_port, served
 
 from evenhand.cases.nifti import write_nifti
 from evenhand.cases.store import CaseStore
+from evenhand.dicomweb import Login, Pacs
 from evenhand.metrics import score_case
 from evenhand.review import ReviewStore
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from orthanc import PASSWORD, USER, running_orthanc
 
 HERE = ".evenhand:not([data-left])"
 SOURCES = {"manual": ("seg", "1"), "automatic": ("seg", "2")}
 ROIS = ("1", "2")
+_STUDY = "StudyInstanceUID"
 
 
 def evenhand(*words: str) -> str:
@@ -161,18 +170,44 @@ def judge(
         browser.close()
     with ReviewStore(folder / "review" / "review.sqlite") as store:
         (entry,) = store.entries()
-    out = scratch / "corrected.dcm"
-    series = next(path.parent for path in data.glob("*/*.dcm") if _is_ct(path))
+    if entry.decision.corrected_path is None:
+        raise SystemExit("The decision names no corrected mask.")
     evenhand("review", "verify", str(folder))
-    evenhand("review", "seg", str(folder), case_id, "--series", str(series), "--out", str(out))
-    segment = hd.seg.segread(out).get_volume(combine_segments=True)
+    recorded = folder / "review" / entry.decision.corrected_path
+    series = next(path.parent for path in data.glob("*/*.dcm") if _is_ct(path))
     return {
         **seen,
         "manual_to_automatic": dice(masks["manual"], masks["automatic"]),
         "rtstruct_to_seg": [[dice(roi, mask) for mask in masks.values()] for roi in contours],
         "correction_to_proposal": entry.decision.dice,
-        "correction_voxels_in_seg": int(np.count_nonzero(segment.array)),
         "manual_voxels": int(masks["manual"].sum()),
+        **send(scratch, folder, case_id, series, recorded),
+    }
+
+
+def send(scratch: Path, folder: Path, case_id: str, series: Path, recorded: Path) -> dict[str, Any]:
+    """Send the decided mask to an archive, find it there, and count where it differs."""
+    os.environ |= {"EVENHAND_PACS_USER": USER, "EVENHAND_PACS_PASSWORD": PASSWORD}
+    study = str(pydicom.dcmread(next(series.glob("*.dcm")), stop_before_pixels=True)[_STUDY].value)
+    (scratch / "pacs").mkdir()
+    with running_orthanc(scratch / "pacs") as archive:
+        start = time.perf_counter()
+        words = (case_id, "--series", str(series), "--to", archive.address)
+        said = evenhand("review", "send", str(folder), *words)
+        took = time.perf_counter() - start
+        pacs = Pacs(archive.address, Login(user=USER, password=PASSWORD))
+        (stored,) = pacs.series(study)
+        (uid,) = pacs.instances(study, stored)
+        found = hd.seg.Segmentation.from_dataset(pacs.fetch(study, stored, uid))
+    there = found.get_volume(combine_segments=True).to_patient_orientation("RAH").array
+    here = np.asarray(nib.as_closest_canonical(nib.load(recorded)).dataobj)
+    return {
+        "send_s": round(took, 1),
+        "named_as_found": uid in said,
+        "sent_voxels": int(np.count_nonzero(there)),
+        "recorded_voxels": int(np.count_nonzero(here)),
+        "voxels_that_differ": int(np.count_nonzero((there > 0) != (here > 0))),
+        "shape": list(there.shape),
     }
 
 
