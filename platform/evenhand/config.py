@@ -429,11 +429,12 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _sums_are_plain(self) -> "ExperimentConfig":
-        strategy = getattr(self.federation, "strategy", "fedavg")
-        if self.privacy.trust == "secure-sum" and strategy != "fedavg":
+        strategy = self.federation.strategy
+        # These look at the mean alone: what they do with it costs no privacy.
+        if self.privacy.trust == "secure-sum" and strategy not in ("fedavg", "fedadam", "fedyogi"):
             raise ValueError(
-                "privacy.trust = 'secure-sum' works with the strategy 'fedavg' only: every other "
-                "one looks at single updates"
+                f"privacy.trust = 'secure-sum' does not work with the strategy '{strategy}', which "
+                "asks for more than a mean; take fedavg, fedadam or fedyogi"
             )
         return self
 
