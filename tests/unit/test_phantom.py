@@ -179,6 +179,40 @@ def test_scanners_differ_only_when_asked(tmp_path: Path) -> None:
     assert spread[1.0] > 0.15
 
 
+def test_heads_show_what_lies_around_the_brain(tree: Path, tmp_path: Path) -> None:
+    """A head has more than a brain around its tumour, and tumours are less alike."""
+    heads = make_phantoms(PhantomConfig(**SMALL, heads=True), tmp_path / "heads", seed=3)
+    tissue = {}
+    for name, made in (("brains", tree), ("heads", heads)):
+        pictures = [voxels(made, row["participant_id"]) for row in table(made)]
+        assert all(set(np.unique(mask)) == {0, 1} for _, mask in pictures)
+        # Fat is bright, and lies outside of a ring that is dark: from the middle outwards there
+        # is more than one piece.
+        tissue[name] = [
+            ndimage.label(image[:, :, 3] > 0.4 * image.max())[1] for image, _ in pictures
+        ]
+        contrast = [
+            image[mask == 1].mean() / image[(mask == 0) & (image > 0)].mean()
+            for image, mask in pictures
+        ]
+        tissue[name + " contrast"] = np.std(contrast)
+    assert np.mean(tissue["heads"]) > 2 * np.mean(tissue["brains"])
+    assert tissue["heads contrast"] > tissue["brains contrast"]
+
+
+def test_phantoms_of_before_heads_are_kept(tree: Path) -> None:
+    """A tree that was made before a key came is what the key's default makes."""
+    path = tree / "phantom_truth.json"
+    before = path.read_text(encoding="utf-8")
+    truth = json.loads(before)
+    del truth["config"]["heads"]
+    path.write_text(json.dumps(truth), encoding="utf-8")
+    try:
+        assert make_phantoms(PhantomConfig(**SMALL), tree, seed=3) == tree
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
 def test_the_same_phantoms_are_kept_and_others_refused(tree: Path, tmp_path: Path) -> None:
     """A rerun costs nothing; nobody's files are overwritten."""
     before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}

@@ -212,6 +212,28 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="steps_per_round = 1"):
             load_config(path)
 
+    @pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedyogi"])
+    def test_optimisers_see_the_mean_alone(self, strategy):
+        """What the coordinator does with the sum is its own affair."""
+        assert self.with_strategy(strategy).federation.strategy == strategy
+
+    @pytest.mark.parametrize("strategy", ["fedprox", "scaffold", "krum", "qfedavg", "tilted"])
+    def test_what_asks_for_more_than_a_mean(self, strategy):
+        """Single updates have a share of the noise only."""
+        with pytest.raises(ValueError, match="more than a mean"):
+            self.with_strategy(strategy)
+
+    def with_strategy(self, strategy):
+        """An experiment under secure-sum."""
+        return ExperimentConfig.model_validate(
+            {
+                "name": "tiny",
+                "data": {"source": "x"},
+                "privacy": {"trust": "secure-sum", "steps_per_round": 1, "delta": 1e-3},
+                "federation": {"strategy": strategy},
+            }
+        )
+
     def test_a_delta_of_each_hospital_its_own(self, tmp_path):
         """Shares sized by different deltas do not add up to the noise that is charged."""
         from evenhand.config_files import load_config
