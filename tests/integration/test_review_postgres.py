@@ -116,7 +116,7 @@ def server():
 def store(server):
     """An empty review database."""
     server.execute(
-        "DROP TABLE IF EXISTS decisions, claims, people, review_schema CASCADE",
+        "DROP TABLE IF EXISTS decisions, sendings, claims, people, review_schema CASCADE",
         "DROP FUNCTION IF EXISTS decisions_are_append_only",
     )
     with ReviewStore(server.url) as opened:
@@ -203,7 +203,7 @@ def test_four_writers_at_once(store, server):
 def test_two_pages_start_at_once(server, store):
     """Two pages that open an empty database at the same time make one."""
     server.execute(
-        "DROP TABLE decisions, claims, people, review_schema CASCADE",
+        "DROP TABLE decisions, sendings, claims, people, review_schema CASCADE",
         "DROP FUNCTION decisions_are_append_only",
     )
     failures = []
@@ -225,7 +225,7 @@ def test_two_pages_start_at_once(server, store):
 def test_database_of_the_version_before(server, store):
     """Schema 2 is brought up to date where it lies: hashes hold, guards stay, new columns work."""
     server.execute(
-        "DROP TABLE decisions, claims, people, review_schema CASCADE",
+        "DROP TABLE decisions, sendings, claims, people, review_schema CASCADE",
         "DROP FUNCTION decisions_are_append_only",
         *review_schema2.CREATE,
         *review_schema2.POSTGRES_GUARD,

@@ -1,8 +1,14 @@
-"""What was decided goes to a PACS: the mask that stands, as DICOM SEG over STOW-RS."""
+"""What was decided goes to a PACS: the mask that stands, as DICOM SEG over STOW-RS.
+
+The trail knows of it before the object leaves, and again when the archive has answered.
+"""
 
 import hashlib
+import os
+import pwd
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +16,8 @@ from typing import Any
 import pydicom
 
 from evenhand.dicomweb import Pacs
-from evenhand.errors import ReviewError
-from evenhand.review import ReviewStore
+from evenhand.errors import ResourceError, ReviewError
+from evenhand.review import Entry, ReviewStore, Sending, SendingStep, append_sending
 from evenhand_ui.dicom_out import write_reviewed_seg
 from evenhand_ui.readings import Plan, review_case
 from evenhand_ui.runs import ReviewRun
@@ -25,17 +31,51 @@ def send_seg(
     """Store a decided case's mask in an archive; return what was sent, in one line.
 
     Raises:
-        ReviewError: nobody has decided for the mask; nothing is sent.
+        ReviewError: nobody has decided for the mask, or the trail cannot be written; nothing is
+            sent.
         ResourceError: the archive does not take it.
         EvenhandError: as `write_reviewed_seg`.
     """
-    if review_case(run, store, Plan.of(run), case_id).standing.final is None:
-        raise ReviewError("This case is not decided yet; nothing was sent.")
+    final = _final(run, store, case_id)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seg.dcm"
         origin = write_reviewed_seg(run, store, case_id, series, path)
+        if _final(run, store, case_id) != final:
+            raise ReviewError("This case was decided anew meanwhile; nothing was sent. Send again.")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         seg = pydicom.dcmread(path)
-        pacs.store([seg])
+        decision = final.decision
+        begun = Sending(
+            step=SendingStep.BEGUN,
+            case_id=case_id,
+            arm=run.arm,
+            sender=_account(),
+            object_uid=str(seg.SOPInstanceUID),
+            host=pacs.host,
+            mask_sha256=decision.corrected_sha256 or decision.proposed_sha256,
+            decision_sha256=final.sha256,
+        )
+        append_sending(store, begun)
+        try:
+            pacs.store([seg])
+        except ResourceError:
+            append_sending(store, replace(begun, step=SendingStep.FAILED))
+            raise
+        append_sending(store, replace(begun, step=SendingStep.STORED))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return f"{case_id}: {origin}; sent to {pacs.host} at {now}: {seg.SOPInstanceUID} {sha256}"
+
+
+def _final(run: ReviewRun, store: ReviewStore, case_id: str) -> Entry:
+    final = review_case(run, store, Plan.of(run), case_id).standing.final
+    if final is None:
+        raise ReviewError("This case is not decided yet; nothing was sent.")
+    return final
+
+
+def _account() -> str:
+    """Return the account that this process runs under, as the system has it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"

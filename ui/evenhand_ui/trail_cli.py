@@ -24,7 +24,7 @@ def register_trail(group: typer.Typer) -> None:
 
 
 def _verify(run: _RunArgument, database: DatabaseOption = None) -> None:
-    """Check that no decision and no corrected mask was changed after it was recorded.
+    """Check that no decision, corrected mask or sending was changed after it was recorded.
 
     Example: evenhand review verify runs/demo
     """
@@ -39,7 +39,7 @@ def _export(
     arm: _ArmOption = None,
     database: DatabaseOption = None,
 ) -> None:
-    """Write all decisions as CSV and HTML, and the masks that stand as NIfTI.
+    """Write all decisions and sendings as CSV and HTML, and the masks that stand as NIfTI.
 
     Example: evenhand review export runs/demo --out reviewed
     """
@@ -88,6 +88,8 @@ def _send(  # noqa: PLR0917 (typer reads a command's options from its parameters
     database: DatabaseOption = None,
 ) -> None:
     """Send a decided case's mask to a PACS as DICOM SEG; each sending is a new object.
+
+    The trail keeps who sent what, when, and where to.
 
     Example: evenhand review send runs/demo n1 --series dicom/n1 --to https://pacs/dicom-web
     """

@@ -10,7 +10,16 @@ from evenhand.cases.nifti import read_nifti, write_nifti
 from evenhand.errors import ResourceError, ReviewError, UsageError
 from evenhand.experiment.layout import RunFolder
 from evenhand.geometry import Affine
-from evenhand.review import ChainCheck, ReviewStore, State, trail_csv, trail_html
+from evenhand.review import (
+    ChainCheck,
+    ReviewStore,
+    State,
+    sendings,
+    sendings_csv,
+    trail_csv,
+    trail_html,
+    verify_sendings,
+)
 from evenhand_ui.masks import read_mask, refuse_changed
 from evenhand_ui.readings import Plan, decided_mask, review_case
 from evenhand_ui.runs import ReviewRun
@@ -21,7 +30,7 @@ _NOT_REVIEWED = "0 decisions: this run has not been reviewed yet."
 
 
 def verify_trail(run: Path, database: str | None = None) -> str:
-    """Check the decisions of a run and the corrected masks they name; return a sentence.
+    """Check a run's decisions, the corrected masks they name, and its sendings; return a sentence.
 
     Raises:
         UsageError: there is no such run folder.
@@ -34,13 +43,12 @@ def verify_trail(run: Path, database: str | None = None) -> str:
     if database is None and not path.is_file():
         return _NOT_REVIEWED
     with ReviewStore(database or path) as store:
-        check = store.verify()
-        if check.length == 0:
+        check, sent = store.verify(), verify_sendings(store)
+        if check.length == 0 and sent.length == 0:
             return _NOT_REVIEWED
-        if check.broken_at is not None:
+        if broken := _broken(check, sent):
             raise ReviewError(
-                f"{_broken(check)}. Restore '{path if database is None else 'the database'}' "
-                "from a backup."
+                f"{broken}. Restore '{path if database is None else 'the database'}' from a backup."
             )
         for entry in store.entries():
             if entry.decision.corrected_path is None:
@@ -48,11 +56,14 @@ def verify_trail(run: Path, database: str | None = None) -> str:
             corrected = path.parent / entry.decision.corrected_path
             mask, _ = read_nifti(corrected, name=corrected.name)
             refuse_changed(mask, corrected, entry)
-    return f"{check.length} decisions, chain intact; hash of the last one: {check.head_sha256}"
+    said = [_intact("decisions", check)]
+    if sent.length:
+        said.append(_intact("steps of sendings", sent))
+    return "\n".join(said)
 
 
 def export_run(run: Path, out: Path, arm: str | None = None, database: str | None = None) -> str:
-    """Write decisions.csv, decisions.html and masks/; return what was written.
+    """Write decisions.csv, sendings.csv, decisions.html and masks/; return what was written.
 
     The page is written even where the chain is broken, and says so.
 
@@ -62,8 +73,8 @@ def export_run(run: Path, out: Path, arm: str | None = None, database: str | Non
     """
     opened = ReviewRun.open(run, arm)
     with open_store(opened, database) as store:
-        check = store.verify()
-        entries = store.entries(arm=opened.arm)
+        check, sent_check = store.verify(), verify_sendings(store)
+        entries, sent = store.entries(arm=opened.arm), sendings(store, arm=opened.arm)
         standing = {
             case_id: mask
             for case_id in opened.case_ids()
@@ -73,15 +84,17 @@ def export_run(run: Path, out: Path, arm: str | None = None, database: str | Non
     try:
         (out / "masks").mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(out / "decisions.csv", trail_csv(entries).encode())
-        write_atomically(out / "decisions.html", trail_html(entries, check).encode())
+        write_atomically(out / "sendings.csv", sendings_csv(sent).encode())
+        page = trail_html(entries, check, sent, sent_check)
+        write_atomically(out / "decisions.html", page.encode())
         for case_id, mask in standing.items():
             _write_whole(out / "masks" / f"{case_id}.nii.gz", mask, opened.case(case_id).affine)
         for case_id in set(opened.case_ids()) - standing.keys():  # of an earlier export
             (out / "masks" / f"{case_id}.nii.gz").unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(f"'{out}' cannot be written: {error.strerror}.") from None
-    if check.broken_at is not None:
-        raise ReviewError(f"{_broken(check)}; '{out}' says so too.")
+    if broken := _broken(check, sent_check):
+        raise ReviewError(f"{broken}; '{out}' says so too.")
     return f"{out}: {len(entries)} decisions, {len(standing)} masks accepted or corrected"
 
 
@@ -122,5 +135,13 @@ def _write_whole(path: Path, mask: NDArray[np.uint8], affine: Affine) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _broken(check: ChainCheck) -> str:
-    return f"{check.length} decisions, chain broken at decision {check.broken_at}: {check.why}"
+def _intact(what: str, check: ChainCheck) -> str:
+    return f"{check.length} {what}, chain intact; hash of the last one: {check.head_sha256}"
+
+
+def _broken(decisions: ChainCheck, sent: ChainCheck) -> str:
+    """Say which chain is broken, and where; empty: none."""
+    for what, check in (("decision", decisions), ("sending", sent)):
+        if check.broken_at is not None:
+            return f"{check.length} {what}s, chain broken at {what} {check.broken_at}: {check.why}"
+    return ""

@@ -39,6 +39,14 @@ from evenhand.review.records import (
     Verdict,
     state_of,
 )
+from evenhand.review.sendings import (
+    Sending,
+    SendingEntry,
+    SendingStep,
+    append_sending,
+    sendings,
+    verify_sendings,
+)
 from evenhand.review.standing import (
     STAGE_OF,
     Standing,
@@ -48,13 +56,20 @@ from evenhand.review.standing import (
     visible_to,
 )
 from evenhand.review.store import GENESIS_SHA256, ChainCheck, ReviewStore
-from evenhand.review.trail import TRAIL_COLUMNS, trail_csv, trail_html
+from evenhand.review.trail import (
+    SENDING_COLUMNS,
+    TRAIL_COLUMNS,
+    sendings_csv,
+    trail_csv,
+    trail_html,
+)
 
 __all__ = [
     "CLAIM_S",
     "COMMENT_LIMIT",
     "GENESIS_SHA256",
     "PASSPHRASE_MIN",
+    "SENDING_COLUMNS",
     "STAGE_OF",
     "TRAIL_COLUMNS",
     "Agreement",
@@ -67,6 +82,9 @@ __all__ = [
     "Reason",
     "ReviewStore",
     "Role",
+    "Sending",
+    "SendingEntry",
+    "SendingStep",
     "Signature",
     "Stage",
     "Standing",
@@ -75,6 +93,7 @@ __all__ = [
     "active_claims",
     "agreement_by_month",
     "agreement_of",
+    "append_sending",
     "check_passphrase",
     "check_task",
     "claim_case",
@@ -88,10 +107,13 @@ __all__ = [
     "reader_figures",
     "release_claim",
     "remove_person",
+    "sendings",
+    "sendings_csv",
     "set_passphrase",
     "stand",
     "state_of",
     "trail_csv",
     "trail_html",
+    "verify_sendings",
     "visible_to",
 ]

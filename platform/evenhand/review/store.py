@@ -40,6 +40,7 @@ from evenhand.review.tables import (
     Base,
     DecisionRow,
     SchemaRow,
+    SendingRow,
     fault_of,
     to_entry,
     to_row,
@@ -66,7 +67,7 @@ class ChainCheck:
 
     `length` counts the decisions; `broken_at` is the position of the first one
     that does not fit (None: intact) and `why` says how; `head_sha256` is the
-    hash of the last one.
+    hash of the last one. Sendings are counted and checked in the same way.
     """
 
     length: int
@@ -196,6 +197,8 @@ class ReviewStore:
                     f"'{self._name}' has {found}; this version of Evenhand wants review schema "
                     f"{SCHEMA_VERSION}. Move the file away to start a new trail."
                 )
+            if SendingRow.__tablename__ not in tables:  # it came within schema 3
+                Base.metadata.tables[SendingRow.__tablename__].create(connection)
 
     @contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Session]:

@@ -1,4 +1,4 @@
-"""The tables of the review database, and the hash that chains its decisions.
+"""The tables of the review database, and the hash that chains its decisions, and its sendings.
 
 Each decision carries the sha256 of its content in canonical JSON (keys sorted, no
 spaces, UTF-8), and the content includes the hash of the decision before. Text and
@@ -12,7 +12,7 @@ import hashlib
 import json
 from datetime import datetime
 
-from sqlalchemy import Connection, Float, Integer, String, Text, event
+from sqlalchemy import Connection, Float, Integer, String, Table, Text, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from evenhand.errors import ReviewError
@@ -26,6 +26,8 @@ __all__ = [
     "DecisionRow",
     "PersonRow",
     "SchemaRow",
+    "SendingRow",
+    "content_sha256",
     "fault_of",
     "to_entry",
     "to_row",
@@ -114,22 +116,44 @@ class DecisionRow(Base):
     signed_with: Mapped[str] = mapped_column(String(40), server_default="")
 
 
+class SendingRow(Base):
+    """One step of a sending to an archive. A chain of its own, beside that of the decisions."""
+
+    __tablename__ = "sendings"
+
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    at_utc: Mapped[str] = mapped_column(String(40))
+    step: Mapped[str] = mapped_column(String(20))
+    case_id: Mapped[str] = mapped_column(String(64))
+    arm: Mapped[str] = mapped_column(String(100))
+    sender: Mapped[str] = mapped_column(String(100))
+    object_uid: Mapped[str] = mapped_column(String(64))
+    host: Mapped[str] = mapped_column(String(300))
+    mask_sha256: Mapped[str] = mapped_column(String(64))
+    decision_sha256: Mapped[str] = mapped_column(String(64))
+    row_schema: Mapped[int] = mapped_column(Integer)
+    previous_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+
+
+@event.listens_for(SendingRow.__table__, "after_create")
 @event.listens_for(DecisionRow.__table__, "after_create")
-def _forbid_changes(_: object, connection: Connection, **__: object) -> None:
+def _forbid_changes(target: Table, connection: Connection, **__: object) -> None:
+    name = target.name
     if connection.dialect.name == "sqlite":
         for operation in ("UPDATE", "DELETE"):
             connection.exec_driver_sql(
-                f"CREATE TRIGGER decisions_no_{operation.lower()} BEFORE {operation} ON decisions "
-                "BEGIN SELECT RAISE(ABORT, 'decisions are append-only'); END"
+                f"CREATE TRIGGER {name}_no_{operation.lower()} BEFORE {operation} ON {name} "
+                f"BEGIN SELECT RAISE(ABORT, '{name} are append-only'); END"
             )
     elif connection.dialect.name == "postgresql":
         connection.exec_driver_sql(
-            "CREATE FUNCTION decisions_are_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN RAISE EXCEPTION 'decisions are append-only'; END $$"
+            f"CREATE OR REPLACE FUNCTION {name}_are_append_only() RETURNS trigger "
+            f"LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{name} are append-only'; END $$"
         )
         connection.exec_driver_sql(
-            "CREATE TRIGGER decisions_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON decisions "
-            "FOR EACH STATEMENT EXECUTE FUNCTION decisions_are_append_only()"
+            f"CREATE TRIGGER {name}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {name} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {name}_are_append_only()"
         )
 
 
@@ -166,7 +190,7 @@ def to_row(
         signed_meaning="" if signed is None else signed.meaning,
         signed_with="" if signed is None else signed.method,
     )
-    row.sha256 = _content_sha256(row)
+    row.sha256 = content_sha256(row)
     return row
 
 
@@ -219,9 +243,11 @@ def _signature(row: DecisionRow) -> Signature | None:
     return Signature(name=parts[0], meaning=parts[1], method=parts[2])
 
 
-def _content_sha256(row: DecisionRow) -> str:
-    left_out = {"sha256", "row_schema", *(ADDED_IN_3 if row.row_schema == 2 else ())}
-    columns = [c.name for c in DecisionRow.__table__.columns if c.name not in left_out]
+def content_sha256(row: DecisionRow | SendingRow) -> str:
+    """Return the hash of all that a row holds but the hash itself."""
+    old = isinstance(row, DecisionRow) and row.row_schema == 2
+    left_out = {"sha256", "row_schema", *(ADDED_IN_3 if old else ())}
+    columns = [c.name for c in row.__table__.columns if c.name not in left_out]
     content = {"schema": row.row_schema} | {name: getattr(row, name) for name in columns}
     text = json.dumps(
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr
@@ -229,20 +255,21 @@ def _content_sha256(row: DecisionRow) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _added_since(row: DecisionRow) -> bool:
+def _added_since(row: DecisionRow | SendingRow) -> bool:
     """Whether a row of schema 2 says something in columns that its hash does not cover."""
-    if row.row_schema != 2:
+    if not isinstance(row, DecisionRow) or row.row_schema != 2:
         return False
     defaults = ("first", "demo", "", "", "")
     return tuple(getattr(row, name) for name in ADDED_IN_3) != defaults
 
 
-def fault_of(row: DecisionRow, *, position: int, previous_sha256: str) -> str:
+def fault_of(row: DecisionRow | SendingRow, *, position: int, previous_sha256: str) -> str:
     """Say why a row is not the one that belongs at `position`; empty: it is."""
+    what = "decision" if isinstance(row, DecisionRow) else "sending"
     if row.position != position:
-        return f"decision {position} is missing"
+        return f"{what} {position} is missing"
     if row.previous_sha256 != previous_sha256:
-        return "it does not follow the decision before it"
-    if row.sha256 != _content_sha256(row) or _added_since(row):
+        return f"it does not follow the {what} before it"
+    if row.sha256 != content_sha256(row) or _added_since(row):
         return "its content was changed after it was recorded"
     return ""

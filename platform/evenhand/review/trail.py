@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evenhand.review.records import Entry
+from evenhand.review.sendings import SendingEntry
 from evenhand.review.store import ChainCheck
 
-__all__ = ["TRAIL_COLUMNS", "trail_csv", "trail_html"]
+__all__ = ["SENDING_COLUMNS", "TRAIL_COLUMNS", "sendings_csv", "trail_csv", "trail_html"]
 
 TRAIL_COLUMNS = (
     "position",
@@ -40,6 +41,22 @@ TRAIL_COLUMNS = (
     "sha256",
 )
 """Columns of the table, in order: all that a decision holds."""
+
+SENDING_COLUMNS = (
+    "position",
+    "at_utc",
+    "step",
+    "case_id",
+    "arm",
+    "sender",
+    "object_uid",
+    "host",
+    "mask_sha256",
+    "decision_sha256",
+    "previous_sha256",
+    "sha256",
+)
+"""Columns of the table of sendings, in order: all that a sending holds."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -81,7 +98,23 @@ demo, the reader wrote their own name and nobody checked it: that is no signatur
 <code>{{ d.corrected_sha256 }}</code>{% endif %}</td>
 <td>{{ d.backbone }}{% if d.adapter_sha256 %}<br><code>{{ d.adapter_sha256 }}</code>{% endif %}</td>
 <td><code>{{ e.sha256 }}</code></td></tr>
-{% endfor %}</tbody></table></html>
+{% endfor %}</tbody></table>
+{% if sent_check.length %}<h1>Sent to an archive</h1>
+<p>Steps of sendings. One that was begun and has no end was broken off: whether the archive has its
+object is not known. The sender is the account on the machine that sent it.
+{% if sent_check.broken_at is none %}The chain is intact; hash of the last step:
+<code>{{ sent_check.head_sha256 }}</code>{% else %}
+<span class="bad">The chain is broken at sending {{ sent_check.broken_at }}:
+{{ sent_check.why }}.</span>{% endif %}</p>
+<table><thead><tr><th>#</th><th>When (UTC)</th><th>Case</th><th>Sender</th><th>Step</th>
+<th>To</th><th>Object</th><th>Mask, decision</th><th>Hash</th></tr></thead><tbody>
+{% for e in sent %}{% set d = e.sending %}<tr>
+<td class="n">{{ e.position }}</td><td>{{ e.at_utc.strftime("%Y-%m-%d %H:%M:%S") }}</td>
+<td>{{ d.case_id }}<br>{{ d.arm }}</td><td>{{ d.sender }}</td><td><b>{{ d.step.value }}</b></td>
+<td>{{ d.host }}</td><td><code>{{ d.object_uid }}</code></td>
+<td><code>{{ d.mask_sha256 }}</code><br><code>{{ d.decision_sha256 }}</code></td>
+<td><code>{{ e.sha256 }}</code></td></tr>
+{% endfor %}</tbody></table>{% endif %}</html>
 """
 
 
@@ -98,13 +131,30 @@ def trail_csv(entries: Sequence[Entry]) -> str:
     return out.getvalue()
 
 
-def trail_html(entries: Sequence[Entry], check: ChainCheck) -> str:
-    """Return decisions as one self-contained page that says whether the chain is intact."""
+def sendings_csv(entries: Sequence[SendingEntry]) -> str:
+    """Return sendings as a CSV table of `SENDING_COLUMNS`, safe in a spreadsheet."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(SENDING_COLUMNS)
+    for entry in entries:
+        writer.writerow([_sent_cell(entry, column) for column in SENDING_COLUMNS])
+    return out.getvalue()
+
+
+def trail_html(
+    entries: Sequence[Entry],
+    check: ChainCheck,
+    sent: Sequence[SendingEntry],
+    sent_check: ChainCheck,
+) -> str:
+    """Return decisions and sendings as one self-contained page that checks both chains."""
     from jinja2 import Environment
 
     page = Environment(autoescape=True).from_string(_PAGE)
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    return page.render(entries=entries, check=check, written=written)
+    return page.render(
+        entries=entries, check=check, sent=sent, sent_check=sent_check, written=written
+    )
 
 
 _SIGNED = {"signed_name": "name", "signed_meaning": "meaning", "signed_with": "method"}
@@ -118,7 +168,15 @@ def _cell(entry: Entry, column: str) -> object:
         value = getattr(entry if hasattr(entry, column) else entry.decision, column)
     if column == "slices_seen":
         return " ".join(map(str, value))
-    if column == "decided_at_utc":
+    return _plain(value)
+
+
+def _sent_cell(entry: SendingEntry, column: str) -> object:
+    return _plain(getattr(entry if hasattr(entry, column) else entry.sending, column))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds")
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
