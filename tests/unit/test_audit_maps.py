@@ -55,7 +55,7 @@ def model_of(propose):
     backbone = SimpleNamespace(normalise=lambda pixels: pixels, encoder=encoder)
     return SimpleNamespace(
         config=ModelConfig(image_size=128, head_size=64), backbone=backbone, tail_blocks=0,
-        propose=propose, eval=lambda: None, device=torch.device("cpu"),
+        propose=propose, eval=lambda: None, device=torch.device("cpu"), temperature=1.0,
     )  # fmt: skip
 
 
