@@ -107,6 +107,7 @@ def _shown(
     memory = register if register is not None or alike else Register()
     at_work: list[ArmAtWork] = []
     withheld: list[Withheld] = []
+    too_near = ""
     for names, cases, patients in people:
         reason = f"fewer than {config.minimum_group} patients"
         if len(patients) >= config.minimum_group:
@@ -114,11 +115,18 @@ def _shown(
             if arm is not None:
                 at_work.append(arm)
                 continue
+            too_near = names[0]
             reason = (
-                f"its patients differ from another arm's by fewer than {config.minimum_group}, "
-                "and the two side by side would show single patients"
+                f"its patients differ from another arm's, or an earlier report's, by fewer than "
+                f"{config.minimum_group}, and the two side by side would show single patients"
             )
         withheld.append(Withheld(names[0], _prompt(names), reason))
+    if too_near and not at_work:
+        raise DataError(
+            f"The patients of '{too_near}' differ from those of an earlier report by fewer "
+            f"than {config.minimum_group}, so the two reports together would show single "
+            "patients. Audit the same patients as before, or wait until more have come."
+        )
     return at_work, withheld
 
 
@@ -145,21 +153,13 @@ def _prepared(
     config: AuditConfig,
     memory: Register | None,
 ) -> ArmAtWork | None:
-    """One arm; None where an arm of the same report is too near to show anything."""
+    """One arm; None where another arm or an earlier report is too near to show anything."""
     ids = [str(patient) for patient in patients["patient"]]
     title = (names[0], _prompt(names))
     try:
         known = memory.earlier(ids, with_new=True) if memory else ([], 0)
         arm = prepare_arm(title, cases, patients, config, known)
     except TooCloseError:
-        try:
-            prepare_arm(title, cases, patients, config, memory.earlier(ids) if memory else ([], 0))
-        except TooCloseError:
-            raise DataError(
-                f"The patients of '{names[0]}' differ from those of an earlier report by fewer "
-                f"than {config.minimum_group}, so the two reports together would show single "
-                "patients. Audit the same patients as before, or wait until more have come."
-            ) from None
         return None
     if memory:
         memory.note(ids, arm.publication.rows)

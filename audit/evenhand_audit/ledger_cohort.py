@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evenhand.errors import DataError
+
 if TYPE_CHECKING:
     from evenhand.privacy.cohort import Cohort
     from evenhand.privacy.site import Site
@@ -23,6 +25,7 @@ def cohort_of(site: "Site", patients: Iterable[str], store: Path | None) -> "Coh
         store: the hospital's case store; None: ids are all that is known.
 
     Raises:
+        DataError: the store lacks some of the patients.
         StoreError: there is no store there.
     """
     from evenhand.cases.store import CaseStore
@@ -32,6 +35,12 @@ def cohort_of(site: "Site", patients: Iterable[str], store: Path | None) -> "Coh
     for case in CaseStore(store) if store is not None else ():
         if case.patient.patient_id in images:
             images[case.patient.patient_id] += case.sequences.values()
+    if store is not None and (strange := sum(not each for each in images.values())):
+        raise DataError(
+            f"{strange} of {len(images)} patients have no case in the store '{store}'. They would "
+            "be charged as other people than those who were trained on. Name them as the store does "
+            "(--strip-prefix), or leave --store out."
+        )
     return Cohort.of(site.key(), images)
 
 

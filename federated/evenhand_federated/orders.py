@@ -54,7 +54,7 @@ class RoundOrder:
     @classmethod
     def of(cls, content: Mapping[str, object]) -> "RoundOrder":
         """The order in a message's config."""
-        number, steady = (int(str(content.get(key, 0))) for key in ("round", "steady"))
+        number, steady = int(str(content["round"])), int(str(content.get("steady", 0)))
         return cls(str(content["arm"]), number, steady)
 
 

@@ -82,8 +82,10 @@ class SecureFedAvg(DeployedFedAvg):
             for message in messages
             if self._plan.hospitals[message.metadata.dst_node_id] in self._keys
         ]
+        steady = self._steady(number, set(self._keys))  # of those who are left
         for message in self._sent:
             message.content["keys"] = ConfigRecord(dict(self._keys))
+            message.content["config"]["steady"] = steady
         return self._sent
 
     def aggregate_train(

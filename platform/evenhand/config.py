@@ -430,6 +430,11 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _sums_are_plain(self) -> "ExperimentConfig":
         strategy = self.federation.strategy
+        if PRIVATE_ARM in self.arms and strategy in ("qfedavg", "tilted"):
+            raise ValueError(
+                f"strategy {strategy} weighs hospitals by their losses, which the arm "
+                f"{PRIVATE_ARM} never tells; take another strategy, or leave the arm out"
+            )
         # These look at the mean alone: what they do with it costs no privacy.
         if self.privacy.trust == "secure-sum" and strategy not in ("fedavg", "fedadam", "fedyogi"):
             raise ValueError(

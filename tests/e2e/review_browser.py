@@ -37,14 +37,17 @@ def is_listening(port):
 
 
 @contextmanager
-def served(folder, port=None):
-    """`evenhand review` on a free port, ended at the end; yields process and port."""
+def served(folder, port=None, cwd=None):
+    """`evenhand review` on a free port, ended at the end; yields process and port.
+
+    `cwd` is where it is started, and so where Streamlit looks for secrets.
+    """
     port = port or free_port()
     command = [
         str(Path(sys.executable).with_name("evenhand")),
         *("review", str(folder), "--port", str(port), "--no-browser"),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == f"http://127.0.0.1:{port}"

@@ -19,10 +19,11 @@ from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
 from evenhand.export import read_source_series
 from evenhand.ingest.dicom.phantom import Study, write_series
 from evenhand.review import TRAIL_COLUMNS, Decision, Reason, ReviewStore, Verdict
-from evenhand_ui.cli import check_port_is_free
+from evenhand_ui.cli import check_login, check_port_is_free
 from evenhand_ui.dicom_out import write_report
 from evenhand_ui.masks import keep_correction, name_correction, read_mask
 from evenhand_ui.options import STREAMLIT_OPTIONS
+from evenhand_ui.rules import Rules
 from evenhand_ui.runs import ReviewRun
 from evenhand_ui.trail_files import export_run, verify_trail
 from review_run import AFFINE, SHAPE, make_review_run, proposed_mask
@@ -92,6 +93,22 @@ class TestPort:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         check_port_is_free(port, tmp_path)
+
+
+class TestLogin:
+    """A login that cannot work is refused before the page starts."""
+
+    def test_oidc_without_its_package(self, monkeypatch):
+        """The package and the command that installs it are named; other logins do not need it."""
+        monkeypatch.setattr("evenhand_ui.cli.find_spec", lambda _: None)
+        with pytest.raises(UsageError, match=r"evenhand\[oidc\]"):
+            check_login(Rules(login="oidc"))
+        check_login(Rules())
+
+    def test_oidc_with_its_package(self, monkeypatch):
+        """Where Authlib is there, nothing is said."""
+        monkeypatch.setattr("evenhand_ui.cli.find_spec", lambda name: name)
+        check_login(Rules(login="oidc"))
 
 
 class TestRun:

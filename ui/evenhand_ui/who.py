@@ -54,6 +54,7 @@ def arrive(office: Office) -> Who | None:
         st.text(f"{visitor.name} ({visitor.person_id})")
         st.caption("Research software. Not for clinical use.")
         role = _role(visitor.roles)
+        _log_out(office)
     return Who(visitor, role)
 
 
@@ -100,7 +101,14 @@ def _known(office: Office) -> Visitor | None:
             "You are logged in, but not on the list of people who may work here. "
             "Ask an administrator of this page."
         )
+        _log_out(office)
     return visitor
+
+
+def _log_out(office: Office) -> None:
+    """Offer a way out where this page's own cookie is the login; a proxy has its own."""
+    if office.rules.login == "oidc":
+        st.button("Log out", on_click=st.logout)
 
 
 def _login_from(user: Mapping[str, object], claim: str) -> str:

@@ -189,6 +189,7 @@ def _arms(
         "prompt",
         *(["label"] if "label" in table and len(set(table["label"])) > 1 else []),
     ]
+    memory = register or Register()  # arms of one table are told together
     for names, cases in table.groupby(keys, sort=False):
         patients = patients_of(cases, config.attributes, config.age_edges)
         for attribute, names_of in joined.items():
@@ -200,16 +201,16 @@ def _arms(
             )
         prompt = " · ".join(str(each) for each in names[1:])
         ids = [str(each) for each in patients["patient"]]
-        earlier = register.earlier(ids, with_new=True) if register else ([], 0)
+        earlier = memory.earlier(ids, with_new=True)
         try:
             arm = prepare_arm((str(names[0]), prompt), cases, patients, config, earlier)
         except TooCloseError:
             raise DataError(
-                "The patients differ from those of an earlier report by fewer than "
-                f"{config.minimum_group}, so the two together would tell of single patients."
+                f"The patients of '{names[0]}' differ from those of an earlier report, or of "
+                f"another arm in this table, by fewer than {config.minimum_group}, so the two together "
+                "would tell of single patients. Give all arms the same patients, or tell of one."
             ) from None
-        if register:
-            register.note(ids, arm.publication.rows)
+        memory.note(ids, arm.publication.rows)
         yield ArmSums(*arm.names, tuple(_rows(arm)))
 
 

@@ -54,8 +54,10 @@ def counted(
         PolicyError: the site policy lets no table leave, or not with so little noise.
         UsageError: fewer than two groups are named.
     """
-    if len(set(groups)) < 2:
-        raise UsageError("Name two groups or more, before anybody counts: --groups F,M,unknown")
+    if len(groups) < 2 or len(set(groups)) < len(groups):
+        raise UsageError(
+            "Name two groups or more, each once, before anybody counts: --groups F,M,unknown"
+        )
     site = Site.of(hospital)
     ledger = site.ledger()
     grant = ledger.state().grant
@@ -91,8 +93,13 @@ def group_shares(
         step: of group DRO.
         gamma: of the fair error bound.
         largest: ratio of two shares, at most.
+
+    Raises:
+        DataError: there is no group.
     """
     groups = list(counts)
+    if not groups:
+        raise DataError("No group was counted. Count them first: evenhand mitigate count")
     raw = {"group-balanced": group_balanced(groups, counts)}
     if losses is not None:
         whole = sum(max(count, 1.0) for count in counts.values())
@@ -100,7 +107,7 @@ def group_shares(
         raw["group-dro"] = group_dro(groups, counts, losses, before, step)
         raw["fair-error-bound"] = fair_error_bound(groups, losses, gamma)
     sizes = np.array([counts[group] for group in groups])
-    scale = sizes >= SMALLEST * sizes.sum()
+    scale = sizes >= min(SMALLEST * sizes.sum(), sizes.max())
     return {
         method: dict(zip(groups, _up_to_one(each, scale, largest).tolist(), strict=True))
         for method, each in raw.items()
