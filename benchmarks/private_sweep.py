@@ -4,16 +4,18 @@ What `evenhand run` does for the private arm, without Flower around it: every ho
 ledger of its own and takes a private step, the coordinator's Adam steps on their mean. Without
 noise (`none`) patients are still drawn and clipped. Every row starts at the same public adapter,
 made of phantoms. Each row leaves one JSON file in OUT: a stopped sweep goes on where it was.
+Torch's Adam corrects its first steps a little more than Flower's (fedadam).
 
     evenhand run configs/lgg-private.toml --set 'arms=["box-zero-shot"]' --out RUN
     python benchmarks/private_sweep.py RUN OUT
-    python benchmarks/private_sweep.py RUN OUT --inner    # on training patients, to choose by
+    python benchmarks/private_sweep.py RUN INNER --inner    # on training patients, to choose by
     python benchmarks/private_sweep.py RUN OUT --table
 """
 
 import argparse
 import hashlib
 import json
+import secrets
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor
 
+from evenhand.artifacts import write_atomically
 from evenhand.cases.records import Case
 from evenhand.config import ExperimentConfig
 from evenhand.config_files import load_config
@@ -62,6 +65,7 @@ def main() -> None:
         print("\n".join(_table(asked.out)))
         return
     asked.out.mkdir(parents=True, exist_ok=True)
+    _bind(asked)
     ground = _ground(asked)
     for name, trust, epsilon, seed in _rows(asked):
         path = asked.out / f"{name}-{seed}.json"
@@ -69,7 +73,7 @@ def main() -> None:
             continue
         spent = _train(ground, trust, epsilon, seed)
         found = {"row": name, "seed": seed, "spent": spent, "cases": list(_judge(ground))}
-        path.write_text(json.dumps(found, indent=1))
+        write_atomically(path, json.dumps(found, indent=1).encode())
         dice = [case["dice"] for case in found["cases"]]
         print(
             f"{name}, seed {seed}: {np.mean(dice):.3f} (n={len(dice)}), spent {spent}", flush=True
@@ -89,6 +93,19 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _bind(asked: argparse.Namespace) -> None:
+    """Let nobody put rows of other settings, or of other patients, into one table."""
+    config = load_config(asked.config, asked.set)
+    digest = RunFolder(asked.run).digest().voxels
+    made = (
+        f"{config.fingerprint('model', 'training', 'privacy', 'federation')} {digest} {asked.inner}"
+    )
+    path = asked.out / "made-with.txt"
+    if path.exists() and path.read_text() != made:
+        raise SystemExit(f"'{asked.out}' has rows of other settings or patients; take another OUT.")
+    write_atomically(path, made.encode())
+
+
 def _rows(asked: argparse.Namespace) -> Iterator[tuple[str, str, float | None, int]]:
     """(name, trust, epsilon, seed) of each row; those without noise first."""
     kinds = [("start", "", None), ("none", "", None)]
@@ -106,7 +123,9 @@ def _ground(asked: argparse.Namespace) -> Ground:
     if not started.exists():
         with Progress(disable=True) as bar:
             train_on_phantoms(run, config, model, bar)
-        save_file(model.adapter_state(), started)
+        draft = started.with_suffix(".tmp")
+        save_file(model.adapter_state(), draft)
+        draft.replace(started)
     patients, judged = {}, []
     for home in run.hospitals():
         train = run.split().train[home.name]
@@ -151,7 +170,7 @@ def _train(ground: Ground, trust: str, epsilon: float | None, seed: int) -> dict
             for name, here in ground.patients.items():
                 model.load_adapter(common)
                 if epsilon is None:
-                    _clipped_only(ground, here, seed)
+                    _clipped_only(ground, here)
                 else:
                     spent[name] = train_private(
                         model,
@@ -174,7 +193,7 @@ def _train(ground: Ground, trust: str, epsilon: float | None, seed: int) -> dict
     return spent
 
 
-def _clipped_only(ground: Ground, patients: list[TrainingPatient], seed: int) -> None:
+def _clipped_only(ground: Ground, patients: list[TrainingPatient]) -> None:
     """One step as `train_private` takes it, but without noise, and without a promise."""
     model, privacy, training = ground.model, ground.config.privacy, ground.config.training
     parameters = list(model.choose_trainable(privacy.trainable).values())
@@ -185,7 +204,7 @@ def _clipped_only(ground: Ground, patients: list[TrainingPatient], seed: int) ->
         clip_norm=privacy.clip_norm,
         expected_patients=privacy.sampling_rate * len(patients),
     )
-    generator = torch.Generator().manual_seed(torch.seed() ^ seed)
+    generator = torch.Generator().manual_seed(secrets.randbits(63))
     model.train()
     step.sampled(
         patients,

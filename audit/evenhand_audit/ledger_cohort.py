@@ -38,8 +38,8 @@ def cohort_of(site: "Site", patients: Iterable[str], store: Path | None) -> "Coh
     if store is not None and (strange := sum(not each for each in images.values())):
         raise DataError(
             f"{strange} of {len(images)} patients have no case in the store '{store}'. They would "
-            "be charged as other people than those who were trained on. Name them as the store does "
-            "(--strip-prefix), or leave --store out."
+            "be charged as other people than those who were trained on. Name them as the store "
+            "does (--strip-prefix), or leave --store out."
         )
     return Cohort.of(site.key(), images)
 

@@ -171,11 +171,12 @@ class Combiner:
 def combiner_of(config: FederationConfig) -> Combiner:
     """The way of putting updates together that a config names."""
     common = {"fraction_evaluate": 0.0, "weighted_by_key": _WEIGHT}
+    adaptive = {"eta": config.server_rate, "tau": config.server_tau}
     made: dict[str, Callable[[], Combiner]] = {
         "fedavg": lambda: Combiner(FedAvg(**common)),
         "fedprox": lambda: Combiner(FedProx(proximal_mu=config.proximal, **common)),
-        "fedadam": lambda: Combiner(FedAdam(eta=config.server_rate, **common)),
-        "fedyogi": lambda: Combiner(FedYogi(eta=config.server_rate, **common)),
+        "fedadam": lambda: Combiner(FedAdam(**adaptive, **common)),
+        "fedyogi": lambda: Combiner(FedYogi(**adaptive, **common)),
         # What differs is at the hospitals: `evenhand.training.drift`.
         "scaffold": lambda: Combiner(FedAvg(**common)),
         "trimmed-mean": lambda: Combiner(FedTrimmedAvg(**common), poisoned=config.poisoned),

@@ -230,6 +230,9 @@ class FederationConfig(Section):
     """fedprox: how strongly hospitals are held to the common adapter while they train."""
     server_rate: Positive = 0.01
     """fedadam, fedyogi: learning rate of the coordinator's optimiser."""
+    server_tau: Positive = 1e-3
+    """fedadam, fedyogi: added to the root of the second moment; changes far below it are followed
+    slowly, as those of private steps are."""
     poisoned: Annotated[int, Field(ge=0)] = 1
     """trimmed-mean, krum: hospitals whose updates may be anything; fewer than half."""
     fairness: Positive = 1.0

@@ -242,6 +242,18 @@ def test_a_register_remembers_what_was_told(table, tmp_path):
     assert "person-" not in str(error.value)
 
 
+def test_arms_of_one_table_are_told_together(table, tmp_path):
+    """With one patient less in another arm, the two arms' sums differ by exactly that patient."""
+    rows = pd.read_csv(table)
+    rows = rows[rows["hospital"] == "north"]
+    fewer = rows[rows["patient"] != rows["patient"].iloc[0]].assign(arm="fewer")
+    pd.concat([rows, fewer]).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(DataError, match="another arm"):
+        sums_of(tmp_path / "p.csv", CONFIG, "north")
+    pd.concat([rows, rows.assign(arm="alike")]).to_csv(tmp_path / "p.csv", index=False)
+    assert len(sums_of(tmp_path / "p.csv", CONFIG, "north")[0].arms) == 2
+
+
 def reversed_pair(found, path):
     """Arguments of write_sums."""
     return found[0], path, found[1]

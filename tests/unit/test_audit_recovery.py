@@ -122,6 +122,16 @@ def test_the_attack_succeeds_where_nothing_was_remembered(tmp_path):
     assert attacker.recovers(~first)
 
 
+def test_a_report_with_a_withheld_arm_can_be_made_again(tmp_path):
+    """The arm that was shown is known by then; that must not refuse the whole report."""
+    rows = cohort(3, 50)
+    both = [row | {"arm": "a"} for row in rows[:48]] + [row | {"arm": "b"} for row in rows]
+    register = tmp_path / "register.json"
+    for name in ("one", "two"):
+        arms = publish_all(both, tmp_path / name, register)
+        assert [arm["arm"] for arm in arms] == ["a"]
+
+
 @pytest.mark.parametrize(("seed", "more"), [(0, 9), (1, 12), (2, 7), (3, 2)])
 def test_nor_from_two_arms_of_one_report(tmp_path, seed, more):
     """Arms on other patients are planned together: both hide them, or the second is withheld."""

@@ -6,7 +6,7 @@ import torch
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from small_models import small_model, toy_patients
 
-from evenhand.config import FederationConfig
+from evenhand.config import ExperimentConfig, FederationConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand.training.drift import as_kept, learn
@@ -185,6 +185,14 @@ class TestFairness:
         """Nobody is told that updates are hidden by a strategy that has to see them."""
         with pytest.raises(ValueError, match="looks at single updates"):
             FederationConfig(strategy=strategy, secure_sum=True)
+
+    @pytest.mark.parametrize("strategy", ["qfedavg", "tilted"])
+    def test_the_private_arm_tells_no_losses(self, strategy):
+        """Found out in the first round, each hospital would have been charged for nothing."""
+        config = {"name": "x", "data": {"source": "x"}, "federation": {"strategy": strategy}}
+        assert ExperimentConfig.model_validate(config | {"arms": ["federated"]})
+        with pytest.raises(ValueError, match="never tells"):
+            ExperimentConfig.model_validate(config | {"arms": ["federated-private"]})
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedyogi"])

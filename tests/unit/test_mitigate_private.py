@@ -170,3 +170,19 @@ def test_a_store_tells_the_ledger_images(tiny_stores, tmp_path, monkeypatch):
     key = site.key()
     images = {image for case in store for image in case.sequences.values()}
     assert {key.tag("image", image) for image in images} <= {t for m in by_image.members for t in m}
+
+
+def test_patients_whom_the_store_does_not_know_are_refused(tiny_stores, tmp_path, monkeypatch):
+    """Charged without their images they would be strangers to what they were trained on before."""
+    monkeypatch.setenv("EVENHAND_HOME", str(tmp_path / "home"))
+    with pytest.raises(DataError, match="1 of 1 patients have no case") as error:
+        cohort_of(Site.of("north"), ["sub-unheard"], tiny_stores["north"].path)
+    assert "unheard" not in str(error.value)
+
+
+def test_many_groups_and_none():
+    """Of 25 groups none has a twentieth of all; the largest then sets the scale."""
+    shares = group_shares({str(n): 10.0 for n in range(25)}, losses=None, **RULE)
+    assert set(shares["group-balanced"].values()) == {1.0}
+    with pytest.raises(DataError, match="No group was counted"):
+        group_shares({}, losses=None, **RULE)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from evenhand_ui.rules import Rules
     from evenhand_ui.runs import ReviewRun
 
-__all__ = ["DatabaseOption", "ReviewGroup", "check_port_is_free", "register"]
+__all__ = ["DatabaseOption", "ReviewGroup", "check_login", "check_port_is_free", "register"]
 
 DEFAULT_PORT = 8501
 """Streamlit's own."""

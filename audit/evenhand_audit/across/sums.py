@@ -207,8 +207,9 @@ def _arms(
         except TooCloseError:
             raise DataError(
                 f"The patients of '{names[0]}' differ from those of an earlier report, or of "
-                f"another arm in this table, by fewer than {config.minimum_group}, so the two together "
-                "would tell of single patients. Give all arms the same patients, or tell of one."
+                f"another arm in this table, by fewer than {config.minimum_group}, so the two "
+                "together would tell of single patients. Give all arms the same patients, or tell "
+                "of one."
             ) from None
         memory.note(ids, arm.publication.rows)
         yield ArmSums(*arm.names, tuple(_rows(arm)))

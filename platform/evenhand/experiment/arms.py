@@ -59,6 +59,9 @@ _USED: Mapping[str, Mapping[str, frozenset[str]]] = {
 """Sections that training depends on beside seed, data and model, with the keys that it ignores."""
 
 
+_FIGURES = "uncertainty near the mask"
+"""What figures mean by now; arms that were scored otherwise are scored again."""
+
 _LATER: Mapping[str, Mapping[str, object]] = {
     "data": {"stores": {}, "may_lack": [], "labels": []},
     "model": {"head_hints": False, "training_precision": "auto"},
@@ -68,7 +71,7 @@ _LATER: Mapping[str, Mapping[str, object]] = {
         "sequence_dropout": 0.2,
         "calibration_share": 0.0,
     },
-    "federation": {"local_parts": []},
+    "federation": {"local_parts": [], "server_tau": 1e-3},
     "privacy": {"patient_shares": None, "warm_start_epochs": None},
 }
 """Keys that came after the first arms were trained, with what all of those did."""
@@ -108,13 +111,18 @@ class Arm:
             for key, default in later.items():
                 if content[section][key] == default:
                     del content[section][key]
+        if (shares := config.privacy.patient_shares) is not None and shares.is_file():
+            content["privacy"]["patient_shares"] = hashlib.sha256(shares.read_bytes()).hexdigest()
         if (phantom := content["data"]["phantom"]) and not phantom["heads"]:
             del phantom["heads"]  # came later, too
         used = {key: content[key] for key in ("seed", "data", "model")}
         warm = config.privacy.warm_start_phantoms
         for section, ignored in _USED[self.kind].items():
             # The private arm starts where the warm start ends, which uses all of [training].
-            without = frozenset() if self.kind == PRIVATE_ARM and warm else ignored
+            if self.kind == PRIVATE_ARM and warm and section == "training":
+                without = _USED["warm-start"]["training"]
+            else:
+                without = ignored
             used[section] = {k: v for k, v in content[section].items() if k not in without}
         if self.kind == "warm-start":
             used["phantoms"] = {"heads": warm, "epochs": config.privacy.warm_start_epochs}
@@ -136,7 +144,7 @@ class Arm:
             further: names of attributes that are columns of the table beside the usual ones.
         """
         jitter, tolerance = config.training.box_jitter, config.audit.nsd_tolerance
-        later = [*further]
+        later = [*further, _FIGURES]
         if config.model.temperature != 1:  # the older figures were of 1
             later.append(f"temperature {config.model.temperature}")
         return _hash(self.fingerprint(config, voxels), jitter, tolerance, patients, *later)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from evenhand.artifacts import OPTIONAL_COLUMNS, PREDICTION_COLUMNS
 from evenhand.cases.records import Patient
 from evenhand.errors import DataError, UsageError
 from evenhand.geometry import Affine
@@ -174,6 +175,12 @@ def _chosen(
     for column in (*attributes, *only):
         if column not in rows[0]:
             raise UsageError(f"The table has no column '{column}'; it has {', '.join(rows[0])}.")
+    taken = sorted({*map(str.lower, attributes)} & {*PREDICTION_COLUMNS, *OPTIONAL_COLUMNS})
+    if taken:
+        raise UsageError(
+            f"--attribute {taken[0]}: a column of this name is Evenhand's own in its tables. Give "
+            "the column another name; sex, age and race are read without being asked for."
+        )
     found = [row for row in rows if all(row[key] == value for key, value in only.items())]
     if not found:
         raise UsageError("No row of the table holds what --only asks for; look for blanks in it.")
