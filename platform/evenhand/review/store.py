@@ -10,6 +10,8 @@ SQLite runs with a write-ahead log and synchronous=FULL: a decision that was
 confirmed survives a power cut. The tables are in `evenhand.review.tables`.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -257,8 +259,23 @@ def _open_engine(where: Path | str) -> Engine:
 def _set_pragmas(connection: Any, _: object) -> None:
     # Python's sqlite3 must not begin transactions on its own: `_begin` does.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _write_ahead(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _write_ahead(connection: Any) -> None:
+    """Turn the write-ahead log on; SQLite itself does not wait for whoever makes the file."""
+    last = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > last:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:
