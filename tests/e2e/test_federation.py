@@ -7,6 +7,7 @@ In the second round hospital west is killed, then the coordinator; both come bac
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from evenhand_federated.serve import free_port
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.study import read_study
 from evenhand_federated.testing import FakeGrid
+from evenhand_federated.warm_start import NAME, near
 from federation_fakes import silent
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(1000)]
@@ -201,6 +203,15 @@ def processes_of(world):
     return [one for one in found if one[1]]
 
 
+def starts_warm(hospital):
+    """Whether the node's programs are forked from a process that has loaded already."""
+    with (
+        near(hospital.programs_path) as short,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link,
+    ):
+        return link.connect_ex(f"{short}/{NAME}") == 0
+
+
 def ask(world, path, **options):
     """A request to the coordinator's door, from whoever."""
     context = ssl.create_default_context(cafile=str(world.coordinator.path / "ca.crt"))
@@ -254,6 +265,7 @@ def walked(tmp_path_factory):
         world.type("centre", "federation", "submit", world.study)
         world.wait("west to begin round 2", lambda: "received" in kinds(world, "west", 2))
         world.facts["round 1"] = time.monotonic() - world.started
+        world.facts["warm"] = [name for name in HOSPITALS if starts_warm(world.hospital(name))]
         world.processes["killed"] = world.processes.pop("west")
         world.kill("killed")
         world.kill("centre")
@@ -289,6 +301,7 @@ class TestTheEnd:
         assert walked.facts["rounds when killed"] == [1]
         assert rounds(walked) == [1, 2, 3]
         assert walked.facts["left"] == []
+        assert walked.facts["warm"] == list(HOSPITALS)
 
     def test_the_missing_hospital_is_named(self, walked):
         """The record of round 2 says who was not there, and the round went on without it."""
