@@ -60,11 +60,7 @@ KINDS: dict[str, Draw] = {
 
 def main() -> None:
     """Print one Markdown row for each kind and size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=2000)
-    parser.add_argument("--resamples", type=int, default=1000)
-    asked = parser.parse_args()
-    started = time.perf_counter()
+    asked, started = options(__doc__), time.perf_counter()
     print("| patients | n a group | mean | gap | mean by BCa | cases as patients |")
     print("|---|---|---|---|---|---|")
     for name, draw in KINDS.items():
@@ -74,8 +70,21 @@ def main() -> None:
     for count in (15, 40, 200):
         held = coverage(KINDS["Dice, beta(9.6, 2.4)"], count, 4, asked.repeats, asked.resamples)
         print(row("clustered: 1 to 7 cases a patient", count, held), flush=True)
-    print(f"\n{asked.repeats} repeats, {asked.resamples} resamples, seed {SEED}, "
-          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
+    print(closing(asked, started, SEED))
+
+
+def options(description: str) -> argparse.Namespace:
+    """How often all is drawn, and how often each draw again."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--resamples", type=int, default=1000)
+    return parser.parse_args()
+
+
+def closing(asked: argparse.Namespace, started: float, seed: int) -> str:
+    """What a table of coverage was made with."""
+    seconds = time.perf_counter() - started
+    return f"\n{asked.repeats} repeats, {asked.resamples} resamples, seed {seed}, {seconds:.0f} s"
 
 
 def row(name: str, count: int, held: dict[str, float]) -> str:

@@ -10,13 +10,12 @@ truth comes from 400,000 patients a group. Rates are held by Korn and Graubard's
 by square-and-add; the mean of patients' lesion F1, and its gap, by the bootstrap of every mean.
 """
 
-import argparse
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from audit_coverage import holds
+from audit_coverage import closing, holds, options
 from numpy.typing import NDArray
 
 from evenhand_audit.cohort import LESIONS, lesion_f1
@@ -56,11 +55,7 @@ KINDS = (
 
 def main() -> None:
     """Print one Markdown row for each kind and size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=2000)
-    parser.add_argument("--resamples", type=int, default=1000)
-    asked = parser.parse_args()
-    started = time.perf_counter()
+    asked, started = options(__doc__), time.perf_counter()
     print("| lesions | n a group | missed lesions | their gap | lesion F1 | its gap |")
     print("|---|---|---|---|---|---|")
     for kind in KINDS:
@@ -69,8 +64,7 @@ def main() -> None:
             held = _coverage(kind, count, truths, asked.repeats, asked.resamples)
             cells = " | ".join(f"{each:.1%}" for each in held)
             print(f"| {kind.name} | {count} | {cells} |", flush=True)
-    print(f"\n{asked.repeats} repeats, {asked.resamples} resamples, seed {SEED}, "
-          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
+    print(closing(asked, started, SEED))
 
 
 def _drawn(kind: Kind, count: int, more: float, rng: np.random.Generator) -> tuple[Figure, Figure]:

@@ -53,16 +53,12 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=400)
     asked = parser.parse_args()
     started = time.perf_counter()
-    rng = np.random.default_rng(SEED)
-    train, validation = cohort(100, 0.2, rng), cohort(100, 0.5, rng)
-    test = cohort(asked.test, 0.5, rng)
+    train, validation, test = cohorts(asked.test, np.random.default_rng(SEED))
     sexes = [each.sex for each in test]
     plain = fitted(train, np.ones(len(train)))
     before = dice_of(plain, test)
     print(f"100 training phantoms (a fifth F), 100 for validation, {len(test)} for the test")
-    print("| method | mean Dice | F | M | gap | change of the gap | verdict |")
-    print("|---|---|---|---|---|---|---|")
-    print(line("nothing", trial_of(before, before, sexes), first=True), flush=True)
+    print(header(before, sexes), flush=True)
     losses = losses_of(plain, validation)
     people = People(
         tuple(f"p{number}" for number in range(len(train))),
@@ -80,6 +76,20 @@ def main() -> None:
     after = np.array([row[GRID.index(best[sex])] for row, sex in zip(every, sexes, strict=True)])
     print(line(f"thresholds {best}", trial_of(before, after, sexes)))
     print(f"\nseed {SEED}, {time.perf_counter() - started:.0f} s")
+
+
+def cohorts(test: int, rng: np.random.Generator) -> tuple[list[Phantom], ...]:
+    """Phantoms for training, a fifth of them F, and half F for validation and for the test."""
+    return cohort(100, 0.2, rng), cohort(100, 0.5, rng), cohort(test, 0.5, rng)
+
+
+def header(before: np.ndarray, sexes: list[str]) -> str:
+    """The head of a table, with the row of those for whom nothing was done."""
+    return (
+        "| method | mean Dice | F | M | gap | change of the gap | verdict |\n"
+        "|---|---|---|---|---|---|---|\n"
+        + line("nothing", trial_of(before, before, sexes), first=True)
+    )
 
 
 def cohort(patients: int, share: float, rng: np.random.Generator) -> list[Phantom]:

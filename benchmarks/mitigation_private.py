@@ -20,6 +20,8 @@ from mitigation_phantom import (
     VOXELS,
     Phantom,
     cohort,
+    cohorts,
+    header,
     line,
     trial_of,
 )
@@ -117,16 +119,13 @@ def main() -> None:
     asked = parser.parse_args()
     started = time.perf_counter()
     rng = np.random.default_rng(SEED)
-    train, validation = cohort(100, 0.2, rng), cohort(100, 0.5, rng)
-    test = cohort(asked.test, 0.5, rng)
+    train, validation, test = cohorts(asked.test, rng)
     sexes = [each.sex for each in test]
     trainer = Trainer(train, asked.epsilon)
     alike = {"F": 1.0, "M": 1.0}
     before = trainer.dice(alike, asked.noises, test)
     print(f"epsilon {asked.epsilon:g}, {asked.noises} noises, {len(test)} test phantoms")
-    print("| method | mean Dice | F | M | gap | change of the gap | verdict |")
-    print("|---|---|---|---|---|---|---|")
-    print(line("nothing", trial_of(before, before, sexes), first=True), flush=True)
+    print(header(before, sexes), flush=True)
     served = trainer.dice(alike, asked.noises, validation)
     of = np.array([each.sex for each in validation])
     losses = {sex: float(1 - served[of == sex].mean()) for sex in ("F", "M")}

@@ -19,6 +19,7 @@ from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.masked_sum import UnopenedSumError
 from evenhand_federated.orders import fewest_answers
+from evenhand_federated.prompt_grid import PromptGrid
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
@@ -110,7 +111,7 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
     if done < terms.rounds:
         strategy = _strategy(study, plan, arm)
         strategy.start(
-            grid=grid,
+            grid=PromptGrid(grid),
             initial_arrays=ArrayRecord(first if state is None else state),
             num_rounds=terms.rounds - done,
             timeout=terms.federation.round_timeout_s,

@@ -14,6 +14,7 @@ from evenhand_federated.certificates import node_key_of
 from evenhand_federated.flower import QUICK, environment, program
 from evenhand_federated.hospital import NODE_VARIABLE, HospitalFolder
 from evenhand_federated.site_guard import write_programs
+from evenhand_federated.warm import keep_warm
 
 __all__ = ["node_command", "node_environment", "run_node", "write_unit"]
 
@@ -94,8 +95,9 @@ def run_node(folder: HospitalFolder) -> NoReturn:
         )
     (folder.path / "flower").mkdir(exist_ok=True)
     os.chdir(folder.path / "flower")
-    command = node_command(folder, free_port())
-    os.execve(command[0], command, node_environment(folder))  # noqa: S606 - no shell
+    command, own = node_command(folder, free_port()), node_environment(folder)
+    keep_warm(folder.programs_path, own)
+    os.execve(command[0], command, own)  # noqa: S606 - no shell
 
 
 def write_unit(folder: HospitalFolder) -> Path:

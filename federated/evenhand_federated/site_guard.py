@@ -5,6 +5,8 @@ Flower's SuperNode starts programs by name (`flwr-clientapp`, `flwr-agentapp`, .
 runs this module, the others refuse. Without it a hospital would run whatever Python a bundle
 brings: its folder comes first on the path of modules.
 
+A program starts warm where it can (`evenhand_federated.warm`), and is guarded the same.
+
 It stands on a private seam of Flower 1.41, `run_clientapp.install_from_fab`; where that is not
 found nothing is run. `tests/unit/test_site_guard.py` holds it.
 
@@ -18,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from evenhand.errors import EvenhandError, FederationError
+from evenhand_federated import warm_start
 from evenhand_federated.bundle import bundle_fault
 
 if TYPE_CHECKING:
     from evenhand_federated.hospital import HospitalFolder
 
-__all__ = ["CLIENT_PROGRAM", "check_bundle", "main", "write_programs"]
+__all__ = ["CLIENT_PROGRAM", "check_bundle", "main", "run", "write_programs"]
 
 CLIENT_PROGRAM = "flwr-clientapp"
 """The one program that is let through, guarded."""
@@ -45,10 +48,12 @@ def write_programs(folder: "HospitalFolder") -> Path:
     """Write the wrappers and return their folder."""
     folder.programs_path.mkdir(parents=True, exist_ok=True, mode=0o700)
     # -P: the folder in which a program is started must not be looked into for modules.
-    run = f"exec {shlex.quote(sys.executable)} -P -m evenhand_federated.site_guard"
+    cold = [sys.executable, "-P", "-m", "evenhand_federated.site_guard"]
+    warm = [sys.executable, "-I", "-S", warm_start.__file__, str(folder.programs_path.resolve())]
     for name in (CLIENT_PROGRAM, *_REFUSED_PROGRAMS):
         path = folder.programs_path / name
-        path.write_text(f'#!/bin/sh\n{run} {name} "$@"\n', encoding="utf-8")
+        start = shlex.join([*(warm if name == CLIENT_PROGRAM else cold), name])
+        path.write_text(f'#!/bin/sh\nexec {start} "$@"\n', encoding="utf-8")
         path.chmod(0o700)
     return folder.programs_path
 
@@ -96,8 +101,13 @@ def _refuse(program: str) -> NoReturn:
     raise FederationError(f"{program} is not run at a hospital.")
 
 
-if __name__ == "__main__":
+def run(arguments: list[str]) -> None:
+    """Be such a program: `main`, whose errors become a sentence and an exit code."""
     try:
-        main(sys.argv[1:])
+        main(arguments)
     except EvenhandError as error:
         sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -9,16 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rich.progress import Progress
 
 from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
 from evenhand.cases.store import CaseStore
-from evenhand.config import ExperimentConfig
 from evenhand.errors import DataError, ReviewError
 from evenhand.experiment import arms, pipeline, stages
 from evenhand.experiment.layout import RunFolder
-from evenhand.experiment.pipeline import run_experiment
 from evenhand.ingest.corrections import admit_corrections
 from evenhand.model.backbones import Backbone
 from evenhand.review import Reason, Verdict
@@ -26,8 +23,7 @@ from evenhand_ui.answers import Answer
 from evenhand_ui.deciding import decide, keep_as_draft
 from evenhand_ui.feedback import write_feedback
 from evenhand_ui.office import office_of
-
-PATIENTS = {"north": 3, "south": 3}
+from tiny_experiment import config_of, run
 
 
 @pytest.fixture
@@ -50,25 +46,12 @@ def walk(tmp_path, tmp_path_factory, monkeypatch):
     assert arms.train_whole is stages.train_whole
 
     def go(name, corrections=None):
-        data = {"phantom": {"patients": PATIENTS, "shape": [32, 32, 4]}}
-        raw = {
-            "name": "tiny",
-            "arms": ["pooled"],
-            "data": data | ({"corrections": str(corrections)} if corrections else {}),
-            "model": {
-                "image_size": 128,
-                "head": "small",
-                "head_size": 64,
-                "decoder_lora_rank": 0,
-                "precision": "float32",
-            },
-            "training": {"epochs": 1, "tumour_slices": 1, "other_slices": 1},
-        }
         trained.clear()
-        config = ExperimentConfig.model_validate(raw)
+        found = {"data__corrections": str(corrections)} if corrections else {}
+        config = config_of(arms=["pooled"], **found)
         kept = tmp_path_factory.getbasetemp() / "run-before-review"
         if corrections is not None or not kept.exists():
-            run_experiment(config, tmp_path / name, Progress(disable=True))
+            run(config, tmp_path / name)
         if corrections is None:  # made once for all tests
             source = kept if kept.exists() else tmp_path / name
             copytree(source, kept if source is not kept else tmp_path / name)

@@ -148,3 +148,108 @@ def test_connections_are_bounded(door, tmp_path, monkeypatch):
     monkeypatch.setattr(doors.uvicorn, "Server", lambda _: SimpleNamespace(run=lambda: None))
     door.start("127.0.0.1", 1, certificate=tmp_path / "c", key=tmp_path / "k")
     assert 0 < asked["limit_concurrency"] < 1000
+
+
+class TestQuestions:
+    """A node that asks for a message need not ask twice."""
+
+    @pytest.fixture
+    def ask_for_message(self, tmp_path, monkeypatch):
+        """Ask through a door; `answers` are the SuperLink's, the last of them for ever."""
+        monkeypatch.setattr(doors, "_PAUSE_S", 0.01)
+        monkeypatch.setattr(doors, "_HOLD_S", 0.3)
+
+        def go(*answers, kept=0):
+            asked = []
+
+            async def superlink(request):
+                asked.append(await request.aread())
+                return answers[min(len(asked), len(answers)) - 1]()
+
+            transport = httpx.MockTransport(superlink)
+            door = Door("https://127.0.0.1:1", None, tmp_path / "log", transport=transport)
+            door._kept = kept
+            monkeypatch.setattr(doors, "_MOST_A_SECOND", 100)
+            return ask(door, "/v1/fleet/pull-messages", body=b"who I am"), asked, door
+
+        return go
+
+    def test_waits_for_a_message(self, ask_for_message):
+        """It is handed on when it is there; the SuperLink is asked the same each time."""
+        answer, asked, door = ask_for_message(nothing, nothing, a_message)
+        assert (answer.status_code, answer.content) == (200, b"a message")
+        assert asked == [b"who I am"] * 3
+        assert door._kept == 0
+
+    def test_not_without_end(self, ask_for_message):
+        """Flower's node would give up: it is told in time that there is none."""
+        answer, asked, _ = ask_for_message(nothing)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert 2 < len(asked) < 40
+
+    def test_a_refusal_is_not_kept(self, ask_for_message):
+        """Strangers cannot make the coordinator wait."""
+        answer, asked, _ = ask_for_message(lambda: saying(b"", status=401))
+        assert answer.status_code == 401
+        assert len(asked) == 1
+
+    def test_many_nodes_ask_no_more_often_together(self, ask_for_message):
+        """With as many that their turn would come too late, a question is not kept at all."""
+        assert len(ask_for_message(nothing, kept=100)[1]) == 1
+
+    def test_a_node_that_is_gone_is_asked_for_no_more(self, tmp_path, monkeypatch):
+        """A message that was fetched for it would be lost."""
+        monkeypatch.setattr(doors, "_PAUSE_S", 0.01)
+        asked, sent = [], []
+
+        async def superlink(request):
+            asked.append(request)
+            return nothing()
+
+        door = Door(
+            "https://127.0.0.1:1",
+            None,
+            tmp_path / "log",
+            transport=httpx.MockTransport(superlink),
+        )
+        events = iter([{"type": "http.request", "body": b""}, {"type": "http.disconnect"}])
+
+        async def receive():
+            return next(events)
+
+        async def send(part):
+            sent.append(part)
+
+        path = "/v1/fleet/pull-messages"
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        asyncio.run(door(scope, receive, send))
+        assert len(asked) == 1
+
+
+def saying(content, status=200):
+    """An answer as it comes over a network, with its length."""
+
+    async def stream():
+        yield content
+
+    length = {"content-length": str(len(content))}
+    return httpx.Response(status, content=stream(), headers=length)
+
+
+def nothing():
+    """Flower's answer where no message waits."""
+    return saying(b"")
+
+
+def a_message():
+    """Flower's answer where one does."""
+    return saying(b"a message")
+
+
+def test_flower_says_nothing_with_no_bytes():
+    """What the door knows an empty answer by, and how long Flower's nodes wait for one."""
+    from flwr.common.constant import HEARTBEAT_CALL_TIMEOUT
+    from flwr.proto.fleet_pb2 import PullMessagesResponse
+
+    assert PullMessagesResponse().SerializeToString() == b""
+    assert doors._HOLD_S + 1 < HEARTBEAT_CALL_TIMEOUT

@@ -1,7 +1,5 @@
 """Rounds whose updates the coordinator never sees: the same adapter as in clear."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -372,9 +370,3 @@ def test_the_price(tmp_path):
     sizes = ArmFolder(tmp_path / "hidden").read_rounds()[0]["hospitals"]
     numbers = sum(value.numel() for value in START.values())
     assert all(one["bytes"] < 8 * (numbers + 1) + 400 for one in sizes.values())
-
-
-def test_what_needs_no_model_does_not_wait_for_torch():
-    """Flower starts a program for every message; two of three of a hidden round train nothing."""
-    code = "import sys, evenhand_federated.hospital_app; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

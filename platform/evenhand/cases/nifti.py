@@ -1,4 +1,8 @@
-"""Volumes as NIfTI files: written the same bytes each time, read whole or refused by name."""
+"""Volumes as NIfTI files: written the same bytes each time, read whole or refused by name.
+
+nibabel is imported where a volume is read or written: with pydicom, which comes with it, it takes
+a third of a second, and most commands and most messages of a federation touch no volume.
+"""
 
 import gzip
 import io
@@ -8,17 +12,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 __all__ = [
     "nifti_members",
@@ -36,16 +39,6 @@ _LARGEST_BYTES = 2**33
 """Voxels of one volume; a header that promises more is damaged."""
 _BLOCK_BYTES = 2**22
 """Voxels are compressed in blocks of this size, each a gzip member of its own."""
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    MemoryError,
-    zlib.error,
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-)
 
 
 def read_nifti(path: Path, *, name: str) -> tuple[NDArray[Any], Affine]:
@@ -110,7 +103,7 @@ def _parsed(
             content = _inflated(content)
         image = _kind(content).from_bytes(content)
         voxels: NDArray[Any] = np.asarray(image.dataobj)
-    except _READ_ERRORS:
+    except _read_errors():
         raise _damaged(name) from None
     if voxels.ndim not in dimensions or voxels.dtype.kind not in "biuf":
         raise DataError(
@@ -118,6 +111,16 @@ def _parsed(
             f"{voxels.dtype}. Split or convert it into one 3-D volume a file."
         )
     return voxels, image.affine
+
+
+def _read_errors() -> tuple[type[Exception], ...]:
+    """What a damaged file can raise."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    own = (ImageFileError, HeaderDataError, WrapStructError)
+    return (OSError, EOFError, ValueError, MemoryError, zlib.error, *own)
 
 
 def _affine(matrix: NDArray[np.float64], name: str) -> Affine:
@@ -147,6 +150,8 @@ def write_nifti(path: Path, voxels: NDArray[Any], affine: Affine) -> None:
 
 def nifti_members(voxels: NDArray[Any], affine: Affine) -> Iterator[bytes]:
     """Yield the pieces of a gzipped NIfTI-1 file of a volume, as `write_nifti` writes them."""
+    import nibabel as nib
+
     image = nib.Nifti1Image(voxels, affine.ras_from_voxel, dtype=voxels.dtype)
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
@@ -193,7 +198,9 @@ def _each(function: Callable[[bytes], bytes], blocks: list[bytes]) -> Iterable[b
         yield from threads.map(function, blocks)
 
 
-def _kind(content: bytes) -> type[nib.Nifti1Image]:
+def _kind(content: bytes) -> "type[nib.Nifti1Image]":
+    import nibabel as nib
+
     second = int.from_bytes(content[:4], "little") == _NIFTI2_HEADER_BYTES
     kind: type[nib.Nifti1Image] = nib.Nifti2Image if second else nib.Nifti1Image
     return kind

@@ -4,8 +4,8 @@ Costs are composed over all steps of all rounds: for 30 rounds of 10 steps (sigm
 1.1, sampling rate 0.1) the epsilons of the rounds add up to 55, while the composed
 figure is 9.1.
 
-Opacus is imported where it is used: it takes seconds, which a process that prices nothing
-should not wait for.
+Opacus and SciPy are imported where they are used: they take seconds, which a process that prices
+nothing should not wait for.
 """
 
 import math
@@ -18,7 +18,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from evenhand.errors import PrivacyError
 
@@ -205,14 +204,15 @@ def noise_for(epsilon: float, delta: float, sampling_rate: float, steps: int) ->
 
 def _first_guess(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
     """Logarithm of the noise if there were infinitely many steps (Dong, Roth and Su 2019)."""
+    from scipy import optimize, special
 
     def excess(logarithm: float) -> float:
         sigma = math.exp(logarithm)
         mu = math.sqrt(steps) / sigma
         if sampling_rate < 1:
             mu = sampling_rate * math.sqrt(steps * math.expm1(sigma**-2))
-        above = stats.norm.cdf(mu / 2 - epsilon / mu)
-        return float(above - math.exp(epsilon + stats.norm.logcdf(-mu / 2 - epsilon / mu)) - delta)
+        above = special.ndtr(mu / 2 - epsilon / mu)
+        return float(above - math.exp(epsilon + special.log_ndtr(-mu / 2 - epsilon / mu)) - delta)
 
     low, high = math.log(0.2), math.log(_MOST_NOISE)
     if not excess(low) > 0 > excess(high):

@@ -8,17 +8,23 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from evenhand.config.audit import AuditConfig, Threshold, ThresholdConfig
+from evenhand.config.section import Count, Fraction, Positive, Section
 
 __all__ = [
     "PRIVATE_ARM",
     "ArmName",
     "AuditConfig",
+    "Count",
     "DataConfig",
     "ExperimentConfig",
     "FederationConfig",
+    "Fraction",
     "ModelConfig",
     "PhantomConfig",
+    "Positive",
     "PrivacyConfig",
     "Section",
     "Threshold",
@@ -32,21 +38,13 @@ ArmName = Literal["box-zero-shot", "local", "pooled", "federated", "federated-pr
 PRIVATE_ARM: Literal["federated-private"] = "federated-private"
 """The arm in which nothing leaves a hospital that its ledger has not paid for."""
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, strict about its keys, and its numbers finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
 
 class PhantomConfig(Section):
     """Synthetic hospitals to make instead of reading real ones."""
 
-    patients: dict[str, Count] = {"north": 10, "east": 10, "south": 10, "west": 10}
+    patients: dict[str, Count] = Field(
+        default_factory=lambda: dict.fromkeys(("north", "east", "south", "west"), 10)
+    )
     """Patients of each hospital, by hospital name."""
     shape: tuple[Count, Count, Count] = (96, 96, 12)
     """Voxels of a volume (i, j, k)."""
@@ -67,12 +65,12 @@ class DataConfig(Section):
 
     source: Path | None = None
     """A BIDS tree; exactly one of `source`, `stores` and `phantom` is given."""
-    stores: dict[str, Path] = {}
+    stores: dict[str, Path] = Field(default_factory=dict)
     """Stores that `evenhand ingest` made, by hospital; all of them take part."""
     phantom: PhantomConfig | None = None
     hospitals: tuple[str, ...] = ()
     """Hospitals that take part; empty: all that are found."""
-    left_out: dict[str, str] = {}
+    left_out: dict[str, str] = Field(default_factory=dict)
     """Hospitals that do not take part, each with the reason, for the report."""
     sequences: Annotated[tuple[str, ...], Field(min_length=1)] = ("FLAIR",)
     """Image sequences by BIDS suffix; the first one feeds the backbone, all of them the head."""
@@ -296,80 +294,6 @@ class PrivacyConfig(Section):
                 "trust = 'secure-sum' wants privacy.delta, well below 1 / all patients: "
                 "by different deltas hospitals would size the noise that they share differently"
             )
-        return self
-
-
-class Threshold(Section):
-    """A limit on one fairness figure; which side is bad depends on the figure."""
-
-    warn: float | None = None
-    """Beyond this the verdict is at least warn."""
-    fail: float | None = None
-    """Beyond this the verdict is fail; while it cannot be ruled out, warn."""
-
-    @model_validator(mode="after")
-    def _one_at_least(self) -> "Threshold":
-        if self.warn is None and self.fail is None:
-            raise ValueError("a threshold wants warn, fail or both")
-        return self
-
-
-class ThresholdConfig(Section):
-    """Limits that turn fairness figures into pass, warn or fail; none unless given."""
-
-    dice_gap: Threshold | None = None
-    """Largest gap in mean Dice between two groups; higher is worse."""
-    adjusted_dice_gap: Threshold | None = None
-    """The same between like patients: hospital and tumour volume held equal."""
-    hd95_gap: Threshold | None = None
-    """In the table's units."""
-    nsd_gap: Threshold | None = None
-    worst_group_dice: Threshold | None = None
-    """Mean Dice of the worst group; lower is worse."""
-    equity_scaled_dice: Threshold | None = None
-    """I / (1 + sum |I - I_g|); lower is worse."""
-    skewed_error_ratio: Threshold | None = None
-    """Largest over smallest group mean of 1 - Dice; higher is worse."""
-    missed_lesions_gap: Threshold | None = None
-    """Gap in the share of lesions that are missed (equal opportunity); higher is worse."""
-    calibration_gap: Threshold | None = None
-    """Gap in mean calibration error; higher is worse."""
-
-    @model_validator(mode="after")
-    def _fail_is_worse(self) -> "ThresholdConfig":
-        for name in type(self).model_fields:
-            limit: Threshold | None = getattr(self, name)
-            if limit is None or limit.warn is None or limit.fail is None:
-                continue
-            lower_is_worse = name in {"worst_group_dice", "equity_scaled_dice"}
-            if (limit.fail > limit.warn) if lower_is_worse else (limit.fail < limit.warn):
-                raise ValueError(f"{name}: fail must be at least as bad as warn")
-        return self
-
-
-class AuditConfig(Section):
-    """How the audit groups patients and counts."""
-
-    attributes: tuple[str, ...] = ("hospital", "sex", "age_group", "race")
-    age_edges: tuple[Annotated[float, Field(gt=0)], ...] = (50,)
-    """Age groups are cut at these rising ages: under the first, from it on, ..."""
-    minimum_group: Annotated[int, Field(ge=2)] = 5
-    """Groups with fewer patients are not shown."""
-    resamples: Annotated[int, Field(ge=100)] = 2000
-    nsd_tolerance: Positive = 2.0
-    """Tolerance of the normalised surface Dice, in `data.units`."""
-    intersections: bool = True
-    """Whether pairs of attributes are compared too, such as sex and age group together."""
-    within_hospital: bool = False
-    """Whether tests compare patients of the same hospital only (permuted inside hospitals)."""
-    register_file: Path | None = None
-    """Where published reports are remembered, so that no two give a small group away together."""
-    thresholds: ThresholdConfig = ThresholdConfig()
-
-    @model_validator(mode="after")
-    def _rising(self) -> "AuditConfig":
-        if list(self.age_edges) != sorted(set(self.age_edges)):
-            raise ValueError("age_edges must rise, such as [40, 60]")
         return self
 
 
