@@ -87,8 +87,12 @@ def _approve(
     from evenhand_federated.study import read_study
 
     own = folder_of(hospital, folder)
-    signed = read_study(study)
-    own.approve(signed, digest)
+    try:
+        signed = read_study(study)
+        own.approve(signed, digest)
+    except FederationError as error:
+        own.messages().add("refused", what="study to approve", why=str(error)[:300])
+        raise
     slices = prepare(own, signed)
     typer.echo(f"Approved: {signed.terms.name} ({signed.digest})")
     for name, key in (signed.terms.keys or {}).items() if signed.terms.is_hidden else ():
