@@ -16,7 +16,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,39 +23,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import tomli_w
-from typer.testing import CliRunner
 
-from evenhand.cli import app as command_line
-from evenhand.config import PhantomConfig
 from evenhand.experiment.layout import build_model
-from evenhand.ingest.bids import ingest_bids
-from evenhand.ingest.phantom import make_phantoms
 from evenhand.model.weights import fetch
 from evenhand_federated.certificates import make_authority, make_node_key, make_server_certificate
-from evenhand_federated.coordinator import CoordinatorFolder
 from evenhand_federated.flower import environment, operate, program, write_connection
-from evenhand_federated.hospital import HospitalFolder
+from evenhand_federated.rehearsal import CENTRE, Rehearsal, end_group, start_group
 from evenhand_federated.serve import free_port
-from evenhand_federated.study import SignedStudy, read_study
+from evenhand_federated.study import SignedStudy
 
 LIMIT_S = 900
-CONFIG = """
-name = "overhead"
-[data]
-source = "nowhere"
-[model]
-image_size = 128
-head = "small"
-head_size = 64
-[training]
-tumour_slices = 2
-other_slices = 2
-box_share = 0.0
-[federation]
-rounds = {rounds}
-minimum_hospitals = {hospitals}
-round_timeout_s = 240
-"""
 CLIENT = """
 {imports}
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -119,7 +95,9 @@ def main() -> None:
     out = options.out.resolve()
     out.mkdir(parents=True)
     fetch("mobile-sam")
-    study = set_up(out / "evenhand", options.hospitals, options.rounds)
+    names = tuple(f"h{number}" for number in range(options.hospitals))
+    rehearsal = Rehearsal(out / "evenhand", names, options.rounds, options.hospitals)
+    study = rehearsal.set_up()
     shapes = {
         name: list(one.shape)
         for name, one in build_model(study.terms.config()).adapter_state().items()
@@ -128,7 +106,7 @@ def main() -> None:
         kind: flower(out / str(number), kind, shapes, options.hospitals, options.rounds)
         for number, kind in enumerate(KINDS)
     }
-    seconds["Evenhand"], training = evenhand(out / "evenhand", study)
+    seconds["Evenhand"], training = evenhand(rehearsal, study)
     beyond = [whole - trained for whole, trained in zip(seconds["Evenhand"], training, strict=True)]
     seconds["Evenhand, beyond training"] = beyond
     (out / "overhead.json").write_text(json.dumps(seconds, indent=1))
@@ -159,8 +137,8 @@ def flower(
         *("--database", str(folder / "state.db")),
         *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
     ]
-    with processes() as start:
-        start(link, folder / "flower", folder / "link.log")
+    with processes() as started:
+        started.append(start(link, folder / "flower", folder / "link.log"))
         time.sleep(8)
         for number in range(hospitals):
             key = folder / f"node{number}"
@@ -173,9 +151,16 @@ def flower(
                 *("--auth-supernode-private-key", str(key)),
                 *("--host", "127.0.0.1", "--port", str(free_port())),
             ]
-            start(node, folder / f"flower{number}", folder / f"node{number}.log")
+            home = folder / f"flower{number}"
+            started.append(start(node, home, folder / f"node{number}.log"))
         operate(folder / "flower", "run", str(folder / "app"))
         return watch(lambda: lines_of(record), rounds)
+
+
+def start(command: list[str], home: Path, log: Path) -> "subprocess.Popen[bytes]":
+    """Start a program of Flower's, with a home of its own."""
+    home.mkdir(parents=True, exist_ok=True)
+    return start_group(command, log, environment(home, {"OMP_NUM_THREADS": "1"}), home)
 
 
 def write_trivial_app(
@@ -199,45 +184,14 @@ def write_trivial_app(
     return record
 
 
-def set_up(folder: Path, hospitals: int, rounds: int) -> SignedStudy:
-    """Phantoms, a coordinator, its hospitals and an approved study, as people type it."""
-    names = [f"h{number}" for number in range(hospitals)]
-    phantoms = PhantomConfig(patients=dict.fromkeys(names, 3), shape=(48, 48, 6))
-    ingest_bids(make_phantoms(phantoms, folder / "tree", seed=3), folder / "stores")
-    config, study = folder / "my.toml", folder / "study.toml"
-    config.write_text(CONFIG.format(rounds=rounds, hospitals=hospitals))
-    where = ("--host", "127.0.0.1", "--listen", "127.0.0.1", "--port", free_port())
-    type_(folder, "centre", "federation", "init", "--name", "Centre", *where)
-    for name in names:
-        invitation = folder / f"{name}.toml"
-        type_(folder, "centre", "federation", "invite", name, "--out", invitation)
-        store = folder / "stores" / name
-        type_(folder, name, "federation", "join", invitation, "--store", store)
-        type_(folder, "centre", "federation", "admit", hospital(folder, name).answer_path)
-    named = [word for name in names for word in ("--hospital", name)]
-    made = ("study", "create", config, *named, "--out", study, "--arm", "federated")
-    type_(folder, "centre", *made)
-    type_(folder, "centre", "study", "sign", study)
-    signed = read_study(study)
-    for name in names:
-        type_(folder, name, "federation", "approve", study, name, "--hash", signed.digest[:16])
-    return signed
-
-
-def evenhand(folder: Path, study: SignedStudy) -> tuple[list[float], list[float]]:
+def evenhand(rehearsal: Rehearsal, study: SignedStudy) -> tuple[list[float], list[float]]:
     """Seconds of each round but the first, and of the slowest hospital's training in it."""
-    centre = CoordinatorFolder(folder / "centre" / "coordinator")
-    arm = centre.arm(study.digest)
-    with processes() as start:
-        for name, words in (
-            ("centre", ["serve"]),
-            *((name, ["node", name]) for name in study.terms.hospitals),
-        ):
-            command = [sys.executable, "-m", "evenhand", "federation", *words]
-            start(command, folder / name, folder / f"{name}.log")
-            if name == "centre":
-                wait(lambda: "Open:" in (folder / "centre.log").read_text())
-        type_(folder, "centre", "federation", "submit", folder / "study.toml")
+    arm = rehearsal.coordinator.arm(study.digest)
+    with processes() as started:
+        started.append(rehearsal.start(CENTRE))
+        wait(lambda: rehearsal.is_open)
+        started += [rehearsal.start(name) for name in rehearsal.hospitals]
+        rehearsal.type(CENTRE, "federation", "submit", rehearsal.study_path)
         seconds = watch(lambda: len(arm.read_rounds()), study.terms.rounds)
     training = [
         max(each["seconds"] for each in record["hospitals"].values())
@@ -246,52 +200,19 @@ def evenhand(folder: Path, study: SignedStudy) -> tuple[list[float], list[float]
     return seconds, training
 
 
-def hospital(folder: Path, name: str) -> HospitalFolder:
-    """A hospital's node."""
-    return HospitalFolder(folder / name / "hospitals" / name / "federation")
-
-
-def type_(folder: Path, home: str, *words: object) -> None:
-    """Type a command in the home of somebody."""
-    result = CliRunner().invoke(
-        command_line, [str(word) for word in words], env={"EVENHAND_HOME": str(folder / home)}
-    )
-    if result.exit_code != 0:
-        raise SystemExit(f"{words}: {result.output} {result.exception}")
-
-
 @contextmanager
-def processes() -> Iterator[Callable[[list[str], Path, Path], None]]:
-    """Starts processes in groups of their own, and ends them all at the end."""
+def processes() -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Ends at the end what was put into the list."""
     started: list[subprocess.Popen[bytes]] = []
-
-    def start(command: list[str], home: Path, log: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
-        own = {"EVENHAND_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        with log.open("ab") as output:
-            started.append(
-                subprocess.Popen(  # noqa: S603 - our own arguments, no shell
-                    command,
-                    env=environment(home, own),
-                    cwd=home,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
-
     try:
-        yield start
+        yield started
     finally:
         for process in started:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
         time.sleep(3)
         for process in started:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end_group(process)
 
 
 def lines_of(path: Path) -> int:

@@ -84,7 +84,8 @@ def _strategy(study: SignedStudy, plan: FederationPlan, arm: ArmFolder) -> Deplo
     if not study.terms.is_hidden:
         return DeployedFedAvg(plan, arm, **options)
     limit = federation.round_timeout_s
-    return SecureFedAvg(plan, arm, study=study.digest, timeout_s=limit, **options)
+    roll = study.terms.roll
+    return SecureFedAvg(plan, arm, study=study.digest, roll=roll, timeout_s=limit, **options)
 
 
 def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:

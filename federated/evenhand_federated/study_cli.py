@@ -69,11 +69,13 @@ def _create(
     if arm not in ("federated", PRIVATE_ARM):
         raise UsageError(f"--arm is federated or federated-private, not '{arm}'.")
     experiment = load_config(config)
+    own = CoordinatorFolder(folder or default_coordinator())
     terms = StudyTerms.of(
         experiment,
         arm=arm,
         hospitals=tuple(hospital),
-        coordinator=CoordinatorFolder(folder or default_coordinator()).identity(),
+        coordinator=own.identity(),
+        keys={name: member.public_key for name, member in own.members().items()},
         weights_sha256=find(experiment.model.backbone).sha256,
         purpose=purpose,
         patients=patients,
@@ -123,6 +125,7 @@ def _show(study: Annotated[Path, typer.Argument(help="A draft or a signed study.
 
 def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
     from evenhand.config import PRIVATE_ARM
+    from evenhand_federated.certificates import key_name_of
 
     private = terms.arm == PRIVATE_ARM
     model = terms.model
@@ -144,4 +147,5 @@ def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
         ("put together by", terms.federation.strategy),
         ("coordinator sees", "only sums" if terms.is_hidden else "each hospital's update"),
         ("promise to patients", promise),
+        *((f"key of {name}", key_name_of(key)) for name, key in (terms.keys or {}).items()),
     ]

@@ -6,14 +6,11 @@ In the second round hospital west is killed, then the coordinator; both come bac
 
 import json
 import os
-import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,23 +18,16 @@ import httpx
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from typer.testing import CliRunner
 
-from evenhand.cli import app
-from evenhand.config import PhantomConfig
 from evenhand.errors import WeightsError
 from evenhand.experiment.layout import ArmFolder, build_model
-from evenhand.ingest.bids import ingest_bids
-from evenhand.ingest.phantom import make_phantoms
 from evenhand.model.adapter_files import read_adapter
 from evenhand.model.weights import fetch
 from evenhand_federated.checkpoint import read_checkpoint
-from evenhand_federated.coordinator import CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
-from evenhand_federated.hospital import HospitalFolder
 from evenhand_federated.node import HospitalNode
 from evenhand_federated.orders import RoundOrder
-from evenhand_federated.serve import free_port
+from evenhand_federated.rehearsal import Rehearsal, end_group
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.study import read_study
 from evenhand_federated.testing import FakeGrid
@@ -47,81 +37,25 @@ from federation_fakes import silent
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(1000)]
 
 HOSPITALS = ("north", "south", "west")
-CONFIG = """
-name = "walk"
-
-[data]
-source = "nowhere"
-
-[model]
-image_size = 128
-head = "small"
-head_size = 64
-
-[training]
-tumour_slices = 2
-other_slices = 2
-box_share = 0.0
-
-[federation]
-rounds = 3
-minimum_hospitals = 2
-round_timeout_s = 240
-"""
 LIMIT_S = 900
 """For the whole walk on a crowded machine; at a load of 6 it takes 3.5 minutes."""
 
 
-@dataclass
-class World:
-    """Folders and processes of one federation; ends what it started."""
+@dataclass(frozen=True)
+class World(Rehearsal):
+    """A federation whose processes end with it, and what was seen of it."""
 
-    path: Path
-    port: int = field(default_factory=free_port)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     facts: dict[str, object] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
-    @property
-    def coordinator(self):
-        """The coordinator's folder."""
-        return CoordinatorFolder(self.path / "centre" / "coordinator")
-
-    def hospital(self, name):
-        """A hospital's node."""
-        return HospitalFolder(self.path / name / "hospitals" / name / "federation")
-
-    def type(self, home, *words):
-        """Type a command in the home of somebody."""
-        result = CliRunner().invoke(
-            app, list(map(str, words)), env={"EVENHAND_HOME": str(self.path / home)}
-        )
-        assert result.exit_code == 0, (words, result.output, result.exception)
-        return result.output
-
-    def start(self, name, *words):
-        """Start `evenhand federation ...` as a process of its own group."""
-        with (self.path / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "evenhand", "federation", *words],
-                env=os.environ
-                | {
-                    "EVENHAND_HOME": str(self.path / name),
-                    "OMP_NUM_THREADS": "1",
-                    "COLUMNS": "200",
-                },
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+    def start(self, name):
+        """Start somebody's program, to be ended at the end."""
+        self.processes[name] = super().start(name)
 
     def kill(self, name):
         """Kill a process, and what it has started in its group, as a power cut would."""
-        process = self.processes.pop(name)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_group(self.processes.pop(name))
 
     def wait(self, what, until, limit=450):
         """Wait for something; fail with everybody's logs."""
@@ -148,35 +82,7 @@ def supervise(world, name, stop):
         process = world.processes.get(name)
         if process is not None and process.poll() is not None:
             world.facts[f"restarts of {name}"] = world.facts.get(f"restarts of {name}", 0) + 1
-            world.start(name, "node", name)
-
-
-def set_up(world):
-    """From nothing to an approved study, as people type it."""
-    tree = make_phantoms(
-        PhantomConfig(patients=dict.fromkeys(HOSPITALS, 3), shape=(48, 48, 6)),
-        world.path / "tree",
-        seed=3,
-    )
-    ingest_bids(tree, world.path / "stores")
-    (world.path / "my.toml").write_text(CONFIG)
-    where = ("--host", "127.0.0.1", "--listen", "127.0.0.1", "--port", world.port)
-    world.type("centre", "federation", "init", "--name", "Centre", *where)
-    for name in HOSPITALS:
-        invitation = world.path / f"{name}-invitation.toml"
-        world.type("centre", "federation", "invite", name, "--out", invitation)
-        store = world.path / "stores" / name
-        world.type(name, "federation", "join", invitation, "--store", store)
-        world.type("centre", "federation", "admit", world.hospital(name).answer_path)
-    study = world.path / "study.toml"
-    names = [word for name in HOSPITALS for word in ("--hospital", name)]
-    made = ("study", "create", world.path / "my.toml", *names, "--out", study)
-    world.type("centre", *made, "--arm", "federated")
-    world.type("centre", "study", "sign", study)
-    world.digest = read_study(study).digest
-    for name in HOSPITALS:
-        world.type(name, "federation", "approve", study, name, "--hash", world.digest[:16])
-    world.study = study
+            world.start(name)
 
 
 def kinds(world, name, number):
@@ -249,20 +155,20 @@ def walked(tmp_path_factory):
         fetch("mobile-sam")
     except WeightsError as error:
         pytest.skip(f"weights cannot be had here: {error}")
-    world = World(tmp_path_factory.mktemp("federation"))
+    world = World(tmp_path_factory.mktemp("federation"), HOSPITALS, rounds=3)
     stop = threading.Event()
     guards = [threading.Thread(target=supervise, args=(world, one, stop)) for one in HOSPITALS]
     try:
-        set_up(world)
+        world.set_up()
         world.facts["set up"] = time.monotonic() - world.started
-        world.start("centre", "serve")
-        world.wait("the door", lambda: "Open:" in (world.path / "centre.log").read_text())
+        world.start("centre")
+        world.wait("the door", lambda: world.is_open)
         for name in HOSPITALS:
-            world.start(name, "node", name)
+            world.start(name)
         for guard in guards:
             guard.start()
         look_at_the_door(world)
-        world.type("centre", "federation", "submit", world.study)
+        world.type("centre", "federation", "submit", world.study_path)
         world.wait("west to begin round 2", lambda: "received" in kinds(world, "west", 2))
         world.facts["round 1"] = time.monotonic() - world.started
         world.facts["warm"] = [name for name in HOSPITALS if starts_warm(world.hospital(name))]
@@ -270,9 +176,9 @@ def walked(tmp_path_factory):
         world.kill("killed")
         world.kill("centre")
         world.facts["rounds when killed"] = rounds(world)
-        world.start("centre", "serve")
+        world.start("centre")
         world.wait("round 2", lambda: 2 in rounds(world))
-        world.start("west", "node", "west")
+        world.start("west")
         state = world.coordinator.state
         world.wait("the end", lambda: state(world.digest).status != "submitted")
         world.facts["finished"] = time.monotonic() - world.started
@@ -315,7 +221,7 @@ class TestTheEnd:
         """Bit for bit what the same rounds give in one process that nobody kills."""
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
         torch.set_num_threads(1)
-        study = read_study(walked.study)
+        study = read_study(walked.study_path)
         records = walked.coordinator.arm(walked.digest).read_rounds()
         answered = {record["round"]: set(record["hospitals"]) for record in records}
 
@@ -378,7 +284,7 @@ class TestLogs:
 
     def test_nothing_of_a_patient_is_in_what_the_coordinator_has(self, walked):
         """Neither records nor logs of the coordinator name a patient or a path of a hospital."""
-        study = read_study(walked.study)
+        study = read_study(walked.study_path)
         kept = "".join(
             path.read_text(errors="replace")
             for path in walked.coordinator.path.rglob("*")
@@ -408,4 +314,7 @@ class TestClosedDoors:
     def test_no_credential_no_answer(self, walked):
         """Who has no admitted key gets nothing from it."""
         assert walked.facts["no credential"] in {401, 403}
+        refused = (walked.coordinator.path / "logs" / "door.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in refused]
+        assert "no key of an admitted hospital" in {one["why"] for one in entries}
         assert walked.facts["foreign authority"] == "refused"
