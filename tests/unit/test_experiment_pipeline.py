@@ -363,9 +363,7 @@ class TestWarmStart:
     def test_runs_of_before_are_read(self):
         """Keys of the time when only the private arm could start there mean what they meant."""
         old = config_of(privacy={"warm_start_phantoms": 8, "warm_start_epochs": 2})
-        assert old.warm_start == WarmStartConfig(
-            phantoms=8, epochs=2, arms=("federated-private",)
-        )
+        assert old.warm_start == WarmStartConfig(phantoms=8, epochs=2, arms=("federated-private",))
         assert config_of(privacy={"warm_start_phantoms": 0}).warm_start == WarmStartConfig()
 
     def test_other_images_are_refused(self):
