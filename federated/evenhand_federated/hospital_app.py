@@ -21,6 +21,7 @@ from evenhand_federated.certified import context_of
 from evenhand_federated.hospital import HospitalFolder
 from evenhand_federated.masked_sum import RefusedSumError
 from evenhand_federated.message_log import MessageLog, weigh
+from evenhand_federated.one_piece import is_in_one_piece, joined, taken_apart
 from evenhand_federated.orders import RoundOrder, fewest_answers
 from evenhand_federated.secure_hospital import AGREE, KEYS, UNMASK, SecureRound
 from evenhand_federated.study import SignedStudy
@@ -32,18 +33,31 @@ _ASKED = ("train", KEYS, AGREE, UNMASK)
 
 
 class _OnlyWhatIsAsked(ClientApp):
-    """Flower's app, that also writes down what it does not do."""
+    """Flower's app, that also writes down what it does not do, and answers as it was asked."""
 
     def __call__(self, message: Message, context: Context) -> Message:
         kind = message.metadata.message_type
-        if kind in _ASKED:
+        if kind not in _ASKED:
+            return _refused(message, "a question that no hospital answers", kind[:100])
+        if not (message.has_content() and is_in_one_piece(message.content)):
             return super().__call__(message, context)
         try:
-            log = HospitalFolder.of_environment().messages()
-            log.add("refused", what="a question that no hospital answers", why=kind[:100])
-        except Exception as error:  # noqa: BLE001 - nothing of it may leave unseen
-            return refusal(error, message)
-        return refusal(FederationError("Hospitals do not answer such a question."), message)
+            message.content = taken_apart(message.content)
+        except FederationError as error:
+            return _refused(message, "tensors", str(error))
+        answer = super().__call__(message, context)
+        if answer.has_content():
+            answer.content = joined(answer.content)
+        return answer
+
+
+def _refused(message: Message, what: str, why: str) -> Message:
+    """Write down that something is not done; the answer that says so."""
+    try:
+        HospitalFolder.of_environment().messages().add("refused", what=what, why=why)
+    except Exception as error:  # noqa: BLE001 - nothing of it may leave unseen
+        return refusal(error, message)
+    return refusal(FederationError("Hospitals do not answer such a question."), message)
 
 
 app = _OnlyWhatIsAsked()

@@ -1,11 +1,18 @@
-"""Flower's grid, that looks for answers more often: Flower 1.41 looks every 3 seconds."""
+"""Flower's grid, made quick: tensors go in one piece, and answers are looked for more often.
+
+Flower 1.41 looks every 3 seconds, and makes two requests of each tensor on each leg of its way.
+"""
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+
+from evenhand.errors import FederationError
+from evenhand_federated.one_piece import is_in_one_piece, joined, taken_apart
 
 __all__ = ["PromptGrid"]
 
@@ -41,14 +48,34 @@ class PromptGrid:
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send, and wait for all answers, or as long as `timeout` says."""
-        missing = set(self._inner.push_messages(messages))
+        missing = set(self._push(list(messages)))
         until = None if timeout is None else self._clock() + timeout
         replies: list[Message] = []
         while missing:
             came = list(self._inner.pull_messages(missing))
-            replies += came
+            replies += map(_readable, came)
             missing -= {reply.metadata.reply_to_message_id for reply in came}
             if not missing or (until is not None and self._clock() >= until):
                 break
             self._sleep(_PAUSE_S)
         return replies
+
+    def _push(self, messages: list[Message]) -> Iterable[str]:
+        """Send tensors in one piece; the messages get their ids, and stay as they are."""
+        whole = [message.content for message in messages]
+        try:
+            for message in messages:
+                message.content = joined(message.content)
+            sent: Iterable[str] = self._inner.push_messages(messages)
+        finally:
+            for message, content in zip(messages, whole, strict=True):
+                message.content = content
+        return sent
+
+
+def _readable(reply: Message) -> Message:
+    """A reply with its tensors one by one; one that cannot be read stays as it came."""
+    if reply.has_content() and is_in_one_piece(reply.content):
+        with suppress(FederationError):
+            reply.content = taken_apart(reply.content)
+    return reply
