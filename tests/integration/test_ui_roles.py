@@ -125,7 +125,7 @@ def read_as(desk, who, role, verdict=None, *, mask=None, reason="boundary"):
 
 def test_shared_from_the_start(desk):
     """What page and routes share exists before the first of them asks, so all have the same."""
-    shared = {"lock", "to_sign", "scores", "presence", "assistant", "_sittings", "_opened"}
+    shared = {"to_sign", "scores", "presence", "assistant", "_sittings", "_locks", "_opened"}
     assert shared | {"_reading_of", "_ahead"} <= set(vars(desk.office))
 
 

@@ -1,6 +1,9 @@
 """Who may work on the page, and the passphrases they sign with."""
 
 import sqlite3
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,6 +13,7 @@ from evenhand.review import (
     ReviewStore,
     Role,
     check_passphrase,
+    claim_case,
     clear_passphrase,
     parse_roles,
     people,
@@ -143,3 +147,85 @@ def test_guessing_takes_time(store, path):
         with pytest.raises(ReviewError, match="try again in 15 min"):
             check_passphrase(again, "r1", WORDS, now_s=101)
         check_passphrase(again, "r1", WORDS, now_s=100 + 15 * 60)
+
+
+class TestAtOnce:
+    """A hash takes its time; meanwhile others write, and nobody gets past the count."""
+
+    @pytest.fixture
+    def held(self, store, monkeypatch):
+        """Looking at a passphrase waits for `go`; `begun` counts those that wait."""
+        set_passphrase(store, "r1", WORDS)
+        go, begun = threading.Event(), threading.Semaphore(0)
+
+        def fits(passphrase, _kept):
+            begun.release()
+            assert go.wait(30)
+            return passphrase == WORDS
+
+        monkeypatch.setattr(sys.modules["evenhand.review.people"], "_fits", fits)
+        with ThreadPoolExecutor(12) as pool:
+
+            def try_it(words):
+                return pool.submit(check_passphrase, store, "r1", words, now_s=100)
+
+            yield go, begun, try_it
+            go.set()
+
+    def test_others_write(self, store, held):
+        """While one signs, another's claim is taken at once."""
+        go, begun, try_it = held
+        signing = try_it(WORDS)
+        assert begun.acquire(timeout=30)
+        with ThreadPoolExecutor(1) as pool:
+            claim = pool.submit(claim_case, store, "federated", "n001", "r2", now_s=0)
+            assert claim.result(timeout=10).reader == "r2"
+        assert not signing.done()
+        go.set()
+        assert signing.result(timeout=30) is None
+
+    def test_no_more_than_five(self, store, held):
+        """Of twelve at once five are looked at; after them even the right one has to wait."""
+        go, begun, try_it = held
+        tries = [try_it("wrong words") for _ in range(12)]
+        for _ in range(5):
+            assert begun.acquire(timeout=30)
+        go.set()
+        why = [str(one.exception(timeout=30)) for one in tries]
+        assert sum("not your passphrase" in one for one in why) == 5
+        assert sum("try again in 15 min" in one for one in why) == 7
+        assert not begun.acquire(blocking=False)
+        with pytest.raises(ReviewError, match="try again"):
+            check_passphrase(store, "r1", WORDS, now_s=101)
+
+    def test_right_one_lifts_no_block_of_others(self, store, held):
+        """Who is right is let through, but wrong ones that came meanwhile block all the same."""
+        go, begun, try_it = held
+        right = try_it(WORDS)
+        assert begun.acquire(timeout=30)
+        wrong = [try_it("wrong words") for _ in range(4)]
+        for _ in wrong:
+            assert begun.acquire(timeout=30)
+        go.set()
+        assert right.result(timeout=30) is None
+        assert all(one.exception(timeout=30) for one in wrong)
+        with pytest.raises(ReviewError, match="try again"):
+            check_passphrase(store, "r1", WORDS, now_s=101)
+
+    def test_fifth_try_is_right(self, store, held):
+        """Four wrong ones and then the right one: nobody has to wait, and the count begins anew."""
+        go, _, try_it = held
+        go.set()
+        for _ in range(2):
+            for _ in range(4):
+                assert "not your" in str(try_it("wrong words").exception(timeout=30))
+            assert try_it(WORDS).result(timeout=30) is None
+
+    def test_cleared_meanwhile(self, store, held):
+        """A passphrase that was cleared while it was looked at signs nothing."""
+        go, begun, try_it = held
+        signing = try_it(WORDS)
+        assert begun.acquire(timeout=30)
+        clear_passphrase(store, "r1")
+        go.set()
+        assert "changed just now" in str(signing.exception(timeout=30))

@@ -323,7 +323,7 @@ def _turn_to(office: Office, reading: Reading, case_id: str | None) -> None:
     """Leave a case for another, or (None) for the worklist; its clock stops, its draft stays."""
     st.session_state["open_case"] = case_id
     st.session_state.pop("to_sign", None)
-    with office.lock:
+    with reading.lock:
         reading.sitting.leave()
     if reading.role is Role.AUDITOR:
         return

@@ -47,7 +47,7 @@ def keep_as_draft(office: Office, reading: Reading, mask: NDArray[np.uint8]) -> 
     """Make a mask (i, j, k) the reader's draft."""
     turned = reading.canonical.turn(mask)
     box = Box.around(turned)
-    with office.lock:
+    with reading.lock:
         draft = office.drafts.read(reading.place)
         office.drafts.save(
             reading.place,
@@ -76,7 +76,7 @@ def decide(
         ResourceError: the disk is full; nothing was recorded.
     """
     _score_early(office, reading)
-    with office.lock:
+    with reading.lock:
         decision, mask = _prepared(office, reading, answer, signature, now_s=now_s)
         if mask is not None and decision.corrected_path is not None:
             path = office.run.database.parent / decision.corrected_path
@@ -110,13 +110,13 @@ def keep_for_signature(office: Office, reading: Reading, answer: Answer, *, now_
         ReviewError: it may not be taken so; nothing was kept.
     """
     _score_early(office, reading)
-    with office.lock:
+    with reading.lock:
         _prepared(office, reading, answer, None, now_s=now_s)
         office.to_sign[reading.place] = answer
 
 
 def _score_early(office: Office, reading: Reading) -> None:
-    """Compare the painted mask before the lock is taken, so that nobody's save waits for it."""
+    """Compare the painted mask before the lock is taken: nothing at the case waits for it."""
     with suppress(DataError):  # it is told where it matters
         mask = corrected_mask(office, reading)
         if mask is not None:

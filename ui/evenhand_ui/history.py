@@ -53,7 +53,7 @@ def _ask_to_withdraw(office: Office, item: WorkItem, reading: Reading, visitor: 
 def _withdraw(
     office: Office, item: WorkItem, reading: Reading, signature: Signature | None
 ) -> None:
-    with office.lock:
+    with reading.lock:
         entry = _record(office, item, reading, signature)
         with tidying_up(entry):
             office.finish(reading)

@@ -43,7 +43,7 @@ def sign_decision(
         EvenhandError: not their passphrase, or it may not be decided so any more.
     """
     signature = sign(office, visitor, answer.verdict, passphrase)
-    with office.lock:
+    with reading.lock:
         if office.to_sign.get(reading.place) != answer:
             raise ReviewError(
                 "This is not what waits for your signature any more, perhaps because of another "

@@ -169,24 +169,49 @@ def clear_passphrase(store: ReviewStore, person_id: str) -> None:
 def check_passphrase(store: ReviewStore, person_id: str, passphrase: str, *, now_s: float) -> None:
     """Hold a passphrase against a person's own.
 
+    A try counts as a wrong one before it is looked at, and is taken back when it was right: nobody
+    tries ten at once past the count, and nobody else's write waits for the hash.
+
     Raises:
         ReviewError: it is another, there is none, or too many were wrong.
     """
+    one = _count_try(store, person_id, now_s=now_s)
+    if not _fits(passphrase, one.kept):
+        raise ReviewError("This is not your passphrase. Nothing was signed.")
     with store.transaction(write=True) as session:
-        # One at a time, in the transaction: nobody tries ten at once past the count.
+        row = session.get(PersonRow, person_id)
+        if row is None or row.passphrase != one.kept:
+            raise ReviewError("Your passphrase was changed just now. Nothing was signed.")
+        if row.blocked_until_s == one.blocks_until_s:  # nobody else's tries have blocked it
+            row.blocked_until_s = 0.0
+            row.failures = max(0, row.failures - one.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Try:
+    """One try: the how manieth since a right one, what it is held against, and the end of a block.
+
+    The block is the one that was there (over, or none) or, at the last try, its own.
+    """
+
+    number: int
+    kept: str
+    blocks_until_s: float
+
+
+def _count_try(store: ReviewStore, person_id: str, *, now_s: float) -> _Try:
+    with store.transaction(write=True) as session:
         row = session.get(PersonRow, person_id)
         if row is None or not row.passphrase:
             raise ReviewError("You have no passphrase yet; choose one first.")
         if row.blocked_until_s > now_s:
             minutes = -(-(row.blocked_until_s - now_s) // 60)
             raise ReviewError(f"Too many wrong passphrases; try again in {minutes:.0f} min.")
-        if _fits(passphrase, row.passphrase):
-            row.failures = 0
-            return
         row.failures += 1
-        if row.failures >= TRIES:
+        number = row.failures
+        if number >= TRIES:
             row.failures, row.blocked_until_s = 0, now_s + WAIT_S
-    raise ReviewError("This is not your passphrase. Nothing was signed.")
+        return _Try(number=number, kept=row.passphrase, blocks_until_s=row.blocked_until_s)
 
 
 def parse_roles(names: Collection[str]) -> frozenset[Role]:
