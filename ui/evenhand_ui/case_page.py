@@ -32,7 +32,7 @@ from evenhand_ui.history import show_history
 from evenhand_ui.masks import check_uploaded_mask, recorded_mask
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.runs import days_between
-from evenhand_ui.signing import ask_signature, sign_decision
+from evenhand_ui.signing import ask_signature, meaning_at, sign_decision
 from evenhand_ui.tickets import READ, WRITE
 from evenhand_ui.volumes import grid_of
 from evenhand_ui.wording import reason_text, state_text, study_text
@@ -233,7 +233,8 @@ def _ask_for_signature(
         office.to_sign.pop(reading.place, None)
         st.session_state["generation"] = st.session_state.get("generation", 0) + 1
 
-    ask_signature(visitor, answer.verdict, item.case_id, work, cancel)
+    meaning = meaning_at(office, reading, answer)
+    ask_signature(visitor, meaning, item.case_id, work, cancel)
 
 
 def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, Any]:

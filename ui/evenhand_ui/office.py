@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evenhand.cases.records import Case
 from evenhand.errors import EvenhandError
-from evenhand.review import STAGE_OF, ReviewStore, Role, Stage
+from evenhand.review import STAGE_OF, Lesion, ReviewStore, Role, Stage
 from evenhand_ui.access import Presence
 from evenhand_ui.answers import Answer
 from evenhand_ui.assistant import Assistant
@@ -74,8 +74,8 @@ class Office:
     What threads share is there from the start: made at first use, two could each have their own.
 
     `to_sign` is what readers have said and not signed yet, by place; `scores` are Dice and HD95 of
-    masks to their proposal, by case and both masks' hashes; `presence` is who was here when,
-    `assistant` the model that readers may ask.
+    masks to their proposal, by case and both masks' hashes, `lesions` figures of masks, by case and
+    hash; `presence` is who was here when, `assistant` the model that readers may ask.
     """
 
     run: ReviewRun
@@ -87,6 +87,7 @@ class Office:
     scores: dict[tuple[str, str, str], tuple[float, float]] = field(
         default_factory=dict, init=False
     )
+    lesions: dict[tuple[str, str], tuple[Lesion, ...]] = field(default_factory=dict, init=False)
     presence: Presence = field(init=False)
     assistant: Assistant = field(init=False)
     _sittings: dict[Path, Sitting] = field(default_factory=dict, init=False)
