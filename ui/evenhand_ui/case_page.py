@@ -25,6 +25,7 @@ from evenhand.review import (
     release_claim,
 )
 from evenhand_ui.access import Visitor, check_right
+from evenhand_ui.answers import Answer
 from evenhand_ui.component import mount_viewer
 from evenhand_ui.deciding import keep_as_draft
 from evenhand_ui.faults import told_plainly
@@ -219,8 +220,8 @@ def _go_on(item: WorkItem, position: int, following: str | None) -> None:
 def _ask_for_signature(
     office: Office, item: WorkItem, visitor: Visitor, reading: Reading, following: str | None
 ) -> None:
-    answer = office.to_sign.get(reading.place)
-    if st.session_state.get("to_sign") != item.case_id or answer is None:
+    answer = _to_sign(office, reading)
+    if answer is None:
         return
 
     def work(passphrase: str) -> None:
@@ -231,10 +232,15 @@ def _ask_for_signature(
     def cancel() -> None:
         st.session_state.pop("to_sign", None)
         office.to_sign.pop(reading.place, None)
-        st.session_state["generation"] = st.session_state.get("generation", 0) + 1
 
     meaning = meaning_at(office, reading, answer)
     ask_signature(visitor, meaning, item.case_id, work, cancel)
+
+
+def _to_sign(office: Office, reading: Reading) -> Answer | None:
+    """What this page asks to be signed; None: nothing."""
+    here = st.session_state.get("to_sign") == reading.case.case_id
+    return office.to_sign.get(reading.place) if here else None
 
 
 def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, Any]:
@@ -251,6 +257,7 @@ def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, 
         "readerCookie": cookie,
         "draftKey": reading.place.name,
         "readonly": readonly,
+        "signing": _to_sign(office, reading) is not None,
         **grid_of(canonical),
         "others": [
             study_text(one.case_id, days_between(reading.case, one))

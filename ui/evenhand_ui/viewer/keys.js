@@ -24,7 +24,7 @@ export function listenForKeys(app) {
 }
 
 function decide(app) {
-  app.decide(app.volume.differing > 0 ? "correct" : "accept");
+  app.decision.decide(app.volume.differing > 0 ? "correct" : "accept");
 }
 
 function find(app, event) {

@@ -165,7 +165,7 @@ export class Panel {
       el("option", { value: "" }, "Reason: none"),
       ...this.data.reasons.map(([code, text]) => el("option", { value: code }, text)));
     this.comment = el("textarea", { rows: 2, maxlength: this.data.commentLimit,
-      "aria-label": "Comment", placeholder: "Comment. No names, no identifiers." });
+      "aria-label": "Comment", oninput: this.on.form, placeholder: "Comment. No names, no identifiers." });
     const say = (verdict, text, title) =>
       button(text, title, () => this.on.decide(verdict), { "data-verdict": verdict });
     this.verdicts = {
