@@ -33,7 +33,7 @@ from evenhand_ui.history import show_history
 from evenhand_ui.masks import check_uploaded_mask, recorded_mask
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.runs import days_between
-from evenhand_ui.signing import ask_signature, sign_decision
+from evenhand_ui.signing import ask_signature, meaning_at, sign_decision
 from evenhand_ui.tickets import READ, WRITE
 from evenhand_ui.volumes import grid_of
 from evenhand_ui.wording import reason_text, state_text, study_text
@@ -233,7 +233,8 @@ def _ask_for_signature(
         st.session_state.pop("to_sign", None)
         office.to_sign.pop(reading.place, None)
 
-    ask_signature(visitor, answer.verdict, item.case_id, work, cancel)
+    meaning = meaning_at(office, reading, answer)
+    ask_signature(visitor, meaning, item.case_id, work, cancel)
 
 
 def _to_sign(office: Office, reading: Reading) -> Answer | None:
@@ -330,7 +331,7 @@ def _turn_to(office: Office, reading: Reading, case_id: str | None) -> None:
     """Leave a case for another, or (None) for the worklist; its clock stops, its draft stays."""
     st.session_state["open_case"] = case_id
     st.session_state.pop("to_sign", None)
-    with office.lock:
+    with reading.lock:
         reading.sitting.leave()
     if reading.role is Role.AUDITOR:
         return

@@ -288,7 +288,7 @@ def _save(office: Office, reading: Reading, request: Request, body: bytes) -> Re
     box = Box.parse(request.headers.get("x-evenhand-box", ""), reading.canonical.turned_shape)
     unpack(body, box.shape)
     _hold(office, reading)
-    with office.lock:
+    with reading.lock:
         draft = office.drafts.save(reading.place, body, box, base=base, strokes=strokes)
     return JSONResponse({"revision": draft.revision})
 
@@ -298,7 +298,7 @@ def _seen(office: Office, reading: Reading, _: Request, body: bytes) -> Response
     if not isinstance(shown, list) or not all(type(one) is int for one in shown):
         raise _RequestError(400, "A report of slices is a list of numbers.")
     _hold(office, reading)
-    with office.lock:
+    with reading.lock:
         reading.sitting.report(shown, time.monotonic())
         seen = tuple(sorted(reading.sitting.seen))
         office.drafts.note(reading.place, seen=seen, seconds=reading.sitting.seconds)
@@ -346,7 +346,7 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
         raise _RequestError(400, "This decision cannot be read; reload the page.") from None
     if answer.verdict is Verdict.WITHDRAW:
         raise _RequestError(400, "A decision is withdrawn in its history.")
-    with office.lock:
+    with reading.lock:
         reading.sitting.report((), time.monotonic())
     decides = not reading.unaided or answer.verdict is Verdict.CANNOT_JUDGE
     if office.rules.verified and decides:
