@@ -283,6 +283,8 @@ export class App {
       interpolate: () => this.interpolate(),
       revert: () => this.editor.revert(),
       take: (replace) => this.prompts.take(replace),
+      carry: () => this.prompts.carry(),
+      stop: () => this.prompts.stop(),
       discard: () => this.prompts.discard(),
       other: (number) => this.beside.choose(number),
       heat: () => this.looking.toggleHeat(),

@@ -59,6 +59,7 @@ function find(app, event) {
     k: () => app.cursor.toggle(),
     y: () => app.beside.toggle(),
     u: () => app.looking.toggleHeat(),
+    g: () => app.prompts.carry(),
     n: () => app.nextUnseen(),
     h: () => app.looking.toggleHidden(),
     o: () => app.looking.toggleStyle(),
