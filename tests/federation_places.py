@@ -30,6 +30,7 @@ def make_study(coordinator, path, *, hospitals=HOSPITALS, arm="federated", **sec
         hospitals=hospitals,
         coordinator=coordinator.identity(),
         weights_sha256=find("mobile-sam").sha256,
+        keys={name: member.public_key for name, member in coordinator.members().items()},
     )
     write_draft(path, terms)
     sign_study(path, coordinator.key())

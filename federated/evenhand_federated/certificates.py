@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -23,11 +23,13 @@ from evenhand.privacy.keys import fingerprint_of
 
 __all__ = [
     "days_left",
+    "is_signed_by_node",
     "key_name_of",
     "make_authority",
     "make_node_key",
     "make_server_certificate",
     "node_key_of",
+    "sign_as_node",
 ]
 
 EXPIRY_DAYS = 30
@@ -103,6 +105,31 @@ def node_key_of(path: Path) -> str:
     Raises:
         FederationError: the file is missing, not a key, or others may read it.
     """
+    return _public(_node_key(path).public_key())
+
+
+def sign_as_node(path: Path, message: bytes) -> bytes:
+    """A signature with a node's private key (ECDSA with SHA-384, DER).
+
+    Raises:
+        FederationError: as `node_key_of`.
+    """
+    return _node_key(path).sign(message, ec.ECDSA(hashes.SHA384()))
+
+
+def is_signed_by_node(public: str, message: bytes, signature: bytes) -> bool:
+    """Whether a signature is that of a node's public key (OpenSSH); no key, no signature."""
+    try:
+        key = serialization.load_ssh_public_key(public.encode())
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return False
+        key.verify(signature, message, ec.ECDSA(hashes.SHA384()))
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         mode, content = path.stat().st_mode, path.read_bytes()
         key = serialization.load_ssh_private_key(content, password=None)
@@ -118,7 +145,7 @@ def node_key_of(path: Path) -> str:
         )
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise FederationError(f"'{path}' is a key of another kind; a node has one on P-384.")
-    return _public(key.public_key())
+    return key
 
 
 def key_name_of(public: str) -> str:

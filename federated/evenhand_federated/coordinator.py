@@ -38,7 +38,13 @@ from evenhand_federated.certificates import (
     make_authority,
     make_server_certificate,
 )
-from evenhand_federated.study import CoordinatorIdentity, Name, SignedStudy, read_study
+from evenhand_federated.study import (
+    CoordinatorIdentity,
+    Name,
+    NodeKey,
+    SignedStudy,
+    read_study,
+)
 
 __all__ = [
     "COORDINATOR_VARIABLE",
@@ -117,7 +123,7 @@ class EnrolmentAnswer(Section):
     """What a hospital hands back: its node's public key."""
 
     hospital: Name
-    public_key: Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]+$")]
+    public_key: NodeKey
 
 
 @dataclass(frozen=True)
@@ -336,6 +342,12 @@ class CoordinatorFolder:
             raise FederationError(
                 f"Not admitted yet: {', '.join(missing)}. Invite them, and admit their answers: "
                 "evenhand federation invite HOSPITAL, evenhand federation admit FILE"
+            )
+        known, keys = self.members(), study.terms.roll.keys
+        if changed := [name for name in sorted(keys) if known[name].public_key != keys[name]]:
+            raise FederationError(
+                f"Admitted with another key since this study was written: {', '.join(changed)}. "
+                "Make a new draft: evenhand study create"
             )
         write_atomically(self.study_folder(study.digest) / "study.toml", study.content)
         self.arm(study.digest).path.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,8 @@ LARGEST_BYTES = 64 * 1024 * 1024
 """Of one request; an adapter has 2 to 5 MB, and Flower sends it in pieces."""
 
 _OPEN = "/v1/fleet/"
+_UNKNOWN = {401, 403}
+"""What the link answers to whoever does not prove to be an admitted hospital."""
 _HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer", b"host"}
 _TIMEOUT_S = 120.0
 _AT_ONCE = 512
@@ -101,6 +103,8 @@ class Door:
         except httpx.HTTPError:
             await _answer(send, 503, b"the coordinator is starting")
             return
+        if answer.status_code in _UNKNOWN:
+            self._write_down(scope, "no key of an admitted hospital")
         await self._hand_on(answer, send)
 
     def start(self, host: str, port: int, *, certificate: Path, key: Path) -> None:
@@ -162,6 +166,10 @@ class Door:
         await send({"type": "http.response.body", "body": b""})
 
     async def _refuse(self, scope: Scope, send: Send, status: int, why: str) -> None:
+        self._write_down(scope, why)
+        await _answer(send, status, why.encode())
+
+    def _write_down(self, scope: Scope, why: str) -> None:
         client = scope.get("client") or ("unknown", 0)
         entry = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -173,7 +181,6 @@ class Door:
             self._log_path.replace(self._log_path.with_name(f"{self._log_path.name}.1"))
         with self._log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        await _answer(send, status, why.encode())
 
 
 async def _answer(send: Send, status: int, text: bytes) -> None:

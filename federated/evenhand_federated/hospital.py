@@ -28,7 +28,7 @@ from evenhand.home import evenhand_home
 from evenhand.privacy.keys import fingerprint_of
 from evenhand.privacy.policy import Proposal
 from evenhand.privacy.site import Site
-from evenhand_federated.certificates import make_node_key
+from evenhand_federated.certificates import make_node_key, node_key_of
 from evenhand_federated.coordinator import EnrolmentAnswer, Invitation
 from evenhand_federated.message_log import MessageLog
 from evenhand_federated.study import CoordinatorIdentity, Name, SignedStudy, read_study
@@ -179,7 +179,8 @@ class HospitalFolder:
             digest: what the coordinator has told by another way; 16 digits at least.
 
         Raises:
-            FederationError: another hash, coordinator, version or list of hospitals.
+            FederationError: another hash, coordinator, version, list of hospitals, or another key
+                under this hospital's name.
             PolicyError: the site policy does not allow it.
         """
         settings, terms = self.settings(), study.terms
@@ -198,6 +199,12 @@ class HospitalFolder:
             raise FederationError(
                 f"The study {terms.name} does not name {settings.hospital}; it is for "
                 f"{', '.join(terms.hospitals)}."
+            )
+        named = terms.roll.keys.get(settings.hospital)
+        if terms.keys is not None and named != node_key_of(self.key_path):
+            raise FederationError(
+                f"The study {terms.name} names another key for {settings.hospital} than that of "
+                "this node. Ask the coordinator whom it admitted under this name."
             )
         study.check_version()
         split = self._split(study)

@@ -17,16 +17,18 @@ from evenhand.errors import FederationError
 from evenhand.experiment.layout import HospitalHome
 from evenhand.training.personal import stays
 from evenhand_federated.answers import note, refusal
+from evenhand_federated.certified import context_of
 from evenhand_federated.hospital import HospitalFolder
+from evenhand_federated.masked_sum import RefusedSumError
 from evenhand_federated.message_log import MessageLog, weigh
 from evenhand_federated.one_piece import is_in_one_piece, joined, taken_apart
 from evenhand_federated.orders import RoundOrder, fewest_answers
-from evenhand_federated.secure_hospital import SecureRound, context_of
+from evenhand_federated.secure_hospital import AGREE, KEYS, UNMASK, SecureRound
 from evenhand_federated.study import SignedStudy
 
-__all__ = ["app", "give_key", "train", "unmask"]
+__all__ = ["agree", "app", "give_key", "train", "unmask"]
 
-_ASKED = ("train", "query.keys", "query.unmask")
+_ASKED = ("train", KEYS, AGREE, UNMASK)
 """All that a hospital can be asked; its logs, for one, are not among it."""
 
 
@@ -88,9 +90,12 @@ class _Task:
         terms, home = self.study.terms, self.home
         if not terms.is_hidden:
             raise FederationError("This study does not hide updates; such a message is not for it.")
-        context = context_of(self.study.digest, self.order.round)
+        context = context_of(self.study.digest, self.order.round, self.message.metadata.run_id)
         fewest = fewest_answers(terms.config(), terms.arm, len(terms.hospitals))
-        return SecureRound(home.path, home.name, context, fewest)
+        key_path = self.folder.key_path
+        return SecureRound(
+            home.path, home.name, context, fewest, roll=terms.roll, key_path=key_path
+        )
 
 
 def _guarded(what: str) -> Callable[[Handler], Callable[[Message, Context], Message]]:
@@ -117,8 +122,15 @@ def give_key(task: _Task) -> tuple[str, Message]:
     return "key for one sum", task.secure_round().answer_keys(task.message)
 
 
-@app.query("unmask")
+@app.query("agree")
 @_guarded("list of those whose numbers came")
+def agree(task: _Task) -> tuple[str, Message]:
+    """Sign whose numbers came, where somebody's did not."""
+    return "signature of that list", task.secure_round().answer_agree(task.message)
+
+
+@app.query("unmask")
+@_guarded("shares of those whose numbers came")
 def unmask(task: _Task) -> tuple[str, Message]:
     """Open such a sum, once."""
     return "shares that open the sum", task.secure_round().answer_unmask(task.message)
@@ -138,6 +150,8 @@ def train(task: _Task) -> tuple[str, Message]:
         study.terms.together,
         study.digest,
     )
+    if study.terms.is_hidden:
+        task.secure_round().check_keys(message.content)
     before = message.content["arrays"].to_torch_state_dict()
     after, figures = node.train_round(order, before)
     if not study.terms.is_hidden:
@@ -180,7 +194,10 @@ def _answer(
         _refuse_what_stays(answer.content, parts)
     except Exception as error:
         note(task.home, traceback.format_exc())
-        log.add("failed", what=what, why=type(error).__name__, **facts)
+        if isinstance(error, RefusedSumError):
+            log.add("refused", what=what, why=str(error)[:300], **facts)
+        else:
+            log.add("failed", what=what, why=type(error).__name__, **facts)
         raise
     leaves = weigh(answer.content)
     figures = dict(answer.content.get("metrics", {}))

@@ -82,14 +82,26 @@ def _approve(
 
     Example: evenhand federation approve study.toml north --hash 5f2a08c1d9e377b4
     """
+    from evenhand_federated.certificates import key_name_of
     from evenhand_federated.hospital import prepare
     from evenhand_federated.study import read_study
 
     own = folder_of(hospital, folder)
-    signed = read_study(study)
-    own.approve(signed, digest)
+    try:
+        signed = read_study(study)
+        own.approve(signed, digest)
+    except FederationError as error:
+        own.messages().add("refused", what="study to approve", why=str(error)[:300])
+        raise
     slices = prepare(own, signed)
     typer.echo(f"Approved: {signed.terms.name} ({signed.digest})")
+    for name, key in (signed.terms.keys or {}).items() if signed.terms.is_hidden else ():
+        typer.echo(f"{f'key of {name}:':22}{key_name_of(key)}")
+    if signed.terms.is_hidden:
+        console.print(
+            "Compare these keys with the hospitals, by telephone and not through the coordinator: "
+            "one that made a hospital up would see through the sum."
+        )
     patients = len(own.train_patients(signed))
     console.print(
         f"{patients} patients train; {slices} slices were prepared. To take it back, delete "

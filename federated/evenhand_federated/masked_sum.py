@@ -2,23 +2,22 @@
 
 Each hospital adds to its numbers a mask of its own and one for every other hospital; masks between
 two hospitals cancel in the sum, and the own ones are taken off afterwards with shares that the
-others hold. Three exchanges a round:
+others hold. Three exchanges a round, and a fourth where somebody dropped out in the second:
 
 1. keys: every hospital sends a fresh public key.
 2. masked: it gets all keys, and sends its masked numbers and, encrypted for each of the others,
    a share of its own mask's seed.
-3. unmask: it is told whose numbers came. Of those it gives its shares; of the others the seed of
-   the mask that it shares with them. It answers this once, and only when enough came.
+3. agree, only where not all came: it is told whose numbers did, and signs that list and no other.
+4. unmask: it is told whose numbers came. Of those it gives its shares; of the others the seed of
+   the mask that it shares with them. It answers this once, only when enough came, and where not
+   all did only for the list that it signed and that enough others have signed too.
 
-Whoever drops out before 2 is left out; before 3, the others' shares do. If one drops out before 2
-and another before 3, the round cannot be opened. No hospital gives both a share of somebody's own
-seed and a pair seed with him. So a coordinator that tells hospitals different things in 3 can open
-the sum of k of n hospitals only where `threshold` + the fewest that a hospital opens for is at
-most n + k; `threshold_of` makes both so large that k is never below the minimum.
-
-That holds against a coordinator that lies in 3 and has no hospital on its side. It does not hold
-against one that answers for hospitals in 1 (keys are not certified) or has hospitals that work
-with it. With two contributors, each can work out the other's numbers from the sum.
+Whoever drops out before 2 is left out; before 4, the others' shares do. If one drops out before 2
+and another before 4, the round cannot be opened. Keys and lists are signed by hospitals that the
+study names (`evenhand_federated.certified`), so a coordinator can neither answer for one nor
+tell two lists of the same sum. Why the fourth exchange is needed only then, and what holds where
+hospitals work with the coordinator: docs/decisions/0012-certified-keys.md. With two contributors,
+each can work out the other's numbers from the sum.
 
 From Flower 1.41 come the shares (Shamir), the key agreement and the encryption. Not its masks:
 these have a seed of 32 bits, which can be tried out. Here they are AES-256 in counter mode. Nor
@@ -28,7 +27,7 @@ its quantisation, which clips: here a number out of range is refused.
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +51,7 @@ __all__ = [
     "STEP",
     "Contributor",
     "Masked",
+    "RefusedSumError",
     "Unmasking",
     "UnopenedSumError",
     "decode",
@@ -68,6 +68,10 @@ LARGEST = 2.0**26
 
 Ring = NDArray[np.uint64]
 """Whole numbers modulo 2^64, in which masks cancel exactly."""
+
+
+class RefusedSumError(FederationError):
+    """What a hospital was told does not hold, so it takes no part; names no patient."""
 
 
 class UnopenedSumError(FederationError):
@@ -94,10 +98,10 @@ def decode(total: Ring) -> NDArray[np.float64]:
 
 
 def threshold_of(hospitals: int, minimum: int) -> int:
-    """How many shares open an own mask, and how many hospitals a sum is opened for.
+    """How many shares open an own mask, and how many have to be on a list and to sign it.
 
-    Whoever tells hospitals different lists opens the sum of k hospitals only if twice this is at
-    most `hospitals` + k. Here it is more for every k below `minimum`, and below 2.
+    Two lists of one sum that both have so many signatures share more than `minimum` - 1 signers,
+    and an honest one signs only one: twice this is at least `hospitals` + `minimum`.
 
     Args:
         hospitals: who began the sum.
@@ -141,6 +145,8 @@ class Contributor:
     private: bytes = field(default_factory=lambda: _private_bytes(_new_key()))
     seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     keys: dict[str, bytes] = field(default_factory=dict)
+    agreed: tuple[str, ...] = ()
+    """The list of those whose numbers came that this hospital signed."""
     has_opened: bool = False
 
     def public(self) -> bytes:
@@ -155,18 +161,19 @@ class Contributor:
         """Mask numbers for a sum among the owners of `keys`.
 
         Raises:
-            FederationError: too few, or this hospital's key is not among them, or a number is
-                out of range, or it has masked in this round before.
+            RefusedSumError: too few, or this hospital's key is not among them, or it has masked
+                in this round before.
+            FederationError: a number is out of range.
         """
         if self.keys:
-            raise FederationError("Numbers were masked in this round already; they are sent once.")
+            raise RefusedSumError("Numbers were masked in this round already; they are sent once.")
         if len(keys) < max(self.minimum, 2) or len(set(keys.values())) < len(keys):
-            raise FederationError(
+            raise RefusedSumError(
                 f"{len(set(keys.values()))} hospitals would take part in this sum; this hospital "
                 f"asks for {max(self.minimum, 2)}. Nothing is sent."
             )
         if keys.get(self.name) != self.public():
-            raise FederationError("This hospital's own key is not in the list. Nothing is sent.")
+            raise RefusedSumError("This hospital's own key is not in the list. Nothing is sent.")
         total = encode(values) + _stream(self._own_seed(), values.size)
         others = [name for name in keys if name != self.name]
         for name in others:
@@ -183,33 +190,74 @@ class Contributor:
             },
         )
 
-    def unmask(self, came: Mapping[str, bytes]) -> Unmasking:
+    def agree(self, came: Collection[str]) -> None:
+        """Be bound to a list of those whose numbers came, which is then signed.
+
+        Raises:
+            RefusedSumError: as `unmask`, or another list was agreed on.
+        """
+        self._check_list(came)
+        self.agreed = tuple(sorted(came))
+
+    def check_opening(self, came: Collection[str], signed_by: Collection[str]) -> None:
+        """Refuse to open a sum of those whose numbers came.
+
+        Args:
+            came: who, by what is told now.
+            signed_by: whose signatures of this list were found right; nobody's are needed where
+                all came who began.
+
+        Raises:
+            RefusedSumError: too few, somebody unknown, a list that was not agreed on, or it has
+                opened this round before.
+        """
+        self._check_list(came)
+        fewest, signed = threshold_of(len(self.keys), self.minimum), set(signed_by) & set(came)
+        if len(came) < len(self.keys) and (not self.agreed or len(signed) < fewest):
+            raise RefusedSumError(
+                f"{len(signed)} hospitals have signed this list of those whose numbers came; this "
+                f"hospital asks for {fewest}, and for its own. Others may have been told another "
+                "list. Refused."
+            )
+
+    def unmask(self, came: Mapping[str, bytes], signed_by: Collection[str] = ()) -> Unmasking:
         """Open the sum of those whose numbers came, once.
 
         Args:
             came: the share that each of them has encrypted for this hospital, its own too.
+            signed_by: see `check_opening`.
 
         Raises:
-            FederationError: too few, somebody unknown, or it has opened this round before.
+            RefusedSumError: see `check_opening`; or a share is not for this hospital.
         """
-        if not self.keys or self.has_opened:
-            raise FederationError("This sum was opened already, or never begun; refused.")
-        fewest = threshold_of(len(self.keys), self.minimum)
-        if len(came) < fewest or not set(came) <= set(self.keys):
-            raise FederationError(
-                f"A sum of {len(came)} hospitals was to be opened; this hospital asks for "
-                f"{fewest} of the {len(self.keys)} that began it. Refused."
-            )
+        self.check_opening(came, signed_by)
         self.has_opened = True
         try:
             shares = {
                 name: decrypt(self._pair_key(self.keys[name]), part) for name, part in came.items()
             }
         except InvalidToken:
-            raise FederationError("A share was not meant for this hospital; refused.") from None
+            raise RefusedSumError("A share was not meant for this hospital; refused.") from None
         gone = set(self.keys) - set(came)
         pairs = {name: self._pair_seed(self.keys[name], "mask") for name in sorted(gone)}
         return Unmasking(shares, pairs)
+
+    def _check_list(self, came: Collection[str]) -> None:
+        if not self.keys or self.has_opened:
+            raise RefusedSumError("This sum was opened already, or never begun; refused.")
+        fewest = threshold_of(len(self.keys), self.minimum)
+        if len(came) < fewest or not set(came) <= set(self.keys):
+            raise RefusedSumError(
+                f"A sum of {len(came)} hospitals was to be opened; this hospital asks for "
+                f"{fewest} of the {len(self.keys)} that began it. Refused."
+            )
+        if self.name not in came:
+            raise RefusedSumError("This hospital is not on the list of those who sent; refused.")
+        if self.agreed and self.agreed != tuple(sorted(came)):
+            raise RefusedSumError(
+                f"This hospital has signed that numbers of {', '.join(self.agreed)} came; now it "
+                f"is told {', '.join(sorted(came))}. Refused."
+            )
 
     def to_json(self) -> str:
         """All of it, secrets too: a file with it must be the owner's alone, and be deleted."""
@@ -220,6 +268,7 @@ class Contributor:
             "private": self.private.hex(),
             "seed": self.seed.hex(),
             "keys": {name: key.hex() for name, key in self.keys.items()},
+            "agreed": self.agreed,
             "has_opened": self.has_opened,
         }
         return json.dumps(content)
@@ -230,6 +279,7 @@ class Contributor:
         raw: dict[str, Any] = json.loads(text)
         raw["private"], raw["seed"] = bytes.fromhex(raw["private"]), bytes.fromhex(raw["seed"])
         raw["keys"] = {name: bytes.fromhex(key) for name, key in raw["keys"].items()}
+        raw["agreed"] = tuple(raw["agreed"])
         return cls(**raw)
 
     def _key(self) -> ec.EllipticCurvePrivateKey:

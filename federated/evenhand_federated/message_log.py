@@ -2,8 +2,9 @@
 
 One JSON line an entry. Each bears the hash of the one before it and the hospital's signature, as
 the privacy ledger's do (`evenhand.privacy.chain`), so a line that was changed or taken out of
-the middle is found. Lines that are missing at the end are not: note the last number now and
-then. No line names a patient.
+the middle is found. A signed file beside it (`.head`) says how far it goes, so lines cut off its
+end are found, too, and nothing is written behind such a cut. A log and a head that are put back
+together to older copies hang together: note the last number now and then. No line names a patient.
 """
 
 import fcntl
@@ -18,8 +19,9 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from evenhand.artifacts import write_atomically
 from evenhand.errors import FederationError, ResourceError
-from evenhand.privacy.chain import Entry, Fault, chain_faults, seal
+from evenhand.privacy.chain import Entry, Fault, Head, chain_faults, head_faults, seal
 from evenhand.privacy.keys import HospitalKey
 
 __all__ = ["MessageLog", "Weight", "weigh"]
@@ -65,6 +67,7 @@ class MessageLog:
 
     def __init__(self, path: Path, key: HospitalKey) -> None:
         self.path = path
+        self.head_path = path.with_suffix(".head")
         self._key = key
 
     def add(self, kind: str, **facts: object) -> None:
@@ -76,7 +79,8 @@ class MessageLog:
 
         Raises:
             FederationError: a message of that id was received before. It is looked for and
-                written down in one go: of two at once one is refused.
+                written down in one go: of two at once one is refused. Or lines are missing at
+                the end.
             ResourceError: it cannot be written. Nothing may leave then.
         """
         body = {name: value for name, value in facts.items() if value is not None}
@@ -88,11 +92,14 @@ class MessageLog:
                 content = file.read()
                 if kind == "received" and _knows(content, facts.get("message")):
                     raise FederationError("This message was here before: somebody replays it.")
-                before = _last(content)
+                latest = _latest(content)
+                self._refuse_cut(latest)
+                before = latest[-1] if latest else None
                 at = datetime.now(UTC).isoformat(timespec="milliseconds")
                 at = max(at, before.at) if before else at  # a clock that was set back a little
-                line = json.dumps(asdict(seal(before, at, kind, body, self._key)))
-                _append(file, line.encode() + b"\n", len(content))
+                entry = seal(before, at, kind, body, self._key)
+                _append(file, json.dumps(asdict(entry)).encode() + b"\n", len(content))
+                self._write_head(entry, file, len(content))
         except OSError as error:
             raise ResourceError(
                 f"The message log '{self.path}' cannot be written: {error.strerror}. Nothing "
@@ -111,7 +118,34 @@ class MessageLog:
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the log."""
-        return list(chain_faults(self.entries(), self._key.public))
+        entries, public = self.entries(), self._key.public
+        return [*chain_faults(entries, public), *head_faults(entries, self._head(), public)]
+
+    def _head(self) -> Head | None:
+        try:
+            return Head(**json.loads(self.head_path.read_text("utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            return Head(0, "", "")  # signed by nobody
+
+    def _write_head(self, entry: Entry, file: RawIOBase, size: int) -> None:
+        """Say how far the log goes; where that cannot be written the entry goes, too."""
+        content = json.dumps(asdict(Head.of(entry, self._key)))
+        try:
+            write_atomically(self.head_path, content.encode())
+        except ResourceError:
+            os.ftruncate(file.fileno(), size)
+            raise
+
+    def _refuse_cut(self, latest: list[Entry]) -> None:
+        faults = list(head_faults(latest, self._head(), self._key.public))
+        if faults:
+            raise FederationError(
+                f"The end of the message log '{self.path}' is not what was written: {faults[0]} "
+                f"Move the log and '{self.head_path.name}' away and keep them: new ones are begun, "
+                "and the old ones are the evidence."
+            )
 
 
 def _entries(content: bytes) -> list[Entry]:
@@ -137,9 +171,11 @@ def _knows(content: bytes, message_id: object) -> bool:
     )
 
 
-def _last(content: bytes) -> Entry | None:
+def _latest(content: bytes) -> list[Entry]:
+    """The last two entries: a process that was killed may have left the head one behind."""
     lines = content.splitlines()
-    return _entry(lines[-1], len(lines)) if lines else None
+    first = max(len(lines) - 2, 0)
+    return [_entry(line, number) for number, line in enumerate(lines[first:], start=first + 1)]
 
 
 def _entry(line: bytes, number: int) -> Entry:

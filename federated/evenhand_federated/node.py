@@ -155,20 +155,21 @@ class HospitalNode:
     ) -> dict[str, float | int]:
         """Train without privacy, and keep here what the next round starts from; the losses."""
         federation, rounds = self.config.federation, rounds_of(self.config, order.arm)
+        schedule = Schedule(
+            self.config.training.learning_rate,
+            start=(order.round - 1) / rounds,
+            end=order.round / rounds,
+        )
         drift = None
         if federation.strategy == "scaffold":
             steady = order.steady if kept.number == order.round - 1 else 0
-            drift = drifting.learn(kept.tensors, state, steady=steady)
+            drift = drifting.learn(kept.tensors, state, steady=steady, mean_rate=schedule.mean())
         report = train(
             model,
             patients,
             self._steps_here(),
             epochs=federation.local_epochs,
-            schedule=Schedule(
-                self.config.training.learning_rate,
-                start=(order.round - 1) / rounds,
-                end=order.round / rounds,
-            ),
+            schedule=schedule,
             seed=_seed_of(self.config.seed, self.home.name, order.round),
             proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
             moments=kept.tensors,
@@ -178,7 +179,7 @@ class HospitalNode:
         after = model.adapter_state()
         keep = report.moments | personal.as_kept(after, self._local_parts)
         if drift is not None:
-            keep |= drifting.as_kept(drift, after, report.rates)
+            keep |= drifting.as_kept(drift, after, schedule.mean())
         write_moments(self.home.moments_path(order.arm, order.round), keep)
         # What this round started from is kept: it may have to be run again.
         for number in self.home.rounds_kept(order.arm):

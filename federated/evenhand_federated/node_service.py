@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import socket
+import ssl
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +19,9 @@ from evenhand_federated.site_guard import write_programs
 from evenhand_federated.warm import keep_warm
 
 __all__ = ["node_command", "node_environment", "run_node", "write_unit"]
+
+_PROBE_S = 10.0
+"""How long the coordinator may take to show its certificate."""
 
 _UNIT = """\
 # Evenhand's node of hospital {hospital}. To install it for this user:
@@ -81,7 +86,8 @@ def run_node(folder: HospitalFolder) -> NoReturn:
     """Become the SuperNode.
 
     Raises:
-        FederationError: a file of the node is missing or not right.
+        FederationError: a file of the node is missing or not right, or somebody else answers in
+            the coordinator's place.
         PolicyError: the site policy that the environment names is missing.
     """
     from evenhand_federated.serve import free_port
@@ -93,11 +99,38 @@ def run_node(folder: HospitalFolder) -> NoReturn:
             f"The coordinator's certificate '{folder.authority_path}' is missing. It is in the "
             "invitation: take it from there."
         )
+    _refuse_foreign(folder)
     (folder.path / "flower").mkdir(exist_ok=True)
     os.chdir(folder.path / "flower")
     command, own = node_command(folder, free_port()), node_environment(folder)
     keep_warm(folder.programs_path, own)
     os.execve(command[0], command, own)  # noqa: S606 - no shell
+
+
+def _refuse_foreign(folder: HospitalFolder) -> None:
+    """Write down and refuse a certificate that is not the coordinator's.
+
+    The SuperNode refuses it, too, but leaves no line that a person finds. Where nobody answers it
+    is started all the same: it tries again.
+    """
+    address = folder.settings().address
+    host, _, port = address.rpartition(":")
+    context = ssl.create_default_context(cafile=str(folder.authority_path))
+    try:
+        with (
+            socket.create_connection((host, int(port)), timeout=_PROBE_S) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return
+    except ssl.SSLCertVerificationError as error:
+        why = f"the certificate at {address} is not the coordinator's: {error.verify_message}"
+        folder.messages().add("refused", what="connection", why=why)
+        raise FederationError(
+            f"Somebody else answers at {address}: {error.verify_message}. Nothing was sent. Ask "
+            "the coordinator whether its certificate or its address has changed."
+        ) from None
+    except OSError:
+        return
 
 
 def write_unit(folder: HospitalFolder) -> Path:

@@ -32,6 +32,9 @@ __all__ = ["CENTRE", "Rehearsal", "end_group", "start_group"]
 CENTRE = "centre"
 """The coordinator's home."""
 
+_TRAINING = 2
+"""Of a hospital's three patients; the third is kept for testing."""
+
 _CONFIG = """
 name = "{name}"
 [data]
@@ -61,6 +64,8 @@ class Rehearsal:
         rounds: of the study.
         minimum: hospitals without which no round ends.
         name: of the study.
+        arm: of the study.
+        more: sections of its config, TOML.
         port: of the coordinator's door.
     """
 
@@ -69,6 +74,8 @@ class Rehearsal:
     rounds: int
     minimum: int = 2
     name: str = "rehearsal"
+    arm: str = "federated"
+    more: str = ""
     port: int = field(default_factory=free_port)
 
     @property
@@ -119,12 +126,12 @@ class Rehearsal:
             self.type(name, "federation", "join", invitation, "--store", store)
             self.type(CENTRE, "federation", "admit", self.hospital(name).answer_path)
         config = self.path / "my.toml"
-        config.write_text(
-            _CONFIG.format(name=self.name, rounds=self.rounds, minimum=self.minimum), "utf-8"
-        )
+        common = _CONFIG.format(name=self.name, rounds=self.rounds, minimum=self.minimum)
+        config.write_text(common + self.more, "utf-8")
         named = [word for name in self.hospitals for word in ("--hospital", name)]
-        made = ("study", "create", config, *named, "--out", self.study_path, "--arm", "federated")
-        self.type(CENTRE, *made)
+        patients = ("--patients", _TRAINING * len(self.hospitals))
+        made = ("study", "create", config, *named, *patients, "--arm", self.arm)
+        self.type(CENTRE, *made, "--out", self.study_path)
         self.type(CENTRE, "study", "sign", self.study_path)
         study = read_study(self.study_path)
         for name in self.hospitals:

@@ -10,27 +10,26 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from evenhand.artifacts import write_atomically
-from evenhand.errors import FederationError
-from evenhand_federated.masked_sum import Contributor
+from evenhand_federated.certificates import sign_as_node
+from evenhand_federated.certified import Roll, key_statement, list_statement
+from evenhand_federated.masked_sum import Contributor, RefusedSumError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["KEYS", "MASKED", "UNMASK", "SecureRound", "context_of"]
+__all__ = ["AGREE", "KEYS", "MASKED", "UNMASK", "SecureRound"]
 
 KEYS = "query.keys"
 """Type of the message of the first exchange."""
 
+AGREE = "query.agree"
+"""Type of the message of the third exchange, where not all came; the second is that of training."""
+
 UNMASK = "query.unmask"
-"""Type of the message of the third exchange; the second is the training message."""
+"""Type of the message of the last exchange."""
 
 MASKED = "masked"
 """Name of the tensor that holds what is masked."""
-
-
-def context_of(study: str, number: int) -> str:
-    """What the masks of a round depend on."""
-    return f"{study} round {number}"
 
 
 class SecureRound:
@@ -39,11 +38,16 @@ class SecureRound:
     Args:
         folder: of the hospital, for this study.
         hospital: its name.
-        context: see `context_of`.
+        context: see `evenhand_federated.certified.context_of`.
         minimum: contributors that it asks for.
+        roll: of the study.
+        key_path: of its node's private key.
     """
 
-    def __init__(self, folder: Path, hospital: str, context: str, minimum: int) -> None:
+    def __init__(
+        self, folder: Path, hospital: str, context: str, minimum: int, *, roll: Roll, key_path: Path
+    ) -> None:
+        self._roll, self._key_path = roll, key_path
         self._path = folder / "secure-sum.json"
         self._hospital = hospital
         self._context = context
@@ -54,8 +58,36 @@ class SecureRound:
         own = Contributor(self._hospital, self._context, self._minimum)
         with self._held():
             self._keep(own)
-        content = RecordDict({"key": ConfigRecord({self._hospital: own.public()})})
+        key = own.public()
+        statement = key_statement(self._context, self._hospital, key)
+        content = RecordDict(
+            {
+                "key": ConfigRecord({self._hospital: key}),
+                "signature": self._signed(statement),
+            }
+        )
         return Message(content, reply_to=message)
+
+    def check_keys(self, content: RecordDict) -> dict[str, bytes]:
+        """Everybody's keys in a training message; looked at before anything is trained or charged.
+
+        Raises:
+            RefusedSumError: one is of no hospital of the study, or its hospital has not signed it
+                for this round.
+        """
+        keys, signatures = content.get("keys", {}), content.get("signatures", {})
+        for name, key in keys.items():
+            if name not in self._roll.keys:
+                raise RefusedSumError(
+                    f"A key came for '{name[:64]}', whom the study does not name. Nothing is sent."
+                )
+            statement = key_statement(self._context, name, key) if isinstance(key, bytes) else b""
+            if not self._roll.is_signed(name, statement, signatures.get(name)):
+                raise RefusedSumError(
+                    f"The key that came for {name} is not one that {name} has signed for this "
+                    "round: it is somebody else's, or an old one. Nothing is sent."
+                )
+        return dict(keys)
 
     def mask(
         self,
@@ -71,10 +103,13 @@ class SecureRound:
             before: the adapter that came.
             after: the one that was trained.
             patients: whom it was trained on.
+
+        Raises:
+            RefusedSumError: somebody's key is not certified, or this sum is not to be had.
         """
         parts = [(after[name] - before[name]).double().numpy().ravel() for name in sorted(before)]
         values = np.concatenate([*parts, [1.0]]) * patients
-        keys = {name: bytes(key) for name, key in content["keys"].items()}
+        keys = self.check_keys(content)
         with self._held():
             own = self._load()
             masked = own.mask(keys, values)
@@ -86,16 +121,34 @@ class SecureRound:
             }
         )
 
+    def answer_agree(self, message: Message) -> Message:
+        """Sign the list of those whose numbers came; this round is opened for no other.
+
+        Raises:
+            RefusedSumError: too few came, or another list was signed in this round.
+        """
+        came = [str(name) for name in message.content["came"]["names"]]
+        with self._held():
+            own = self._load()
+            own.agree(came)
+            self._keep(own)
+        statement = list_statement(self._context, own.keys, came)
+        content = RecordDict({"signature": self._signed(statement)})
+        return Message(content, reply_to=message)
+
     def answer_unmask(self, message: Message) -> Message:
         """Open the sum, once; then forget the round.
 
         Raises:
-            FederationError: too few came, or the round is another or was opened already.
+            RefusedSumError: too few came, or too few have signed the list of those who did, or
+                the round is another or was opened already.
         """
         with self._held():
             own = self._load()
+            signatures = message.content.get("signatures", {})
             came = {name: bytes(part) for name, part in message.content["shares"].items()}
-            opened = own.unmask(came)
+            statement = list_statement(self._context, own.keys, came)
+            opened = own.unmask(came, self._roll.signers(statement, signatures))
             self._path.unlink()
         content = RecordDict(
             {
@@ -104,6 +157,9 @@ class SecureRound:
             }
         )
         return Message(content, reply_to=message)
+
+    def _signed(self, statement: bytes) -> ConfigRecord:
+        return ConfigRecord({self._hospital: sign_as_node(self._key_path, statement)})
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -114,10 +170,10 @@ class SecureRound:
 
     def _load(self) -> Contributor:
         if not self._path.exists():
-            raise FederationError("This round was not begun here, or was opened already; refused.")
+            raise RefusedSumError("This round was not begun here, or was opened already; refused.")
         own = Contributor.from_json(self._path.read_text("utf-8"))
         if own.context != self._context:
-            raise FederationError("Another round was begun here; refused.")
+            raise RefusedSumError("Another round was begun here; refused.")
         return own
 
     def _keep(self, own: Contributor) -> None:

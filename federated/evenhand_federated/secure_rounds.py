@@ -21,6 +21,7 @@ from flwr.serverapp import Grid
 
 from evenhand.errors import FederationError
 from evenhand_federated.answers import figures_fault, tensor_fault
+from evenhand_federated.certified import Roll, context_of, key_statement, list_statement
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.masked_sum import (
     Unmasking,
@@ -29,7 +30,7 @@ from evenhand_federated.masked_sum import (
     threshold_of,
 )
 from evenhand_federated.orders import FAILED
-from evenhand_federated.secure_hospital import KEYS, MASKED, UNMASK, context_of
+from evenhand_federated.secure_hospital import AGREE, KEYS, MASKED, UNMASK
 
 __all__ = ["SecureFedAvg"]
 
@@ -38,14 +39,20 @@ class SecureFedAvg(DeployedFedAvg):
     """Rounds among connected hospitals of which only the sum is seen.
 
     Args:
-        study: what the masks depend on, with the round.
+        study: what the masks depend on, with the run and the round.
+        roll: who takes part, and by which keys.
         timeout_s: of an exchange without training.
         options: see `DeployedFedAvg`.
     """
 
-    def __init__(self, *arguments: Any, study: str, timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, study: str, roll: Roll, timeout_s: float, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._study = study
+        self._roll = roll
+        self._context = ""
+        self._uncertified: dict[str, str] = {}
         self._timeout_s = timeout_s
         self._grid: Grid | None = None
         self._keys: dict[str, bytes] = {}
@@ -67,15 +74,13 @@ class SecureFedAvg(DeployedFedAvg):
         asked = {
             message.metadata.dst_node_id: RecordDict({"config": order}) for message in messages
         }
-        self._keys = {
-            name: bytes(reply.content["key"][name])
-            for name, reply in self._ask(KEYS, asked).items()
-            if name in reply.content.get("key", {})
-        }
+        self._context = context_of(self._study, number, messages[0].metadata.run_id)
+        signatures = self._take_keys(self._ask(KEYS, asked))
         if len(self._keys) < self._plan.minimum_hospitals:
+            wrong = "".join(f" {name}: {why}." for name, why in self._uncertified.items())
             raise FederationError(
                 f"Round {number} of {self._plan.arm}: {len(self._keys)} hospitals gave a key, "
-                f"{self._plan.minimum_hospitals} are needed."
+                f"{self._plan.minimum_hospitals} are needed.{wrong}"
             )
         self._sent = [
             message
@@ -85,8 +90,25 @@ class SecureFedAvg(DeployedFedAvg):
         steady = self._steady(number, set(self._keys))  # of those who are left
         for message in self._sent:
             message.content["keys"] = ConfigRecord(dict(self._keys))
+            message.content["signatures"] = ConfigRecord(dict(signatures))
             message.content["config"]["steady"] = steady
         return self._sent
+
+    def _take_keys(self, replies: Mapping[str, Message]) -> dict[str, bytes]:
+        """Keep the keys that their hospitals have signed; return the signatures.
+
+        One that is not would have every hospital refuse the round, so its hospital is left out.
+        """
+        self._keys, self._uncertified, signatures = {}, {}, {}
+        for name, reply in replies.items():
+            key = reply.content.get("key", {}).get(name)
+            signature = reply.content.get("signature", {}).get(name)
+            statement = key_statement(self._context, name, key) if isinstance(key, bytes) else b""
+            if self._roll.is_signed(name, statement, signature):
+                self._keys[name], signatures[name] = key, signature
+            else:
+                self._uncertified[name] = "a key that it has not signed as the study names it"
+        return signatures
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -104,7 +126,7 @@ class SecureFedAvg(DeployedFedAvg):
     def _sorted(
         self, replies: Iterable[Message]
     ) -> tuple[dict[str, Message], dict[str, str], set[int]]:
-        answered, failed, codes = {}, {}, set()
+        answered, failed, codes = {}, dict(self._uncertified), set[int]()
         size = 1 + sum(int(np.prod(one.shape)) for one in self._arrays.values())
         for hospital, reply in self._by_hospital(replies).items():
             if reply.has_error():
@@ -129,16 +151,14 @@ class SecureFedAvg(DeployedFedAvg):
                 f"Round {number} of {self._plan.arm}: {len(self._keys)} hospitals began a hidden "
                 f"sum and {len(answered)} sent their part; {needed} are needed to open it."
             )
+        order = ConfigRecord({"arm": self._plan.arm, "round": number})
+        signatures = ConfigRecord(self._agreed(order, answered, needed))
         nodes = {name: node for node, name in self._plan.hospitals.items()}
         asked = {}
         for name in answered:
             parts = {other: reply.content["shares"][name] for other, reply in answered.items()}
-            asked[nodes[name]] = RecordDict(
-                {
-                    "config": ConfigRecord({"arm": self._plan.arm, "round": number}),
-                    "shares": ConfigRecord(parts),
-                }
-            )
+            content = {"config": order, "shares": ConfigRecord(parts), "signatures": signatures}
+            asked[nodes[name]] = RecordDict(content)
         opened = {
             name: Unmasking(dict(reply.content["shares"]), dict(reply.content["pairs"]))
             for name, reply in self._ask(UNMASK, asked).items()
@@ -148,10 +168,39 @@ class SecureFedAvg(DeployedFedAvg):
             {name: reply.content["arrays"][MASKED].numpy() for name, reply in answered.items()},
             opened,
             began=self._keys,
-            context=context_of(self._study, number),
+            context=self._context,
             minimum=self._plan.minimum_hospitals,
         )
         return [self._as_answer(total)]
+
+    def _agreed(
+        self, order: ConfigRecord, answered: Mapping[str, Message], needed: int
+    ) -> dict[str, bytes]:
+        """Signatures of the list of those who sent; none where all did who began.
+
+        Raises:
+            UnopenedSumError: too few have signed it.
+        """
+        if set(answered) == set(self._keys):
+            return {}
+        came = ConfigRecord({"names": sorted(answered)})
+        asked = {
+            node: RecordDict({"config": order, "came": came})
+            for node, name in self._plan.hospitals.items()
+            if name in answered
+        }
+        statement = list_statement(self._context, self._keys, answered)
+        told = {
+            name: reply.content.get("signature", {}).get(name)
+            for name, reply in self._ask(AGREE, asked).items()
+        }
+        signed = self._roll.signers(statement, told)
+        if len(signed) < needed:
+            raise UnopenedSumError(
+                f"{len(signed)} hospitals have signed the list of those who sent; {needed} are "
+                "needed to open the sum."
+            )
+        return {name: told[name] for name in sorted(signed)}
 
     def _as_answer(self, total: np.ndarray[Any, np.dtype[np.float64]]) -> Message:
         patients, at, state = round(float(total[-1])), 0, {}

@@ -6,13 +6,14 @@ these bytes is the study's name between hospitals; a hospital approves that hash
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from evenhand import __version__
 from evenhand.artifacts import write_atomically
@@ -27,14 +28,17 @@ from evenhand.config import (
     PrivacyConfig,
     Section,
     TrainingConfig,
+    WarmStartConfig,
 )
 from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, FederationError
 from evenhand.privacy.keys import HospitalKey, fingerprint_of, is_signed
 from evenhand.privacy.secure_sum import Together
+from evenhand_federated.certified import Roll
 
 __all__ = [
     "CoordinatorIdentity",
+    "NodeKey",
     "SignedStudy",
     "StudyTerms",
     "read_draft",
@@ -47,6 +51,8 @@ _MARK = "\n[signature]\n"
 """What is before it is signed."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+NodeKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]+$")]
+"""A node's public key, in OpenSSH's format."""
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -79,9 +85,13 @@ class StudyTerms(Section):
     patients: Count | None = None
     """In training, of all hospitals together, as they have agreed; one noise is sized by it."""
     seed: Annotated[int, Field(ge=0)] = 0
+    keys: dict[Name, NodeKey] | None = None
+    """Of the hospitals' nodes; what they say of a hidden sum is signed with these."""
     model: ModelConfig
     training: TrainingConfig
     federation: FederationConfig
+    warm_start: WarmStartConfig = WarmStartConfig()
+    """Phantoms that the coordinator trains on first; anybody can do it again."""
     privacy: PrivacyConfig
 
     @model_validator(mode="after")
@@ -105,6 +115,16 @@ class StudyTerms(Section):
                 "privacy.trust = 'secure-sum' wants privacy.tolerated of 1 or more between "
                 "hospitals: with 0 any two that talk to each other see through the noise"
             )
+        if self.keys is not None and (
+            set(self.keys) != set(self.hospitals) or len(set(self.keys.values())) < len(self.keys)
+        ):
+            raise ValueError("keys does not name one key of its own for each hospital")
+        if self.is_hidden and self.keys is None:
+            raise ValueError(
+                "a study that hides updates wants keys, of all its hospitals: a coordinator could "
+                "make some up. Admit them all (evenhand federation admit), then write the draft "
+                "again: evenhand study create"
+            )
         return self
 
     @property
@@ -117,6 +137,11 @@ class StudyTerms(Section):
         if self.patients is None or not self.is_hidden:
             return None
         return Together(self.patients, len(self.hospitals), carrier="secure-aggregation")
+
+    @property
+    def roll(self) -> Roll:
+        """The hospitals and their keys."""
+        return Roll(self.keys or {})
 
     @property
     def rounds(self) -> int:
@@ -143,6 +168,7 @@ class StudyTerms(Section):
             model=self.model,
             training=self.training,
             federation=self.federation,
+            warm_start=self.warm_start,
             privacy=self.privacy,
         )
 
@@ -157,12 +183,24 @@ class StudyTerms(Section):
         weights_sha256: str,
         purpose: str = "",
         patients: int | None = None,
+        keys: Mapping[str, str] | None = None,
     ) -> "StudyTerms":
         """The terms under which an experiment's arm becomes a study.
+
+        Args:
+            config: the experiment.
+            arm: of it.
+            hospitals: who takes part.
+            coordinator: who leads.
+            weights_sha256: of the frozen backbone.
+            purpose: in words.
+            patients: in training, of all hospitals together.
+            keys: public keys of hospitals' nodes; they are in the study once all are known.
 
         Raises:
             ConfigError: the hospitals or the arm cannot be.
         """
+        named = {name: keys[name] for name in hospitals if name in keys} if keys else {}
         try:
             return cls.model_validate(
                 {
@@ -177,17 +215,21 @@ class StudyTerms(Section):
                     "sequence": config.data.sequences[0],
                     "test_fraction": config.data.test_fraction,
                     "patients": patients,
+                    "keys": named if set(named) == set(hospitals) else None,
                     "seed": config.seed,
                     "model": config.model.model_dump(),
                     "training": config.training.model_dump(),
                     "federation": config.federation.model_dump(),
+                    "warm_start": config.warm_start.model_dump(),
                     "privacy": config.privacy.model_dump(),
                 }
             )
-        except ValueError as error:
-            reason = str(error).splitlines()
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
             raise ConfigError(
-                f"This cannot be a study: {' '.join(' '.join(reason[1:3]).split())}."
+                f"This cannot be a study: {f'{where}: ' if where else ''}{reason}."
             ) from None
 
 

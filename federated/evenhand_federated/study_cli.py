@@ -69,11 +69,13 @@ def _create(
     if arm not in ("federated", PRIVATE_ARM):
         raise UsageError(f"--arm is federated or federated-private, not '{arm}'.")
     experiment = load_config(config)
+    own = CoordinatorFolder(folder or default_coordinator())
     terms = StudyTerms.of(
         experiment,
         arm=arm,
         hospitals=tuple(hospital),
-        coordinator=CoordinatorFolder(folder or default_coordinator()).identity(),
+        coordinator=own.identity(),
+        keys={name: member.public_key for name, member in own.members().items()},
         weights_sha256=find(experiment.model.backbone).sha256,
         purpose=purpose,
         patients=patients,
@@ -123,9 +125,11 @@ def _show(study: Annotated[Path, typer.Argument(help="A draft or a signed study.
 
 def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
     from evenhand.config import PRIVATE_ARM
+    from evenhand_federated.certificates import key_name_of
 
     private = terms.arm == PRIVATE_ARM
     model = terms.model
+    phantoms = terms.warm_start.phantoms if terms.warm_start.starts(terms.arm) else 0
     promise = (
         f"epsilon {terms.privacy.epsilon:g} for each patient, over all rounds"
         if private
@@ -140,8 +144,10 @@ def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
         ("at least", f"{terms.federation.minimum_hospitals} of them in each round"),
         ("model", f"{model.backbone}, head {model.head}, {model.image_size} pixels"),
         ("weights", terms.weights_sha256),
+        ("starts", f"from {phantoms} phantoms" if phantoms else "at random"),
         ("rounds", f"{terms.rounds}, each at most {terms.federation.round_timeout_s:g} s"),
         ("put together by", terms.federation.strategy),
         ("coordinator sees", "only sums" if terms.is_hidden else "each hospital's update"),
         ("promise to patients", promise),
+        *((f"key of {name}", key_name_of(key)) for name, key in (terms.keys or {}).items()),
     ]

@@ -314,4 +314,7 @@ class TestClosedDoors:
     def test_no_credential_no_answer(self, walked):
         """Who has no admitted key gets nothing from it."""
         assert walked.facts["no credential"] in {401, 403}
+        refused = (walked.coordinator.path / "logs" / "door.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in refused]
+        assert "no key of an admitted hospital" in {one["why"] for one in entries}
         assert walked.facts["foreign authority"] == "refused"

@@ -148,3 +148,15 @@ def test_connections_are_bounded(door, tmp_path, monkeypatch):
     monkeypatch.setattr(doors.uvicorn, "Server", lambda _: SimpleNamespace(run=lambda: None))
     door.start("127.0.0.1", 1, certificate=tmp_path / "c", key=tmp_path / "k")
     assert 0 < asked["limit_concurrency"] < 1000
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_no_credential_is_refused_and_logged(tmp_path, status):
+    """The link refuses who is no admitted hospital; the door writes down that somebody tried."""
+    link = httpx.MockTransport(lambda _: httpx.Response(status, content=pieces()))
+    door = Door("https://127.0.0.1:1", None, tmp_path / "door.jsonl", transport=link)
+    assert ask(door, "/v1/fleet/pull-messages").status_code == status
+    (line,) = (tmp_path / "door.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["path"] == "/v1/fleet/pull-messages"
+    assert entry["why"] == "no key of an admitted hospital"

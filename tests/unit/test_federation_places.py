@@ -1,5 +1,7 @@
 """Setting up: who is who, what is refused, and that nothing half made stays."""
 
+import contextlib
+import socket
 import ssl
 import stat
 import subprocess
@@ -20,6 +22,7 @@ from evenhand.errors import (
     ResourceError,
     StoreError,
 )
+from evenhand_federated import node_service
 from evenhand_federated.certificates import days_left, make_node_key, node_key_of
 from evenhand_federated.coordinator import EnrolmentAnswer, Invitation, Member, StudyState
 from evenhand_federated.node_service import node_command, node_environment, run_node, write_unit
@@ -248,6 +251,19 @@ from_config = false
         with pytest.raises(FederationError, match="altered"):
             north.approved(study.digest)
 
+    def test_a_study_altered_after_signing_is_refused_and_logged(self, tmp_path, centre, north):
+        """Whoever types the command reads why, and so does who reads the hospital's log later."""
+        study = make_study(centre, tmp_path / "study.toml")
+        altered = study.content.replace(b"rounds = 3", b"rounds = 9")
+        (tmp_path / "study.toml").write_bytes(altered)
+        words = ["federation", "approve", str(tmp_path / "study.toml"), "north"]
+        words += ["--hash", study.digest, "--folder", str(north.path)]
+        assert "altered after it was signed" in str(CliRunner().invoke(app, words).exception)
+        (entry,) = north.messages().entries()
+        assert (entry.kind, entry.body()["what"]) == ("refused", "study to approve")
+        assert "altered after it was signed" in entry.body()["why"]
+        assert north.approved_digests() == []
+
     @pytest.mark.parametrize("digest", ["../../evil", "x" * 64, ""])
     def test_a_digest_cannot_lead_out_of_the_folder(self, north, digest):
         """It comes from a message."""
@@ -312,8 +328,6 @@ class TestSentences:
 
     def test_a_busy_port(self):
         """The sentence names the port and the way out."""
-        import socket
-
         with socket.socket() as busy:
             busy.bind(("127.0.0.1", 0))
             busy.listen()
@@ -357,6 +371,47 @@ class TestSentences:
 
 class TestNode:
     """What a node is started as."""
+
+    @pytest.mark.parametrize("whose", ["own", "other"])
+    def test_a_foreign_certificate_is_refused_and_logged(
+        self, tmp_path, centre, north, monkeypatch, whose
+    ):
+        """Who answers with another authority's certificate gets nothing; the log says so."""
+        shown = centre if whose == "own" else make_coordinator(tmp_path / "other")
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(shown.path / "server.crt", shown.path / "server.key")
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.settimeout(20)
+
+        def answer():
+            with listener, contextlib.suppress(OSError):
+                plain, _ = listener.accept()
+                with plain, server.wrap_socket(plain, server_side=True) as visitor:
+                    visitor.recv(1)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = listener.getsockname()[1]
+        text = north.settings_path.read_text()
+        north.settings_path.write_text(text.replace("localhost:9400", f"127.0.0.1:{port}"))
+        monkeypatch.setattr(node_service, "keep_warm", lambda *_: None)
+        monkeypatch.chdir(tmp_path)
+
+        def become(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(node_service.os, "execve", become)
+        wanted = KeyboardInterrupt if whose == "own" else FederationError
+        with pytest.raises(wanted, match=None if whose == "own" else "Somebody else answers"):
+            run_node(north)
+        thread.join()
+        lines = [(one.kind, one.body()["why"]) for one in north.messages().entries()]
+        if whose == "own":
+            assert lines == []
+        else:
+            ((kind, why),) = lines
+            assert kind == "refused"
+            assert f"the certificate at 127.0.0.1:{port} is not the coordinator's" in why
 
     def test_verified_and_authenticated(self, north):
         """With the coordinator's authority and the node's key; its own interface on loopback."""

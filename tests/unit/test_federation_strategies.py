@@ -293,7 +293,7 @@ class TestDrift:
 
     def federate(self, folder, *, gone=(), unheard=(), until=6):
         """Rounds of toy hospitals; `gone`, `unheard`: (round, node) who is away, or in vain."""
-        kept, pushes, rate, steps = {}, {}, 0.1, 5
+        kept, pushes, rate = {}, {}, 0.1
 
         def node_of(place):
             steep, target = SITES[place]
@@ -305,12 +305,13 @@ class TestDrift:
                 came = message.content["arrays"].to_torch_state_dict()
                 number, memory = kept.get(place, (0, None))
                 steady = order.steady if number == order.round - 1 else 0
-                drift = learn(memory, came, steady=steady)
+                steps = place - 6  # another number at each
+                drift = learn(memory, came, steady=steady, mean_rate=rate)
                 value = came["w"].clone()
                 for _ in range(steps):
-                    value += rate * (drift["w"] - steep * (value - target))
+                    value += drift["w"] / steps - rate * steep * (value - target)
                 pushes.setdefault(order.round, {})[place] = drift["w"].item()
-                kept[place] = order.round, as_kept(drift, {"w": value}, rate * steps)
+                kept[place] = order.round, as_kept(drift, {"w": value}, rate)
                 if (order.round, place) in unheard:
                     return None
                 content = {

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,17 +13,19 @@ from evenhand.config import FederationConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand_federated import hospital_app
+from evenhand_federated.certificates import make_node_key, node_key_of
+from evenhand_federated.certified import Roll, context_of
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.hospital import NODE_VARIABLE
-from evenhand_federated.masked_sum import Contributor, Unmasking
+from evenhand_federated.masked_sum import Contributor, Unmasking, UnopenedSumError
 from evenhand_federated.node import HospitalNode
 from evenhand_federated.orders import FAILED
-from evenhand_federated.secure_hospital import KEYS, UNMASK, SecureRound, context_of
+from evenhand_federated.secure_hospital import AGREE, KEYS, UNMASK, SecureRound
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
-from evenhand_federated.testing import FakeGrid
+from evenhand_federated.testing import LINK_NODE_ID, FakeGrid
 from federation_fakes import answering, silent, state_of
 from federation_fakes import context_of as context_for
 from federation_places import make_coordinator, make_hospital, make_study
@@ -40,20 +43,39 @@ def stirred(name):
     }
 
 
+def roll_of(folder):
+    """The roll of all hospitals, whose keys are made when they are first asked for."""
+    keys = {}
+    for name in NAMES.values():
+        path = folder / "keys" / name
+        path.parent.mkdir(exist_ok=True)
+        keys[name] = node_key_of(path) if path.exists() else make_node_key(path)
+    return Roll(keys)
+
+
+def part_of(folder, name, number=1, minimum=2):
+    """A hospital's part in a round of the run that the fake grid is."""
+    home = folder / name
+    home.mkdir(exist_ok=True)
+    context = context_of("study", number, LINK_NODE_ID)
+    key_path = folder / "keys" / name
+    return SecureRound(home, name, context, minimum, roll=roll_of(folder), key_path=key_path)
+
+
 def secure_node(folder, name, *, quiet=(), change=lambda content: content, minimum=2):
     """A hospital that takes part; `quiet` are the kinds of messages that it does not answer."""
-    folder = folder / name
-    folder.mkdir(exist_ok=True)
 
     def answer(message):
         kind = message.metadata.message_type
         if kind in quiet:
             return None
         number = int(message.content["config"]["round"])
-        own = SecureRound(folder, name, context_of("study", number), minimum)
+        own = part_of(folder, name, number, minimum)
         try:
             if kind == KEYS:
                 return own.answer_keys(message)
+            if kind == AGREE:
+                return own.answer_agree(message)
             if kind == UNMASK:
                 return own.answer_unmask(message)
             before = message.content["arrays"].to_torch_state_dict()
@@ -74,7 +96,9 @@ def federate(folder, nodes, *, secure=True, rounds=2, strategy="fedavg"):
     combiner = combiner_of(FederationConfig(strategy=strategy))
     options = {"patience_s": 0.01, "grace_s": 0, "combiner": combiner}
     made = (
-        SecureFedAvg(plan, folder, study="study", timeout_s=1, **options)
+        SecureFedAvg(
+            plan, folder, study="study", roll=roll_of(folder.path.parent), timeout_s=1, **options
+        )
         if secure
         else DeployedFedAvg(plan, folder, **options)
     )
@@ -200,20 +224,20 @@ def test_secrets_are_gone_after_the_round(tmp_path):
 
 def test_a_round_cannot_be_opened_twice(tmp_path):
     """A coordinator that asks again, with another list, gets nothing."""
-    own = SecureRound(tmp_path, "north", context_of("study", 1), 2)
+    own = part_of(tmp_path, "north")
     with pytest.raises(FederationError, match="was not begun here"):
         own.answer_unmask(None)
 
 
 def test_two_questions_at_once_open_a_sum_once(tmp_path, monkeypatch):
     """Two processes with two lists of those who came: one gets shares, the other a refusal."""
-    own = SecureRound(tmp_path, "north", "round", 2)
-    begun = Contributor("north", "round", 2)
+    own = part_of(tmp_path, "north")
+    begun = Contributor("north", context_of("study", 1, LINK_NODE_ID), 2)
     begun.keys = {"north": begun.public()}
     own._keep(begun)
     both, outcomes = threading.Barrier(2), []
 
-    def slow(self, came):
+    def slow(self, came, signed_by):
         time.sleep(0.3)
         return Unmasking({}, {})
 
@@ -239,14 +263,15 @@ def test_two_questions_at_once_open_a_sum_once(tmp_path, monkeypatch):
 def test_through_the_hospitals_app(tmp_path, tiny_stores, monkeypatch):
     """From a signed study to the adapter: only sums arrive, and each hospital's log says so."""
     centre = make_coordinator(tmp_path / "centre")
+    hospitals = {
+        node: make_hospital(tmp_path / name, centre, tiny_stores[name].path, name)
+        for node, name in ((11, "north"), (12, "south"))
+    }
     study = make_study(
         centre, tmp_path / "study.toml", federation={"rounds": 1, "secure_sum": True}
     )
-    hospitals = {}
-    for node, name in ((11, "north"), (12, "south")):
-        own = make_hospital(tmp_path / name, centre, tiny_stores[name].path, name)
+    for own in hospitals.values():
         own.approve(study, study.digest)
-        hospitals[node] = own
 
     def train_round(self, order, state):
         trained = {key: value + len(self.train_patients) for key, value in state.items()}
@@ -267,6 +292,7 @@ def test_through_the_hospitals_app(tmp_path, tiny_stores, monkeypatch):
     grid = FakeGrid({node: node_of(own) for node, own in hospitals.items()})
     plan = FederationPlan("federated", 1, 0, {11: "north", 12: "south"}, 2)
     options = {"patience_s": 1, "grace_s": 0}
+    options["roll"] = study.terms.roll
     SecureFedAvg(plan, folder, study=study.digest, timeout_s=1, **options).start(
         grid=grid, initial_arrays=ArrayRecord(START), num_rounds=1, timeout=1
     )
@@ -300,6 +326,41 @@ def test_robust_and_hidden_exclude_each_other():
     """What looks at single updates cannot work on a sum."""
     with pytest.raises(ValueError, match="choose one of the two"):
         FederationConfig(strategy="krum", secure_sum=True)
+
+
+def test_a_key_that_its_hospital_has_not_signed(tmp_path):
+    """It would have all others refuse the round; so its hospital is left out, and named why."""
+    nodes = {node: secure_node(tmp_path, name) for node, name in NAMES.items()}
+    roll_of(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    roll_of(other)
+    nodes[12] = secure_node(other, "east")
+    found, _ = federate(ArmFolder(tmp_path / "hidden"), nodes)
+    assert close(found, in_clear(tmp_path, without=["east"]))
+    for record in ArmFolder(tmp_path / "hidden").read_rounds():
+        assert record["failed"] == {"east": "a key that it has not signed as the study names it"}
+
+
+@pytest.mark.parametrize(
+    ("quiet", "kinds"),
+    [
+        ((), {KEYS: 4, "train": 4, UNMASK: 4}),
+        (("train",), {KEYS: 4, "train": 4, AGREE: 3, UNMASK: 3}),
+    ],
+)
+def test_the_list_is_signed_only_where_somebody_dropped_out(tmp_path, quiet, kinds):
+    """Where all sent who began, a round takes three messages; else those who did sign the list."""
+    _, grid = hidden(tmp_path, {"south": {"quiet": quiet}}, rounds=1)
+    assert Counter(message.metadata.message_type for message in grid.sent) == kinds
+
+
+def test_too_few_sign(tmp_path):
+    """The round ends with a sentence; no adapter comes of it."""
+    gone = {"south": {"quiet": ("train",)}, "west": {"quiet": (AGREE,)}}
+    with pytest.raises(UnopenedSumError, match="2 hospitals have signed the list"):
+        hidden(tmp_path, gone)
+    assert read_checkpoint(ArmFolder(tmp_path / "hidden")) == (0, None)
 
 
 def test_the_price(tmp_path):

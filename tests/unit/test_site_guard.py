@@ -266,6 +266,16 @@ class TestMessages:
         assert trained == []
         assert kinds(north)[0][0] == "refused"
 
+    def test_an_approved_study_that_was_altered(self, north, study, trained):
+        """The approved copy is looked at with each message; the log says why it is not run."""
+        path = north.path / "approved" / f"{study.digest}.toml"
+        path.write_bytes(study.content.replace(b"rounds = 3", b"rounds = 9"))
+        assert ask(study.digest).error.reason == "FederationError"
+        assert trained == []
+        ((kind, facts),) = kinds(north)
+        assert kind == "refused"
+        assert "was altered after it was signed" in facts["why"]
+
     def test_another_arm_than_approved(self, north, study, trained):
         """A study without privacy is not the private one, nor the other way round."""
         assert ask(study.digest, arm="federated-private").has_error()

@@ -35,6 +35,7 @@ minimum_hospitals = 2
 rounds = 5
 """
 HOSPITALS = ("north", "south", "west")
+KEYS = {name: f"ecdsa-sha2-nistp384 {name.upper()}" for name in HOSPITALS}
 
 
 @pytest.fixture
@@ -180,12 +181,48 @@ class TestTerms:
         nobody = raw | {"privacy": raw["privacy"] | {"tolerated": 0}}
         with pytest.raises(ConfigError, match="of 1 or"):
             StudyTerms.of(ExperimentConfig.model_validate(nobody), **given, patients=48)
+        with pytest.raises(ConfigError, match=r"wants keys.*evenhand federation admit"):
+            StudyTerms.of(config, **given, patients=48)
+        given["keys"] = KEYS
         terms = StudyTerms.of(config, **given, patients=48)
         assert terms.is_hidden
         assert (terms.together.patients, terms.together.carrier) == (48, "secure-aggregation")
         clear = StudyTerms.of(config, **(given | {"arm": "federated"}), patients=48)
         assert not clear.is_hidden
         assert clear.together is None
+
+    @pytest.mark.parametrize("keys", [{}, {"north": KEYS["north"]}, KEYS | {"other": "x"}])
+    def test_a_hidden_sum_wants_everybodys_key(self, tmp_path, key, keys):
+        """Without it a coordinator could make hospitals up; the sentence says what to do first.
+
+        A signed study of before, which has none, is refused as well.
+        """
+        config = {"rounds": 3, "secure_sum": True}
+        hidden = ExperimentConfig.model_validate(
+            {"name": "walk", "data": {"source": "nowhere"}, "federation": config}
+        )
+        given = {
+            "arm": "federated",
+            "hospitals": HOSPITALS,
+            "coordinator": CoordinatorIdentity(name="Centre", public_key=key.public),
+            "weights_sha256": "ab" * 32,
+        }
+        if "other" in keys:  # of somebody who takes no part
+            assert StudyTerms.of(hidden, **given, keys=keys).keys == KEYS
+            return
+        with pytest.raises(ConfigError, match=r"wants keys.*evenhand federation admit"):
+            StudyTerms.of(hidden, **given, keys=keys)
+        write_draft(tmp_path / "old.toml", StudyTerms.of(hidden, **given, keys=KEYS))
+        text = (tmp_path / "old.toml").read_text()
+        (tmp_path / "old.toml").write_text(text.replace("[keys]", "[purpose_of_keys]"))
+        with pytest.raises(ConfigError):
+            sign_study(tmp_path / "old.toml", key)
+
+    def test_one_key_under_two_names(self, key):
+        """Who answers under two names would be two of the fewest that a sum may have."""
+        twice = KEYS | {"south": KEYS["north"]}
+        with pytest.raises(ConfigError, match="one key of its own for each hospital"):
+            make_terms(key, keys=twice)
 
     def test_another_version_is_refused(self, signed, key, monkeypatch):
         """Two versions may train differently: all sides run the one that was agreed on."""

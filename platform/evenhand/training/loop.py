@@ -43,13 +43,19 @@ class Schedule:
             return self.learning_rate * max(progress / WARM_UP, 0.02)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
+    def mean(self) -> float:
+        """Mean learning rate of this piece, whoever takes how many steps in it.
+
+        By the midpoint rule with 1000 points, so equal bit for bit wherever it is computed.
+        """
+        return math.fsum(self.at((point + 0.5) / 1000) for point in range(1000)) / 1000
+
 
 @dataclass(frozen=True)
 class TrainingReport:
     """What a piece of training did: mean losses of its first and last quarter, seconds.
 
-    `moments` is what the optimiser remembers at its end, see `evenhand.training.moments`;
-    `rates` the sum of all steps' learning rates.
+    `moments` is what the optimiser remembers at its end, see `evenhand.training.moments`.
     """
 
     steps: int
@@ -57,7 +63,6 @@ class TrainingReport:
     first_loss: float
     last_loss: float
     seconds: float
-    rates: float
     moments: dict[str, Tensor] = field(repr=False)
 
 
@@ -94,7 +99,7 @@ def train(
         proximal: weight of half the squared distance from where this piece starts, which is
             added to the loss (FedProx); 0: none.
         moments: what the optimiser remembered at the end of the piece before; None: nothing.
-        drift: what each step is corrected by, see `evenhand.training.drift`; None: nothing.
+        drift: what this piece is corrected by, see `evenhand.training.drift`; None: nothing.
         free: patterns of tensors that nothing is held to: there is no common one.
         advance: told 1 after each step.
 
@@ -114,8 +119,9 @@ def train(
         remember(optimiser, named, moments)
     weights = read_patient_weights(config.patient_weights, [each.patient_id for each in patients])
     per_epoch = math.ceil(len(patients) / config.patients_per_step)
+    steps = epochs * len(torch.arange(len(patients)).chunk(per_epoch))
+    rates = [schedule.at(step / (epochs * per_epoch)) for step in range(steps)]
     losses: list[float] = []
-    rates = 0.0
     held = [one for name, one in named.items() if not stays(name, free)] if proximal else []
     start = [one.detach().clone() for one in held]
     model.train()
@@ -123,7 +129,7 @@ def train(
     for _ in range(epochs):
         order = epoch_order(len(patients), weights, generator)
         for chosen in order.chunk(per_epoch):
-            rate = schedule.at(len(losses) / (epochs * per_epoch))
+            rate = rates[len(losses)]
             for group in optimiser.param_groups:
                 group["lr"] = rate
             image_size = model.config.image_size
@@ -146,8 +152,7 @@ def train(
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             if drift is not None:
-                drifting.correct(named, drift, rate)
-            rates += rate
+                drifting.correct(named, drift, rate / sum(rates))
             losses.append(loss.item())
             advance(1)
     model.eval()
@@ -158,7 +163,6 @@ def train(
         first_loss=sum(losses[:quarter]) / quarter,
         last_loss=sum(losses[-quarter:]) / quarter,
         seconds=time.monotonic() - started,
-        rates=rates,
         moments=moments_of(optimiser, named),
     )
 

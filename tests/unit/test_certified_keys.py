@@ -1,0 +1,366 @@
+"""Keys and lists of a hidden sum are signed by hospitals that the study names; others are refused.
+
+North is a hospital as it is installed. The other hospitals, and a coordinator that does what it
+likes, are played by the tests.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenhand_federated import hospital_app
+from evenhand_federated.certificates import (
+    is_signed_by_node,
+    make_node_key,
+    node_key_of,
+    sign_as_node,
+)
+from evenhand_federated.certified import Roll, context_of, key_statement, list_statement
+from evenhand_federated.coordinator import Member
+from evenhand_federated.hospital import NODE_VARIABLE
+from evenhand_federated.masked_sum import Contributor
+from evenhand_federated.node import HospitalNode
+from evenhand_federated.secure_hospital import AGREE, KEYS, UNMASK
+from evenhand_federated.testing import LINK_NODE_ID, FakeGrid
+from federation_fakes import context_of as context_for
+from federation_fakes import state_of
+from federation_places import make_coordinator, make_hospital, make_study
+
+OTHERS = ("east", "south", "west")
+START = state_of(1, 2)
+
+
+@dataclass
+class World:
+    """North, the others' keys, and what a coordinator has of a round."""
+
+    folder: object
+    north: object
+    study: object
+    trained: list
+    number: int = 1
+    parts: dict = field(default_factory=dict)
+    keys: dict = field(default_factory=dict)
+    signatures: dict = field(default_factory=dict)
+    masked: dict = field(default_factory=dict)
+    sent: int = 0
+
+    def context(self, number=None):
+        """Of a round."""
+        return context_of(self.study.digest, number or self.number, LINK_NODE_ID)
+
+    def sign(self, name, statement):
+        """As a hospital that the test plays."""
+        return sign_as_node(self.folder / f"{name}.key", statement)
+
+    def ask(self, kind, **content):
+        """A message to north; its answer."""
+        context = context_for(0)
+        context.run_config["study"] = self.study.digest
+        order = ConfigRecord({"arm": "federated", "round": self.number})
+        grid = FakeGrid({10: lambda message: hospital_app.app(message, context)})
+        self.sent += 1
+        grid._number = iter([self.sent])  # no two messages have one id
+        message = Message(RecordDict({"config": order, **content}), 10, kind)
+        (reply,) = grid.send_and_receive([message])
+        return reply
+
+    def begin(self, number=1):
+        """All give a key."""
+        self.number = number
+        reply = self.ask(KEYS)
+        self.keys = {"north": reply.content["key"]["north"]}
+        self.signatures = {"north": reply.content["signature"]["north"]}
+        for name in OTHERS:
+            self.parts[name] = Contributor(name, self.context(), 2)
+            self.keys[name] = self.parts[name].public()
+            statement = key_statement(self.context(), name, self.keys[name])
+            self.signatures[name] = self.sign(name, statement)
+
+    def train(self):
+        """Send the adapter and everybody's keys to north."""
+        arrays = ArrayRecord(START)
+        keys, signatures = ConfigRecord(self.keys), ConfigRecord(self.signatures)
+        return self.ask("train", arrays=arrays, keys=keys, signatures=signatures)
+
+    def mask(self):
+        """All send their numbers."""
+        reply = self.train()
+        assert reply.has_content(), self.last()
+        self.masked = {"north": dict(reply.content["shares"])}
+        for name in OTHERS:
+            self.masked[name] = dict(self.parts[name].mask(self.keys, np.ones(7)).shares)
+
+    def agree(self, came):
+        """Ask north to sign a list."""
+        return self.ask(AGREE, came=ConfigRecord({"names": list(came)}))
+
+    def lists(self, came, signers, **changes):
+        """Signatures of a list, by those whom the test plays."""
+        statement = list_statement(self.context(), self.keys, came)
+        return {name: self.sign(name, changes.get(name, statement)) for name in signers}
+
+    def unmask(self, came, signatures):
+        """Ask north to open."""
+        shares = ConfigRecord({name: self.masked[name]["north"] for name in came})
+        return self.ask(UNMASK, shares=shares, signatures=ConfigRecord(signatures))
+
+    def last(self):
+        """Kind and facts of the last line in north's log."""
+        entry = self.north.messages().entries()[-1]
+        return entry.kind, entry.body()
+
+    def refused(self, reply, why):
+        """Whether an answer is a refusal, and north's log says why in a sentence."""
+        kind, facts = self.last()
+        assert (reply.has_error(), reply.error.reason) == (True, "RefusedSumError")
+        assert kind == "refused"
+        assert why in facts["why"]
+        assert facts["round"] == self.number
+        assert self.north.messages().faults() == []
+        return True
+
+
+@pytest.fixture
+def world(tmp_path, tiny_stores, monkeypatch):
+    """A hidden study of four hospitals, which north has approved."""
+    centre = make_coordinator(tmp_path / "centre")
+    north = make_hospital(tmp_path / "north", centre, tiny_stores["north"].path)
+    for name in OTHERS:
+        centre.keep_member(Member(name, make_node_key(tmp_path / f"{name}.key"), "2026-01-01"))
+    study = make_study(
+        centre,
+        tmp_path / "study.toml",
+        hospitals=("north", *OTHERS),
+        federation={"rounds": 3, "secure_sum": True},
+    )
+    north.approve(study, study.digest)
+    monkeypatch.setenv(NODE_VARIABLE, str(north.path))
+    trained = []
+
+    def train_round(self, order, state):
+        trained.append(order.round)
+        return {name: value + 1 for name, value in state.items()}, {"patients": 2}
+
+    monkeypatch.setattr(HospitalNode, "train_round", train_round)
+    return World(tmp_path, north, study, trained)
+
+
+def invented(world):
+    """The coordinator adds a hospital, with a key of its own making."""
+    own = Contributor("ghost", world.context(), 2)
+    make_node_key(world.folder / "ghost.key")
+    world.keys["ghost"] = own.public()
+    world.signatures["ghost"] = world.sign(
+        "ghost", key_statement(world.context(), "ghost", own.public())
+    )
+
+
+def impersonated(world):
+    """It answers for south, with a node key that south does not have."""
+    own = Contributor("south", world.context(), 2)
+    make_node_key(world.folder / "false.key")
+    world.keys["south"] = own.public()
+    world.signatures["south"] = world.sign(
+        "false", key_statement(world.context(), "south", own.public())
+    )
+
+
+def swapped(world):
+    """It gives south's key, with south's signature, as west's, and west's as south's."""
+    for of in (world.keys, world.signatures):
+        of["south"], of["west"] = of["west"], of["south"]
+
+
+def of_an_older_round(world):
+    """It keeps a key that south gave and signed in the round before."""
+    old = world.keys["south"], world.signatures["south"]
+    world.begin(2)
+    world.keys["south"], world.signatures["south"] = old
+
+
+def of_an_older_run(world):
+    """It keeps one of the same round, from when the study was started before."""
+    before = context_of(world.study.digest, 1, LINK_NODE_ID + 1)
+    statement = key_statement(before, "south", world.keys["south"])
+    world.signatures["south"] = world.sign("south", statement)
+
+
+def tampered(world):
+    """One bit of a signature is another."""
+    whole = world.signatures["south"]
+    world.signatures["south"] = whole[:-1] + bytes([whole[-1] ^ 1])
+
+
+def unsigned(world):
+    """No signature came, as from a version of before."""
+    world.signatures.clear()
+
+
+class TestKeys:
+    """A key of a round counts only if its hospital, which the study names, has signed it."""
+
+    @pytest.mark.parametrize(
+        ("attack", "why"),
+        [
+            (invented, "A key came for 'ghost', whom the study does not name"),
+            (impersonated, "The key that came for south is not one that south has signed"),
+            (swapped, "is not one that"),
+            (of_an_older_round, "The key that came for south is not one that south has signed"),
+            (of_an_older_run, "The key that came for south is not one that south has signed"),
+            (tampered, "The key that came for south is not one that south has signed"),
+            (unsigned, "is not one that"),
+        ],
+    )
+    def test_refused_and_logged(self, world, attack, why):
+        """Nothing is trained, so nothing is charged; the log says whose key it was."""
+        world.begin()
+        attack(world)
+        assert world.refused(world.train(), why)
+        assert world.trained == []
+
+    def test_right_ones_are_taken(self, world):
+        """Else the test above would show nothing."""
+        world.begin()
+        world.mask()
+        assert world.trained == [1]
+        assert world.last()[0] == "sent"
+
+    def test_a_key_under_the_own_name_in_the_study_is_looked_at(self, world, tmp_path, tiny_stores):
+        """A study in which the coordinator names its own key for a hospital is not approved."""
+        centre = make_coordinator(tmp_path / "centre2")
+        north = make_hospital(tmp_path / "north2", centre, tiny_stores["north"].path)
+        centre.members_path.unlink()
+        for name in ("north", "south"):
+            public = make_node_key(tmp_path / f"false-{name}.key")
+            centre.keep_member(Member(name, public, "2026-01-01"))
+        hidden = {"rounds": 1, "secure_sum": True}
+        study = make_study(centre, tmp_path / "false.toml", federation=hidden)
+        with pytest.raises(Exception, match="names another key for north than that of this node"):
+            north.approve(study, study.digest)
+        assert north.approved_digests() == []
+
+
+class TestLists:
+    """A sum of fewer than began is opened only for a list that enough hospitals have signed."""
+
+    CAME = ("north", "east", "south")
+
+    @pytest.fixture
+    def masked(self, world):
+        """All have sent; the coordinator says that west has not."""
+        world.begin()
+        world.mask()
+        return world
+
+    def test_signed_by_enough(self, masked):
+        """Then shares of those who came and the pair seed with the one who did not leave."""
+        mine = masked.agree(self.CAME).content["signature"]["north"]
+        signatures = masked.lists(self.CAME, ("east", "south")) | {"north": mine}
+        statement = list_statement(masked.context(), masked.keys, self.CAME)
+        assert is_signed_by_node(node_key_of(masked.north.key_path), statement, mine)
+        content = masked.unmask(self.CAME, signatures).content
+        assert (set(content["shares"]), set(content["pairs"])) == (set(self.CAME), {"west"})
+
+    def test_two_lists(self, masked):
+        """North has signed one; for another it neither signs nor opens."""
+        masked.agree(self.CAME)
+        other = ("north", "east", "west")
+        why = "This hospital has signed that numbers of east, north, south came"
+        assert masked.refused(masked.agree(other), why)
+        signatures = masked.lists(other, ("east", "west"))
+        assert masked.refused(masked.unmask(other, signatures), why)
+        everybody = ("north", *OTHERS)
+        assert masked.refused(masked.unmask(everybody, {}), why)
+
+    def test_others_were_told_another_list(self, masked):
+        """South's signature is of another list, so too few have signed this one."""
+        mine = masked.agree(self.CAME).content["signature"]["north"]
+        other = list_statement(masked.context(), masked.keys, ("south", "east", "west"))
+        signatures = masked.lists(self.CAME, ("east", "south"), south=other) | {"north": mine}
+        why = "2 hospitals have signed this list"
+        assert masked.refused(masked.unmask(self.CAME, signatures), why)
+
+    def test_others_were_told_other_keys(self, masked):
+        """Who was told other keys is in another sum: its signature does not count in this one."""
+        mine = masked.agree(self.CAME).content["signature"]["north"]
+        keys = {name: masked.keys[name] for name in self.CAME}
+        other = list_statement(masked.context(), keys, self.CAME)
+        signatures = masked.lists(self.CAME, ("east", "south"), south=other) | {"north": mine}
+        why = "2 hospitals have signed this list"
+        assert masked.refused(masked.unmask(self.CAME, signatures), why)
+
+    def test_a_replayed_signature(self, masked):
+        """Of the same list in the round before."""
+        old = masked.lists(self.CAME, ("east", "south"))
+        masked.begin(2)
+        masked.mask()
+        mine = masked.agree(self.CAME).content["signature"]["north"]
+        why = "1 hospitals have signed this list"
+        assert masked.refused(masked.unmask(self.CAME, old | {"north": mine}), why)
+
+    def test_a_tampered_signature(self, masked):
+        """One bit of one, and one too few is left."""
+        mine = masked.agree(self.CAME).content["signature"]["north"]
+        signatures = masked.lists(self.CAME, ("east", "south")) | {"north": mine}
+        whole = signatures["east"]
+        signatures["east"] = whole[:-1] + bytes([whole[-1] ^ 1])
+        why = "2 hospitals have signed this list"
+        assert masked.refused(masked.unmask(self.CAME, signatures), why)
+
+    def test_a_list_without_oneself(self, masked):
+        """North has sent its numbers, and knows it; nor is a list of too few one."""
+        assert masked.refused(masked.agree(OTHERS), "This hospital is not on the list")
+        assert masked.refused(masked.agree(("north", "south")), "A sum of 2 hospitals")
+
+
+names = st.text(min_size=1, max_size=8)
+statements = st.tuples(names, names, st.binary(min_size=1, max_size=8))
+
+
+@given(one=statements, other=statements)
+def test_a_statement_says_one_thing(one, other):
+    """No two studies, rounds, hospitals or keys have the same statement, whatever their bytes."""
+    assert (key_statement(*one) == key_statement(*other)) == (one == other)
+    assert key_statement(*one) != list_statement(one[0], {one[1]: one[2]}, [one[1]])
+
+
+@given(
+    one=st.dictionaries(names, st.binary(min_size=1, max_size=4), min_size=1, max_size=4),
+    other=st.dictionaries(names, st.binary(min_size=1, max_size=4), min_size=1, max_size=4),
+)
+def test_a_list_says_whose_and_among_whom(one, other):
+    """Names in any order are one list; another name, or another key of one, is another."""
+    same = list_statement("c", one, one) == list_statement("c", other, other)
+    assert same == (one == other)
+    assert list_statement("c", one, one) == list_statement("c", one, sorted(one, reverse=True))
+
+
+@given(data=st.data())
+def test_no_changed_byte_is_a_signature(data, key_file):
+    """Neither of the signature nor of what is signed; nor is anything that is no signature."""
+    message = data.draw(st.binary(min_size=1, max_size=40))
+    place, bit = data.draw(st.integers(0, 10_000)), 1 << data.draw(st.integers(0, 7))
+    anything = data.draw(st.one_of(st.none(), st.text(), st.integers(), st.binary(max_size=8)))
+    public, signature = node_key_of(key_file), sign_as_node(key_file, message)
+    roll = Roll({"north": public})
+    assert roll.is_signed("north", message, signature)
+    place %= len(signature)  # which differs from one signature to the next
+    changed = signature[:place] + bytes([signature[place] ^ bit]) + signature[place + 1 :]
+    assert not roll.is_signed("north", message, changed)
+    assert not roll.is_signed("north", message + b"x", signature)
+    assert not roll.is_signed("south", message, signature)
+    assert not roll.is_signed("north", message, anything)
+    assert not Roll({"north": "no key"}).is_signed("north", message, signature)
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory):
+    """A node's private key."""
+    path = tmp_path_factory.mktemp("key") / "node.key"
+    make_node_key(path)
+    return path
