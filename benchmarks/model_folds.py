@@ -10,7 +10,9 @@ row and fold leaves one JSON file in OUT, so a stopped run goes on where it was.
     python benchmarks/model_folds.py RUN OUT --row unet --fold 0      # one of them
     python benchmarks/model_folds.py RUN OUT --table
 
-Rows: adapter (as configs/lgg-folds.toml says), prompted (the head told a box or a neighbour's
+Where the config has [warm_start], every row with a prompt head starts from phantoms; what they
+taught stays in OUT. Rows: adapter (as configs/lgg-folds.toml says), from-nothing (the same without
+that start), prompted (the head told a box or a neighbour's
 mask on every slice), two-sequences (the head also sees the contrast-enhanced T1w;
 `union`: what it finds with or without it), unet (MONAI's, from scratch, for --seconds of the
 processor), decoder-lora and decoder (box prompts to SAM's mask decoder,
@@ -36,8 +38,10 @@ from evenhand.cases.records import Case
 from evenhand.config import ExperimentConfig
 from evenhand.config_files import load_config
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
+from evenhand.experiment.warm_start import train_on_phantoms
 from evenhand.metrics import logit_counts, score_case
 from evenhand.model.adapted import AdaptedModel
+from evenhand.model.adapter_files import load_onto, save_adapter
 from evenhand.model.preprocessing import with_neighbours
 from evenhand.predict import (
     OpenCase,
@@ -49,6 +53,7 @@ from evenhand.predict import (
     predict_hinted_boxes,
     without_specks,
 )
+from evenhand.progress import progress_bar
 from evenhand.training.data import Batch, TrainingPatient, draw, load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand.training.loss import mask_loss
@@ -101,6 +106,8 @@ def _result(asked: argparse.Namespace, fold: int) -> dict[str, object]:
         settings += ["training.sequence_dropout=0.3"]
     if row == "prompted":
         settings += ["model.head_hints=true", "training.box_hints=0.5", "training.mask_hints=0.5"]
+    if row in ("from-nothing", "decoder-lora", "decoder", "no-embedding", "two-sequences"):
+        settings += ["warm_start.phantoms=0"]
     if row in ("decoder-lora", "decoder"):
         settings += ["model.head=none", "model.head_hints=false", "model.decoder_lora_rank=4"]
         settings += ["training.box_share=1.0", "training.epochs=40"]
@@ -110,6 +117,8 @@ def _result(asked: argparse.Namespace, fold: int) -> dict[str, object]:
     if row == "unet":
         predict, trained = _train_unet(task, asked.seconds)
     else:
+        if config.warm_start.phantoms:
+            load_onto(_start(asked.out, config), task.model)
         trained = _train_adapter(task, row)
         predict = _adapter_prompts(task.model)
     seconds = time.process_time() - started
@@ -122,6 +131,18 @@ def _result(asked: argparse.Namespace, fold: int) -> dict[str, object]:
         "seconds": seconds,
         "cases": cases,
     }
+
+
+def _start(out: Path, config: ExperimentConfig) -> Path:
+    """What phantoms teach a model of this kind, computed once."""
+    path = out / f"start-{config.fingerprint('model', 'training', 'warm_start')}.safetensors"
+    if not path.exists():
+        model, work = build_model(config), RunFolder(out / "start")
+        work.path.mkdir(exist_ok=True)
+        with progress_bar() as bar:
+            trained = train_on_phantoms(work, config, model, bar)
+        save_adapter(path, model, config_fingerprint=config.fingerprint(), training=trained)
+    return path
 
 
 def _task(run: RunFolder, config: ExperimentConfig, row: str, fold: int) -> Task:

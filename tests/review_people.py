@@ -2,11 +2,14 @@
 
 from unittest import mock
 
-from evenhand.review import Person, ReviewStore, Role, put_person, set_passphrase
+from evenhand.review import Author, Person, ReviewStore, Role, Way, put_person, set_passphrase
 from evenhand_ui.runs import ReviewRun
 
 SECRET = "0123456789abcdef-of-the-proxy"  # noqa: S105 - made up
 WORDS = "seven blue ducks"
+
+BY = Author(name="adm", way=Way.PAGE)
+"""Who makes changes of people in tests."""
 
 ROLES = {
     "r1": {Role.READER},
@@ -40,7 +43,7 @@ def with_people(folder, *, more="", passphrases=True):
                 name=f"Dr. {name.upper()}",
                 roles=frozenset(roles),
             )
-            put_person(store, person)
+            put_person(store, person, by=BY)
             if passphrases:
                 set_passphrase(store, name, WORDS)
     return folder

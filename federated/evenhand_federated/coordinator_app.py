@@ -8,11 +8,14 @@ from typing import Any
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
-from evenhand.config import PRIVATE_ARM
+from evenhand.config import PRIVATE_ARM, ExperimentConfig
 from evenhand.errors import EvenhandError, FederationError
-from evenhand.experiment.layout import ArmFolder, build_model
-from evenhand.model.adapter_files import save_adapter
+from evenhand.experiment.layout import ArmFolder, RunFolder, build_model
+from evenhand.experiment.warm_start import train_on_phantoms
+from evenhand.model.adapted import AdaptedModel
+from evenhand.model.adapter_files import load_onto, save_adapter
 from evenhand.model.weights import find
+from evenhand.progress import progress_bar
 from evenhand.training.personal import shared_part
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
@@ -88,6 +91,18 @@ def _strategy(study: SignedStudy, plan: FederationPlan, arm: ArmFolder) -> Deplo
     return SecureFedAvg(plan, arm, study=study.digest, roll=roll, timeout_s=limit, **options)
 
 
+def _start_from_phantoms(arm: ArmFolder, config: ExperimentConfig, model: AdaptedModel) -> None:
+    """Train on phantoms if the study says so, once: after a restart it is there."""
+    if not config.warm_start.starts(config.arms[0]):
+        return
+    if not arm.start_path.exists():
+        with progress_bar() as bar:
+            trained = train_on_phantoms(RunFolder(arm.path), config, model, bar)
+        own = config.fingerprint()
+        save_adapter(arm.start_path, model, config_fingerprint=own, training=trained)
+    load_onto(arm.start_path, model)
+
+
 def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
     terms, arm = study.terms, folder.arm(study.digest)
     study.check_version()
@@ -95,8 +110,10 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
     if find(terms.model.backbone).sha256 != terms.weights_sha256:
         raise FederationError(f"The study wants other weights of {terms.model.backbone}.")
     model = build_model(config)
-    first = shared_part(model.adapter_state(), terms.federation.local_parts)
     done, state = read_checkpoint(arm)
+    if state is None:
+        _start_from_phantoms(arm, config, model)
+    first = shared_part(model.adapter_state(), terms.federation.local_parts)
     members = folder.members()
     plan = FederationPlan(
         arm=terms.arm,

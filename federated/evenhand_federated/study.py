@@ -28,6 +28,7 @@ from evenhand.config import (
     PrivacyConfig,
     Section,
     TrainingConfig,
+    WarmStartConfig,
 )
 from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, FederationError
@@ -89,6 +90,8 @@ class StudyTerms(Section):
     model: ModelConfig
     training: TrainingConfig
     federation: FederationConfig
+    warm_start: WarmStartConfig = WarmStartConfig()
+    """Phantoms that the coordinator trains on first; anybody can do it again."""
     privacy: PrivacyConfig
 
     @model_validator(mode="after")
@@ -165,6 +168,7 @@ class StudyTerms(Section):
             model=self.model,
             training=self.training,
             federation=self.federation,
+            warm_start=self.warm_start,
             privacy=self.privacy,
         )
 
@@ -216,6 +220,7 @@ class StudyTerms(Section):
                     "model": config.model.model_dump(),
                     "training": config.training.model_dump(),
                     "federation": config.federation.model_dump(),
+                    "warm_start": config.warm_start.model_dump(),
                     "privacy": config.privacy.model_dump(),
                 }
             )

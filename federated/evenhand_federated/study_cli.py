@@ -129,6 +129,7 @@ def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
 
     private = terms.arm == PRIVATE_ARM
     model = terms.model
+    phantoms = terms.warm_start.phantoms if terms.warm_start.starts(terms.arm) else 0
     promise = (
         f"epsilon {terms.privacy.epsilon:g} for each patient, over all rounds"
         if private
@@ -143,6 +144,7 @@ def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
         ("at least", f"{terms.federation.minimum_hospitals} of them in each round"),
         ("model", f"{model.backbone}, head {model.head}, {model.image_size} pixels"),
         ("weights", terms.weights_sha256),
+        ("starts", f"from {phantoms} phantoms" if phantoms else "at random"),
         ("rounds", f"{terms.rounds}, each at most {terms.federation.round_timeout_s:g} s"),
         ("put together by", terms.federation.strategy),
         ("coordinator sees", "only sums" if terms.is_hidden else "each hospital's update"),

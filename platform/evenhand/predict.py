@@ -21,7 +21,8 @@ from evenhand.metrics.calibration import calibration_window
 from evenhand.metrics.surfaces import crop_to_masks
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder
-from evenhand.model.head import box_hints
+from evenhand.model.growing import GrowingSlices
+from evenhand.model.head import HINTS, box_hints
 from evenhand.model.preprocessing import Letterbox, display_slices, with_neighbours
 from evenhand.model.prompts import jittered, tight_boxes
 from evenhand.model.sealed_slices import SealedSlices
@@ -35,12 +36,15 @@ __all__ = [
     "predict_boxes",
     "predict_from_slice",
     "predict_hinted_boxes",
+    "predict_hinted_slice",
     "predict_labels",
     "predict_prompt",
     "together",
     "without_specks",
 ]
 
+Hidden = NDArray[np.float16] | SealedSlices | GrowingSlices
+"""Frozen activations (k, channels, grid, grid), read some slices at a time."""
 NOTHING = -torch.inf
 """Logit where nobody was asked: no temperature makes a tumour likely there."""
 
@@ -102,12 +106,13 @@ class OpenCase:
 
     Attributes:
         slices: (k, sequences, s, s) in the head's square, fractions of the display range.
-        hidden: (k, channels, grid, grid) frozen activations; may be memory-mapped or sealed.
+        hidden: (k, channels, grid, grid) frozen activations; may be memory-mapped, sealed, or
+            computed when they are asked for.
         square: how a slice lies in the head's square.
     """
 
     slices: Tensor
-    hidden: NDArray[np.float16] | SealedSlices
+    hidden: Hidden
     square: Letterbox
 
     @classmethod
@@ -118,6 +123,20 @@ class OpenCase:
         present = tuple(name for name in model.sequences if name in case.sequences)
         images = store.volumes(case, present).images
         return cls._with(model, display_slices(images, model.sequences), cache.read(case))
+
+    @classmethod
+    def growing(
+        cls, model: AdaptedModel, store: CaseStore, encoder: FrozenEncoder, case: Case
+    ) -> tuple["OpenCase", GrowingSlices]:
+        """Open a case of a store that has no embedding yet: slices are computed as they are needed.
+
+        Returns:
+            The case, and its activations, whose other slices can be computed meanwhile.
+        """
+        present = tuple(name for name in model.sequences if name in case.sequences)
+        slices = display_slices(store.volumes(case, present).images, model.sequences)
+        hidden = GrowingSlices(encoder, slices[:, 0])
+        return cls._with(model, slices, hidden), hidden
 
     @classmethod
     def from_images(
@@ -140,9 +159,7 @@ class OpenCase:
         return cls._with(model, slices, encoder(slices[:, 0]))
 
     @classmethod
-    def _with(
-        cls, model: AdaptedModel, slices: Tensor, hidden: NDArray[np.float16] | SealedSlices
-    ) -> "OpenCase":
+    def _with(cls, model: AdaptedModel, slices: Tensor, hidden: Hidden) -> "OpenCase":
         square = Letterbox(slices.shape[-2], slices.shape[-1], model.config.head_size)
         return cls(square.apply(slices), hidden, square)
 
@@ -313,6 +330,28 @@ def predict_from_slice(
                 break
             carried = answer(at, carried)
     return _prediction(model, logits, 0.5)
+
+
+@torch.inference_mode()
+def predict_hinted_slice(
+    model: AdaptedModel, case: OpenCase, mask: NDArray[np.uint8], index: int
+) -> NDArray[np.uint8]:
+    """Segment slice k by the mask (i, j) of one beside it: (i, j) of 0 and 1.
+
+    Args:
+        model: its head takes hints (model.head_hints).
+        case: whose slice it is.
+        mask: of 0 and 1.
+        index: the slice, k.
+    """
+    told = case.square.apply(torch.from_numpy(mask)[None, None].float()) >= 0.5
+    hints = torch.zeros(1, HINTS, case.square.size, case.square.size)
+    hints[:, 1] = told[:, 0]
+    hidden = torch.tensor(case.hidden[index : index + 1]).float()
+    slices = with_neighbours(case.slices, torch.tensor([index]))
+    logits = case.square.invert(model.propose(slices, hidden, hints).cpu())
+    inside = _above(logits[0], threshold=0.5, temperature=model.temperature)
+    return inside.numpy().astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

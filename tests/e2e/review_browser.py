@@ -160,3 +160,31 @@ def on_plane(page, plane, place, size, spacing_mm=(1.0, 1.0)):
     left = box["x"] + (box["width"] - width * scale) / 2
     top = box["y"] + (box["height"] - height * scale) / 2
     return left + place[0] * spacing_mm[0] * scale, top + place[1] * spacing_mm[1] * scale
+
+
+GRAVE = {"serious", "critical"}
+
+FOCUSED = """
+() => {
+  let at = document.activeElement;
+  while (at?.shadowRoot?.activeElement) at = at.shadowRoot.activeElement;
+  if (!at?.closest?.(".evenhand")) return null;
+  const style = getComputedStyle(at);
+  return [at.getAttribute("aria-label") || at.textContent || at.tagName,
+    style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2];
+}
+"""
+
+
+def grave_faults(page):
+    """What axe calls serious or critical: rule, impact, and where."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    # What Streamlit draws anew is pale for a moment.
+    page.wait_for_function("!document.querySelector('[data-stale=true]')")
+    found = Axe().run(page).response["violations"]
+    return [
+        (one["id"], one["impact"], [node["target"] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in GRAVE
+    ]

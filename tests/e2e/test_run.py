@@ -44,7 +44,6 @@ rounds = 2
 [privacy]
 rounds = 2
 steps_per_round = 1
-warm_start_phantoms = 0
 
 [audit]
 resamples = 100

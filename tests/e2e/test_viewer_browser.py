@@ -8,7 +8,9 @@ import pytest
 from review_browser import (
     CHROMIUM,
     CHROMIUM_ARGS,
+    FOCUSED,
     colours,
+    grave_faults,
     on_plane,
     open_case,
     served_changed,
@@ -30,7 +32,7 @@ SHAPE = (32, 40, 24)
 VOXEL_ML = 1.5 / 1000
 TUMOUR_ML = 4 * 5 * 4 * VOXEL_ML
 PATIENCE_MS = 30_000
-CASES = ("a-prompts", "b-lesions", "c-keyboard", "d-heat", "e-prior")
+CASES = ("a-prompts", "b-lesions", "c-keyboard", "d-heat", "e-prior", "f-carry")
 """One for each test, in the order of the worklist."""
 
 SMALL_MODEL = """
@@ -181,6 +183,51 @@ def test_prompts(page, served):
     page.keyboard.press("Control+z")
     assert mine_ml(page) == taken
     expect(page.locator(STATUS)).to_have_text("Saved")
+
+
+def test_carry_on(page, served):
+    """An answer, or one's own mask, goes on to the slices beside it: a suggestion, never an edit.
+
+    The block at the left, anterior, superior is bright on the last six slices, and only there.
+    Taken it is one stroke; stopped on the way it leaves what was there.
+    """
+    expect = sync_api.expect
+    show(page, served, "f-carry")
+    suggestion, walk = page.locator(f"{HERE} .suggestion"), page.locator(f"{HERE} .walk")
+    carry = page.locator(HERE).get_by_role("button", name="Carry on")
+    expect(carry).to_be_enabled()
+    start = page.locator(VOLUMES).text_content()
+    page.keyboard.press("a")
+    drag(page, (SHAPE[0] - 7.8, 0.2), (SHAPE[0] - 0.2, 9.8))
+    expect(suggestion).to_be_visible()
+    page.keyboard.press("g")
+    last = SHAPE[2]
+    expect(suggestion).to_contain_text(f"on slices {last - 5} to {last}")
+    expect(walk).to_be_hidden()
+    assert page.locator(VOLUMES).text_content() == start
+    page.keyboard.press("Enter")
+    taken = mine_ml(page)
+    assert taken - TUMOUR_ML > 6 * 8 * 10 * VOXEL_ML - 0.02
+    page.keyboard.press("Control+z")
+    assert page.locator(VOLUMES).text_content() == start
+    page.keyboard.press("Control+y")
+    assert mine_ml(page) == taken
+    expect(page.locator(STATUS)).to_have_text("Saved")
+
+    # From one's own mask on this slice; the server hangs, and the reader stops it.
+    page.route("**/carry", lambda _: None)
+    page.keyboard.press("g")
+    expect(walk).to_be_visible()
+    page.keyboard.press("Backspace")
+    expect(walk).to_be_hidden()
+    expect(page.locator(STATUS)).to_have_text("Stopped")
+    page.unroute("**/carry")
+    page.keyboard.press("g")
+    expect(suggestion).to_contain_text("on slices")
+    assert mine_ml(page) == taken
+    page.keyboard.press("Backspace")
+    expect(suggestion).to_be_hidden()
+    assert mine_ml(page) == taken
 
 
 def lesions(page):
@@ -368,34 +415,6 @@ def test_prior_study(page, served):
     expect(other).to_have_count(0)
 
 
-GRAVE = {"serious", "critical"}
-
-FOCUSED = """
-() => {
-  let at = document.activeElement;
-  while (at?.shadowRoot?.activeElement) at = at.shadowRoot.activeElement;
-  if (!at?.closest?.(".evenhand")) return null;
-  const style = getComputedStyle(at);
-  return [at.getAttribute("aria-label") || at.textContent || at.tagName,
-    style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2];
-}
-"""
-
-
-def grave_faults(page):
-    """What axe calls serious or critical: rule, impact, and where."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    # What Streamlit draws anew is pale for a moment.
-    sync_api.expect(page.locator('[data-stale="true"]')).to_have_count(0)
-    found = Axe().run(page).response["violations"]
-    return [
-        (one["id"], one["impact"], [node["target"] for node in one["nodes"]])
-        for one in found
-        if one["impact"] in GRAVE
-    ]
-
-
 def test_accessible(page, served):
     """Axe finds nothing serious on worklist and case, and what has the focus is seen to have it."""
     pytest.importorskip("axe_playwright_python", reason="axe is not installed")
@@ -426,18 +445,3 @@ def test_accessible(page, served):
         seen.append(focused)
     assert len(seen) > 30
     assert [name for name, visible in seen if not visible] == []
-
-
-def test_no_model_is_told(page, tmp_path):
-    """Without a model the tools are off, and a sentence says why."""
-    image, mask = asymmetric(SHAPE)
-    stored, affine = stored_as(image, "LPS")
-    proposal, _ = stored_as(mask, "LPS")
-    folder = make_run_of(tmp_path / "run", {"n001": (stored, proposal, affine)})
-    with served_changed(folder, tmp_path, "") as port:
-        open_case(page, port, 0)
-        sync_api.expect(page.locator(f"{HERE} .model")).to_contain_text("without the model")
-        assert page.locator(HERE).get_by_role("button", name="Box", exact=True).is_disabled()
-        press(page, "a", "u")
-        sync_api.expect(page.locator(STATUS)).to_contain_text("kept no probabilities")
-        assert page.locator(f"{HERE} .planes").get_attribute("data-tool") == "look"

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import review_schema2
+import review_schemas
 from evenhand.errors import ReviewError
 from evenhand.review import (
     Decision,
+    Lesion,
     Person,
     Reason,
     ReviewStore,
@@ -23,14 +24,26 @@ from evenhand.review import (
     Verdict,
     active_claims,
     check_passphrase,
+    check_trail,
     claim_case,
     put_person,
+    remove_person,
     set_passphrase,
 )
+from review_people import BY
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed (evenhand[postgres])")
 
 START_LIMIT_S = 60
+
+LESIONS = (
+    Lesion(
+        volume_ml=1.234,
+        longest_diameter_mm=20.1,
+        perpendicular_diameter_mm=10.0,
+        slice=3,
+    ),
+)
 
 
 def find_program(name):
@@ -112,13 +125,15 @@ def server():
             made.stop()
 
 
+def emptied(server):
+    """Take all tables away."""
+    server.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+
+
 @pytest.fixture
 def store(server):
     """An empty review database."""
-    server.execute(
-        "DROP TABLE IF EXISTS decisions, sendings, claims, people, review_schema CASCADE",
-        "DROP FUNCTION IF EXISTS decisions_are_append_only",
-    )
+    emptied(server)
     with ReviewStore(server.url) as opened:
         yield opened
 
@@ -202,10 +217,7 @@ def test_four_writers_at_once(store, server):
 
 def test_two_pages_start_at_once(server, store):
     """Two pages that open an empty database at the same time make one."""
-    server.execute(
-        "DROP TABLE decisions, sendings, claims, people, review_schema CASCADE",
-        "DROP FUNCTION decisions_are_append_only",
-    )
+    emptied(server)
     failures = []
 
     def open_it():
@@ -222,38 +234,44 @@ def test_two_pages_start_at_once(server, store):
     assert failures == []
 
 
-def test_database_of_the_version_before(server, store):
-    """Schema 2 is brought up to date where it lies: hashes hold, guards stay, new columns work."""
-    server.execute(
-        "DROP TABLE decisions, sendings, claims, people, review_schema CASCADE",
-        "DROP FUNCTION decisions_are_append_only",
-        *review_schema2.CREATE,
-        *review_schema2.POSTGRES_GUARD,
-    )
-    names, values = review_schema2.rows()
-    places = ", ".join("%s" for _ in names)
+@pytest.mark.parametrize("schema", [2, 3])
+def test_database_of_a_version_before(server, store, schema):
+    """It is brought up to date where it lies: hashes hold, guards stay, new columns work."""
+    emptied(server)
+    server.execute(*review_schemas.CREATE[schema], *review_schemas.POSTGRES_GUARD)
+    names, values = review_schemas.rows(schema)
     with psycopg.connect(server.url, autocommit=True) as connection:
         for row in values:
-            connection.execute(f"INSERT INTO decisions VALUES ({places})", row)  # noqa: S608
+            connection.execute(review_schemas.insert(names, "%s"), row)
     with ReviewStore(server.url) as migrated:
-        entry = migrated.append(decision(stage=Stage.SECOND, login="proxy"))
-        assert entry.previous_sha256 == values[-1][-1]
+        entry = migrated.append(decision(stage=Stage.SECOND, login="proxy", lesions=LESIONS))
+        assert entry.previous_sha256 == review_schemas.hashes(schema)[-1]
         assert migrated.entries()[-1].decision.stage is Stage.SECOND
-        check = migrated.verify()
-        assert (check.length, check.broken_at) == (4, None)
+        assert migrated.entries()[-1].decision.lesions == LESIONS
+        check = check_trail(migrated)
+        assert (check.decisions.length, check.fault) == (4, "")
+        assert check.people.length == (1 if schema == 3 else 0)
         assert claim_case(migrated, "federated", "n001", "B", now_s=0).reader == "B"
-    with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
-        server.execute("UPDATE decisions SET login = 'x'")
+    for change in ("UPDATE decisions SET login = 'x'", "UPDATE people_changes SET login = 'x'"):
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+            server.execute(change)
 
 
-def test_people(store):
-    """People and passphrases work as in SQLite."""
+def test_people(store, server):
+    """People and passphrases work as in SQLite, and so does the record of their changes."""
     roles = frozenset({Role.READER})
-    put_person(store, Person(person_id="r1", login="l", name="Dr. Lee", roles=roles))
+    put_person(store, Person(person_id="r1", login="l", name="Dr. Lee", roles=roles), by=BY)
     set_passphrase(store, "r1", "seven blue ducks")
     check_passphrase(store, "r1", "seven blue ducks", now_s=0)
     with pytest.raises(ReviewError, match="not your passphrase"):
         check_passphrase(store, "r1", "seven blue dogs", now_s=0)
+    remove_person(store, "r1", by=BY)
+    assert check_trail(store).people.length == 3
+    assert check_trail(store).fault == ""
+    with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+        server.execute("DELETE FROM people_changes")
+    server.execute("INSERT INTO people VALUES ('r9', 'x', 'Dr. X', 'admin', '', 0, 0.0)")
+    assert "without a record" in check_trail(store).fault
 
 
 def test_claims(store):

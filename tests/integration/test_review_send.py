@@ -14,7 +14,7 @@ from test_ui_cli import decide, review
 
 from evenhand.dicomweb import Pacs, read_login
 from evenhand.ingest.dicom.phantom import Study, write_series
-from evenhand.review import SENDING_COLUMNS, ReviewStore, SendingStep, sendings
+from evenhand.review import LINK_COLUMNS, ReviewStore, SendingStep, sendings
 from evenhand_ui.trail_files import export_run, verify_trail
 from orthanc import PASSWORD, USER, needs_orthanc, running_orthanc
 from review_run import AFFINE, SHAPE, make_review_run
@@ -23,7 +23,7 @@ from review_run import AFFINE, SHAPE, make_review_run
 def steps(folder):
     """What the trail holds of sendings."""
     with ReviewStore(folder / "review" / "review.sqlite") as store:
-        return [entry.sending for entry in sendings(store)]
+        return [entry.record for entry in sendings(store)]
 
 
 @needs_orthanc
@@ -63,7 +63,7 @@ def test_send(tmp_path, monkeypatch):
     export_run(folder, tmp_path / "out")
     table = (tmp_path / "out" / "sendings.csv").read_text(encoding="utf-8")
     _, row = csv.DictReader(table.splitlines())
-    assert tuple(row) == SENDING_COLUMNS
+    assert tuple(row) == LINK_COLUMNS["sendings"]
     assert (row["step"], row["object_uid"], row["host"]) == ("stored", uid, stored.host)
     page = (tmp_path / "out" / "decisions.html").read_text(encoding="utf-8")
     assert uid in page

@@ -1,14 +1,10 @@
 """Prompts to the run's model: when it can be asked, what it is asked, what comes back."""
 
-import asyncio
 import time
-import types
 
-import httpx
 import numpy as np
 import pytest
 import torch
-from starlette.applications import Starlette
 
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.preprocessing import Letterbox
@@ -17,40 +13,19 @@ from evenhand_ui.assistant import Assistant
 from evenhand_ui.drafts import Box
 from evenhand_ui.office import office_of
 from evenhand_ui.prompting import POINTS_LIMIT
-from evenhand_ui.routes import make_routes
-from evenhand_ui.tickets import WRITE
 from evenhand_ui.volumes import Canonical
+from prompt_desk import PATIENCE_S, desk_of, end_desks
 from review_model import answer_box, give_model, install
 from review_run import SHAPE, make_review_run, make_run_of, stored_as
 
-PATIENCE_S = 60
+KEPT = "hospitals/north/embeddings/*.npy"
 
 
-def desk_of(folder):
-    """A run behind its routes, and a reader's requests to it."""
-    office = office_of(folder, None, None)
-    transport = httpx.ASGITransport(Starlette(routes=make_routes(lambda: office)))
-
-    async def send(method, path, headers, **more):
-        async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
-            return await client.request(method, path, headers=headers, **more)
-
-    def ask(method, path, *, case="n001", **more):
-        opaque = office.tickets.opaque(case)
-        ticket = office.tickets.issue("Dr. Lee", opaque, WRITE, now_s=time.time())
-        head = {"X-Evenhand-Ticket": ticket}
-        return asyncio.run(send(method, f"/evenhand/case/{opaque}/{path}", head, **more))
-
-    def wait(case="n001"):
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            state = ask("GET", "prompt", case=case).json()
-            if state["state"] != "preparing":
-                return state
-            time.sleep(0.05)
-        raise AssertionError(state)
-
-    return types.SimpleNamespace(office=office, ask=ask, wait=wait)
+@pytest.fixture(autouse=True)
+def _alone():
+    """No test has another's model beside it."""
+    yield
+    end_desks()
 
 
 @pytest.fixture
@@ -69,7 +44,10 @@ class TestReadiness:
         assert desk.ask("GET", "prompt").json()["state"] == "preparing"
         assert desk.ask("POST", "prompt", json={"slice": 3}).status_code == 503
         assert desk.wait() == {"state": "ready", "why": ""}
-        (kept,) = (desk.office.run.folder / "hospitals/north/embeddings").glob("*.npy")
+        folder, until = desk.office.run.folder, time.monotonic() + PATIENCE_S
+        while not (files := list(folder.glob(KEPT))) and time.monotonic() < until:
+            time.sleep(0.05)
+        (kept,) = files
         assert np.load(kept).shape[0] == SHAPE[2]
         again = Assistant(desk.office.run)
         case = desk.office.run.case("n001")

@@ -1,6 +1,8 @@
 """Roles at the routes, behind a proxy: who comes in, who may do what, who sees what, who signs."""
 
 import asyncio
+import csv
+import json
 import time
 import types
 
@@ -21,6 +23,7 @@ from evenhand.review import (
     State,
     Verdict,
     put_person,
+    release_claim,
     remove_person,
 )
 from evenhand_ui import sitting
@@ -30,12 +33,12 @@ from evenhand_ui.gate import LOGIN_HEADER, Gate
 from evenhand_ui.history import _record
 from evenhand_ui.office import office_of
 from evenhand_ui.routes import make_routes
-from evenhand_ui.signing import sign_decision
+from evenhand_ui.signing import meaning_at, sign_decision
 from evenhand_ui.tickets import READ, WRITE, Tickets
-from evenhand_ui.trail_files import export_run
+from evenhand_ui.trail_files import export_run, verify_trail
 from evenhand_ui.volumes import pack
 from evenhand_ui.worklist import build_worklist
-from review_people import WORDS, proxied, with_people
+from review_people import BY, WORDS, proxied, with_people
 from review_run import TUMOUR_SLICES, make_review_run, proposed_mask
 
 HEADER_ROUTE = "/who"
@@ -125,7 +128,16 @@ def read_as(desk, who, role, verdict=None, *, mask=None, reason="boundary"):
 
 def test_shared_from_the_start(desk):
     """What page and routes share exists before the first of them asks, so all have the same."""
-    shared = {"lock", "to_sign", "scores", "presence", "assistant", "_sittings", "_opened"}
+    shared = {
+        "to_sign",
+        "scores",
+        "lesions",
+        "presence",
+        "assistant",
+        "_sittings",
+        "_locks",
+        "_opened",
+    }
     assert shared | {"_reading_of", "_ahead"} <= set(vars(desk.office))
 
 
@@ -247,9 +259,10 @@ class TestWhoMay:
         put_person(
             desk.office.store,
             KnownPerson(person_id="r1", login="r1@hospital", name="L", roles=roles),
+            by=BY,
         )
         assert desk.ask("GET", "image/0").status_code == 403
-        remove_person(desk.office.store, "r2")
+        remove_person(desk.office.store, "r2", by=BY)
         assert desk.ask("GET", "image/0", who="r2").status_code == 403
 
     def test_idle(self, desk, monkeypatch):
@@ -319,7 +332,7 @@ class TestSigning:
         person = KnownPerson(
             person_id="r1", login="r1@hospital", name="L", roles=frozenset({Role.ADMIN})
         )
-        put_person(desk.office.store, person)
+        put_person(desk.office.store, person, by=BY)
         with pytest.raises(ReviewError, match="may not do this here"):
             sign(desk, "r1")
         with pytest.raises(ReviewError, match="may not do this here"):
@@ -348,6 +361,40 @@ class TestSigning:
             assert "accept the proposed mask" in text
             assert desk.office.store.entries()[0].decided_at_utc.strftime("%Y-%m-%d") in text
         assert not list((tmp_path / "out" / "masks").iterdir()), "one reading of two is none yet"
+
+
+class TestLesions:
+    """Sizes of lesions are measured here, not in the browser, and recorded with the decision."""
+
+    def test_of_the_recorded_mask(self, desk, tmp_path):
+        """Two blocks of 2 x 2 x 5 mm voxels: volumes, diameters and slices, the larger first."""
+        mask = np.zeros_like(proposed_mask())
+        mask[2:6, 2:8, 1:3] = 1
+        mask[15:18, 3, 5] = 1
+        decision = read_as(desk, "r1", Role.READER, mask=mask).decision
+        large, small = decision.lesions
+        assert (large.volume_ml, small.volume_ml) == (48 * 0.02, 3 * 0.02)
+        assert (large.slice, small.slice) == (1, 5)
+        assert small.longest_diameter_mm == 6.0
+        assert small.perpendicular_diameter_mm == 2.0
+        export_run(desk.folder, tmp_path / "out")
+        with (tmp_path / "out" / "decisions.csv").open(encoding="utf-8") as file:
+            (row,) = csv.DictReader(file)
+        assert json.loads(row["lesions"]) == [vars(large), vars(small)]
+        page = (tmp_path / "out" / "decisions.html").read_text(encoding="utf-8")
+        assert "0.06, 6.0 x\n2.0, 5" in page
+
+    def test_of_an_accepted_proposal(self, desk):
+        """The proposal that was accepted is what was measured; what was rejected is not."""
+        decision = read_as(desk, "r1", Role.READER).decision
+        (one,) = decision.lesions
+        assert one.volume_ml == round(proposed_mask().sum() * 0.02, 3)
+        assert read_as(desk, "r2", Role.SECOND_READER, "reject").decision.lesions is None
+
+    def test_without_millimetres(self, desk):
+        """Where nobody knows the spacing, nothing is recorded as if it were millimetres."""
+        vars(desk.office.run)["units"] = "voxel"
+        assert read_as(desk, "r1", Role.READER).decision.lesions is None
 
 
 class TestTwice:
@@ -435,6 +482,37 @@ class TestUnaided:
         answer = decide(unaided, "correct", reason=Reason.MISSED_TUMOUR, revision=1)
         assert answer.json() == {"position": None}
         assert sign(unaided, "r1").position == 2
+
+    def test_signed_with_the_decision(self, unaided, tmp_path):
+        """One signature covers both readings: it names the first by its hash, and says so."""
+        save(unaided, painted())
+        decide(unaided, "correct", reason="boundary", revision=1)
+        (first,) = unaided.office.store.entries()
+        assert first.decision.signature is None
+        decide(unaided, "correct", reason=Reason.MISSED_TUMOUR, revision=1)
+        reading = unaided.office.reading("n001", "r1")
+        shown = meaning_at(unaided.office, reading, unaided.office.to_sign[reading.place])
+        decision = sign(unaided, "r1").decision
+        assert decision.unaided_sha256 == first.sha256
+        assert decision.signature.meaning == shown
+        assert "first reading" in shown
+        assert f"{first.decided_at_utc:%Y-%m-%d %H:%M}" in shown
+        assert verify_trail(unaided.folder).startswith("2 decisions, chain intact")
+        export_run(unaided.folder, tmp_path / "out")
+        page = (tmp_path / "out" / "decisions.html").read_text(encoding="utf-8")
+        assert "signed with decision\n2" in page
+        assert "not signed" not in page
+
+    def test_only_ones_own(self, unaided):
+        """A case that another has read unaided is no part of one's signature."""
+        save(unaided, painted())
+        decide(unaided, "correct", reason="boundary", revision=1)
+        release_claim(unaided.office.store, "federated", "n001", "r1")
+        answer = decide(unaided, "cannot-judge", reason="poor-image", who="r2")
+        assert answer.json() == {"position": None}
+        decision = sign(unaided, "r2").decision
+        assert decision.unaided_sha256 is None
+        assert "first reading" not in decision.signature.meaning
 
     def test_the_model_is_not_asked_before(self, unaided):
         """Neither a prompt nor a heat map tells what the model thinks, before the reader judged."""

@@ -4,8 +4,10 @@ import asyncio
 import errno
 import gzip
 import json
+import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -16,7 +18,7 @@ from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
 from evenhand.metrics import score_case
 from evenhand.review import ReviewStore, Verdict, claim_case
-from evenhand_ui import drafts, sitting
+from evenhand_ui import deciding, drafts, sitting
 from evenhand_ui import routes as module
 from evenhand_ui.drafts import Box
 from evenhand_ui.masks import read_mask
@@ -495,6 +497,55 @@ class TestDecision:
             leftover.unlink()
         away.rename(database)
         assert decide(desk, "correct", reason="boundary", revision=1).status_code == 200
+
+
+class TestAtOnce:
+    """A decision that takes its time holds up its own case, and no other."""
+
+    @pytest.fixture
+    def deciding_lee(self, desk, monkeypatch):
+        """Dr. Lee's correction of n001 is being written, until `go`."""
+        go, begun = threading.Event(), threading.Event()
+        write = deciding.keep_correction
+
+        def slowly(path, case, mask):
+            if case.case_id == "n001":
+                begun.set()
+                assert go.wait(30)
+            write(path, case, mask)
+
+        monkeypatch.setattr(deciding, "keep_correction", slowly)
+        save(desk, painted())
+        with ThreadPoolExecutor(2) as pool:
+            answer = pool.submit(decide, desk, "correct", reason="boundary", revision=1)
+            assert begun.wait(30)
+            yield types.SimpleNamespace(answer=answer, go=go, pool=pool)
+            go.set()
+
+    def test_other_cases_go_on(self, desk, deciding_lee):
+        """Meanwhile another reader saves, looks and decides."""
+
+        def other():
+            more = {"case": "n002", "reader": "Dr. Roe"}
+            see(desk, range(6), **more)
+            assert save(desk, painted(), **more).status_code == 200
+            return decide(desk, "correct", reason="missed-tumour", revision=1, **more)
+
+        assert deciding_lee.pool.submit(other).result(timeout=20).json() == {"position": 1}
+        assert not deciding_lee.answer.done()
+        deciding_lee.go.set()
+        assert deciding_lee.answer.result(timeout=30).json() == {"position": 2}
+
+    def test_nothing_slips_under_it(self, desk, deciding_lee):
+        """A stroke from a second window is not in the decision, and is told so, not lost."""
+        later = painted()
+        later[2:6, 2:6, 1] = 1
+        saving = deciding_lee.pool.submit(save, desk, later, base=1)
+        deciding_lee.go.set()
+        assert deciding_lee.answer.result(timeout=30).json() == {"position": 1}
+        assert saving.result(timeout=30).status_code == 412
+        (entry,) = entries(desk)
+        assert entry.decision.corrected_sha256 == array_sha256(painted())
 
 
 def test_routes_are_all_tried():

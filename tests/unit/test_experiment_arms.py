@@ -57,7 +57,7 @@ class TestArms:
 
     def test_warm_start_comes_before_the_private_arm(self):
         """Where the private arm starts from phantoms, they are trained on first, and shown."""
-        config = config_of(arms=["federated-private"], privacy__warm_start_phantoms=8)
+        config = config_of(arms=["federated-private"], warm_start__phantoms=8)
         arms = arms_of(config, ("north", "south"))
         assert [arm.name for arm in arms] == ["warm-start", "federated-private"]
         assert arms[0].hospitals == ()
@@ -88,7 +88,8 @@ CHANGES = {
     "privacy__epsilon": (2.0, {"federated-private"}),
     "privacy__clip_norm": (0.5, {"federated-private"}),
     "privacy__rounds": (3, {"federated-private"}),
-    "privacy__warm_start_phantoms": (8, {"federated-private", "warm-start"}),
+    "warm_start__phantoms": (8, TRAINED),
+    "warm_start__epochs": (8, {"warm-start"}),
     "audit__nsd_tolerance": (1.0, set()),
     "audit__resamples": (100, set()),
     "audit__minimum_group": (2, set()),
@@ -127,8 +128,8 @@ class TestFingerprint:
     def test_warm_started_private_arm_depends_on_the_start(self):
         """With a warm start, how that is trained matters to the private arm."""
         arm = Arm("federated-private", "federated-private", ())
-        one = config_of(privacy__warm_start_phantoms=8)
-        two = config_of(privacy__warm_start_phantoms=8, training__epochs=3)
+        one = config_of(warm_start__phantoms=8)
+        two = config_of(warm_start__phantoms=8, training__epochs=3)
         assert arm.fingerprint(one, "") != arm.fingerprint(two, "")
 
     @pytest.mark.parametrize("kind", KINDS)

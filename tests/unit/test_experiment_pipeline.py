@@ -9,19 +9,21 @@ from shutil import copytree
 import numpy as np
 import pytest
 import torch
-from tiny_experiment import PATIENTS, config_of, run
+from pydantic import ValidationError
 from torch.nn.functional import adaptive_avg_pool2d
 
 from evenhand import plugins
 from evenhand.artifacts import read_prediction_table
 from evenhand.cases.nifti import read_nifti
+from evenhand.config import WarmStartConfig
 from evenhand.errors import AdapterError, ResourceError, UsageError
-from evenhand.experiment import arms, pipeline, stages
+from evenhand.experiment import arms, pipeline, stages, warm_start
 from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.ingest.bids import ingest_bids
 from evenhand.model import adapter_files, embeddings
 from evenhand.model.adapter_files import read_adapter, save_adapter
 from evenhand.model.backbones import Backbone
+from tiny_experiment import PATIENTS, config_of, run
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +319,57 @@ class TestFullDisk:
             assert probability.dtype == np.uint8
             assert (probability[mask == 1] >= 127).all()
             assert (probability[mask == 0] <= 128).all()
+
+
+class TestWarmStart:
+    """Arms that start from phantoms."""
+
+    @pytest.fixture
+    def begun(self, monkeypatch):
+        """Small phantoms; return the adapters that trainings begin with."""
+        monkeypatch.setattr(warm_start, "_SHAPE", (64, 64, 4))
+        begun, train = [], stages.train
+
+        def watched(model, *args, **kwargs):
+            begun.append(model.adapter_state())
+            return train(model, *args, **kwargs)
+
+        monkeypatch.setattr(stages, "train", watched)
+        return begun
+
+    def test_all_arms_start_at_what_phantoms_taught(self, calls, begun, tmp_path):
+        """Phantoms are trained on once; every arm begins there, and so does its calibration."""
+        config = config_of(
+            arms=["pooled", "federated"],
+            warm_start={"phantoms": 4, "epochs": 1},
+            training__calibration_share=0.5,
+        )
+        out = run(config, tmp_path / "out").run
+        learned = read_adapter(out.arm("warm-start").adapter_path).state
+        assert len(begun) == 3  # phantoms, pooled, pooled to calibrate
+        assert any(not torch.equal(one, learned[name]) for name, one in begun[0].items())
+        for start in begun[1:]:
+            assert all(torch.equal(one, learned[name]) for name, one in start.items())
+        assert read_adapter(out.arm("federated").start_path).state.keys() == learned.keys()
+
+    def test_only_the_arms_that_are_named(self, calls, begun, tmp_path):
+        """Who is not named starts at random, as without phantoms."""
+        start = {"phantoms": 4, "epochs": 1, "arms": ["federated"]}
+        run(config_of(arms=["pooled", "federated"], warm_start=start), tmp_path / "out")
+        fresh = build_model(config_of()).adapter_state()
+        pooled = begun[0]
+        assert all(torch.equal(one, fresh[name]) for name, one in pooled.items())
+
+    def test_runs_of_before_are_read(self):
+        """Keys of the time when only the private arm could start there mean what they meant."""
+        old = config_of(privacy={"warm_start_phantoms": 8, "warm_start_epochs": 2})
+        assert old.warm_start == WarmStartConfig(phantoms=8, epochs=2, arms=("federated-private",))
+        assert config_of(privacy={"warm_start_phantoms": 0}).warm_start == WarmStartConfig()
+
+    def test_other_images_are_refused(self):
+        """Heads on FLAIR teach nothing about other images: said before anything is trained."""
+        with pytest.raises(ValidationError, match="set it to 0"):
+            config_of(warm_start={"phantoms": 4}, data__sequences=["T2w"])
 
 
 class TestFederatedArms:

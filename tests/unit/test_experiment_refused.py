@@ -3,11 +3,11 @@
 import os
 
 import pytest
-from tiny_experiment import config_of, run
 
 from evenhand.cli import main
 from evenhand.errors import ResourceError, UsageError
 from evenhand.experiment import pipeline
+from tiny_experiment import config_of, run
 
 
 @pytest.fixture(autouse=True)

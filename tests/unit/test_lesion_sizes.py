@@ -11,7 +11,7 @@ from scipy import ndimage
 
 import evenhand_ui
 from evenhand.geometry import Affine
-from evenhand.metrics.lesion_sizes import measure_lesions
+from evenhand.metrics.lesion_sizes import FIGURES_LIMIT, lesion_figures, measure_lesions
 
 SPACED = Affine(np.diag([2.0, 1.0, 5.0, 1.0]))
 
@@ -136,3 +136,30 @@ def test_turned_in_the_scanner():
 def test_empty():
     """Where there is no tumour there is no lesion."""
     assert measure_lesions(blank(), SPACED) == []
+
+
+def test_figures_of_a_record():
+    """A record keeps millilitres and millimetres as plain numbers that JSON takes.
+
+    The block of above: 320 mm3, sqrt(73) = 8.544 mm and half of that; longest on both its slices,
+    of which the first counts.
+    """
+    mask = blank()
+    mask[2:6, 3:7, 1:3] = 1
+    (figures,) = json.loads(json.dumps(lesion_figures(mask, SPACED)))
+    assert figures == {
+        "volume_ml": 0.32,
+        "longest_diameter_mm": 8.544,
+        "perpendicular_diameter_mm": 4.272,
+        "slice": 1,
+    }
+
+
+def test_figures_of_crumbs():
+    """A mask of crumbs does not make a record without end; its largest lesions are in it."""
+    mask = np.zeros((60, 60, 1), dtype=np.uint8)
+    mask[::2, ::2] = 1
+    mask[30:34, 30:34] = 1
+    figures = lesion_figures(mask, Affine(np.eye(4)))
+    assert len(figures) == FIGURES_LIMIT
+    assert figures[0]["volume_ml"] > figures[1]["volume_ml"] == 0.001

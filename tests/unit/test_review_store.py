@@ -12,12 +12,15 @@ from evenhand.errors import ResourceError, ReviewError
 from evenhand.review import (
     GENESIS_SHA256,
     Decision,
+    Lesion,
     Reason,
     ReviewStore,
+    Stage,
     State,
     Verdict,
     state_of,
 )
+from review_schemas import behind
 
 PROPOSED = "a" * 64
 CORRECTED = "b" * 64
@@ -51,17 +54,6 @@ def store(path):
         yield opened
 
 
-def tamper(path, *statements):
-    """Change the file behind the store's back, as somebody with access to it could."""
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute("DROP TRIGGER IF EXISTS decisions_no_update")
-        connection.execute("DROP TRIGGER IF EXISTS decisions_no_delete")
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
-
-
 class TestAppend:
     """What is recorded can be read back whole, and only be added to."""
 
@@ -78,6 +70,15 @@ class TestAppend:
             hd95=1 / 3,
             backbone="mobile_sam",
             adapter_sha256="d" * 64,
+            unaided_sha256="e" * 64,
+            lesions=(
+                Lesion(
+                    volume_ml=1 / 3,
+                    longest_diameter_mm=20.0,
+                    perpendicular_diameter_mm=10.0,
+                    slice=3,
+                ),
+            ),
         )
         entry = store.append(given)
         assert store.entries() == [entry]
@@ -188,7 +189,7 @@ class TestVerify:
     )
     def test_break_is_located(self, five, path, statement, position, why):
         """The first decision that does not fit is named by its position."""
-        tamper(path, statement)
+        behind(path, statement)
         check = five.verify()
         assert check.broken_at == position
         assert why in check.why
@@ -203,7 +204,7 @@ class TestVerify:
         row |= {"schema": row.pop("row_schema"), "comment": "never said"}
         text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         forged = hashlib.sha256(text.encode()).hexdigest()
-        tamper(
+        behind(
             path,
             "UPDATE decisions SET comment = 'never said' WHERE position = 2",
             f"UPDATE decisions SET sha256 = '{forged}' WHERE position = 2",  # noqa: S608
@@ -215,16 +216,56 @@ class TestVerify:
     def test_cut_end_changes_the_last_hash(self, five, path):
         """What a chain cannot show by itself shows against a last hash noted elsewhere."""
         noted = five.verify().head_sha256
-        tamper(path, "DELETE FROM decisions WHERE position = 5")
+        behind(path, "DELETE FROM decisions WHERE position = 5")
         check = five.verify()
         assert check.broken_at is None
         assert check.head_sha256 != noted
 
     def test_reading_a_damaged_row_says_so(self, five, path):
         """A row that makes no sense is an error with a way out, not a guess."""
-        tamper(path, "UPDATE decisions SET verdict = 'nonsense' WHERE position = 4")
+        behind(path, "UPDATE decisions SET verdict = 'nonsense' WHERE position = 4")
         with pytest.raises(ReviewError, match=r"Decision 4 .* review verify"):
             five.entries()
+
+
+class TestUnaided:
+    """A decision covers the unaided reading of the same reader, by its hash."""
+
+    def unaided(self, store, **changes):
+        """What Dr. Lee drew before the proposal was shown."""
+        given = {"verdict": Verdict.UNAIDED, "corrected_sha256": CORRECTED}
+        return store.append(decision(**(given | {"corrected_path": "m.nii.gz"} | changes)))
+
+    def test_covered(self, store):
+        """The link comes back, and holds."""
+        before = self.unaided(store)
+        store.append(decision(unaided_sha256=before.sha256))
+        assert store.entries()[-1].decision.unaided_sha256 == before.sha256
+        assert store.verify().broken_at is None
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"reader": "Dr. Roe"},
+            {"case_id": "n002"},
+            {"arm": "pooled"},
+            {"proposed_sha256": "c" * 64},
+            {"stage": Stage.SECOND},
+            {"verdict": Verdict.ACCEPT, "corrected_sha256": None, "corrected_path": None},
+        ],
+    )
+    def test_anothers(self, store, changes):
+        """A link to what is no unaided reading of this reader and this proposal is found."""
+        before = self.unaided(store, **changes)
+        store.append(decision(unaided_sha256=before.sha256))
+        check = store.verify()
+        assert check.broken_at == 2
+        assert "unaided reading" in check.why
+
+    def test_not_there(self, store):
+        """So is a link to nothing."""
+        store.append(decision(unaided_sha256="d" * 64))
+        assert store.verify().broken_at == 1
 
 
 class TestState:
@@ -279,12 +320,23 @@ class TestDecision:
             ({"hd95": -1.0}, "Dice and HD95"),
             ({"adapter_sha256": "abc"}, "64 hex digits"),
             ({"case_id": ""}, "case, hospital and arm"),
+            ({"unaided_sha256": "abc"}, "64 hex digits"),
         ],
     )
     def test_refused(self, changes, message):
         """Each impossible decision is refused with a sentence that says why."""
         with pytest.raises(ReviewError, match=message):
             decision(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"volume_ml": -1.0}, {"longest_diameter_mm": float("inf")}, {"slice": -1}]
+)
+def test_no_size(changes):
+    """A lesion's size that cannot be is refused."""
+    sizes = {"volume_ml": 1.0, "longest_diameter_mm": 1.0, "perpendicular_diameter_mm": 1.0}
+    with pytest.raises(ReviewError, match="from 0 up"):
+        Lesion(**(sizes | {"slice": 0} | changes))
 
 
 class TestOpening:
@@ -312,8 +364,8 @@ class TestOpening:
     def test_later_schema(self, path):
         """A database of a later version is refused, with both versions named."""
         ReviewStore(path).close()
-        tamper(path, "UPDATE review_schema SET version = 4")
-        with pytest.raises(ReviewError, match=r"has review schema 4.*wants review schema 3"):
+        behind(path, "UPDATE review_schema SET version = 5")
+        with pytest.raises(ReviewError, match=r"has review schema 5.*wants review schema 4"):
             ReviewStore(path)
 
     def test_folder_that_cannot_be(self, tmp_path):

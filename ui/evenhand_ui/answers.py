@@ -1,10 +1,11 @@
 """What a reader says about a case, before it is checked and recorded."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from evenhand.review import Reason, Verdict
 
-__all__ = ["MEANINGS", "Answer"]
+__all__ = ["MEANINGS", "Answer", "meaning_of"]
 
 MEANINGS = {
     Verdict.ACCEPT: "I have looked at the slices that had to be seen and accept the proposed mask.",
@@ -14,6 +15,16 @@ MEANINGS = {
     Verdict.WITHDRAW: "I take the decision before this one back.",
 }
 """What a signature under each verdict means; it is recorded with it."""
+
+
+def meaning_of(verdict: Verdict, *, unaided_at: datetime | None = None) -> str:
+    """Return what a signature means; `unaided_at` is when the reading it covers was given (UTC)."""
+    if unaided_at is None:
+        return MEANINGS[verdict]
+    return (
+        f"{MEANINGS[verdict]} I also sign my first reading, which I gave without the proposal "
+        f"({unaided_at:%Y-%m-%d %H:%M} UTC)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,16 @@
 """The run's model, asked by a reader for one slice: loaded and made ready in the background.
 
 A prompt is answered from the embedding cache. What is missing there is computed
-by one thread, the case that was asked for last first; nothing is downloaded, for
-a hospital's network may be closed. torch is imported by that thread alone, so
-that opening a case does not wait for it.
+by one thread: of the case that was asked for last, the slice on the screen first,
+and then those around it. The model can be asked once that slice is there; a prompt
+on another one goes before the rest. Nothing is downloaded, for a hospital's network
+may be closed. torch is imported by that thread alone, so that opening a case does
+not wait for it.
 """
 
+import atexit
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +26,8 @@ from evenhand_ui.runs import ReviewRun
 
 if TYPE_CHECKING:
     from evenhand.model.adapted import AdaptedModel
-    from evenhand.model.embeddings import EmbeddingCache
+    from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder
+    from evenhand.model.growing import GrowingSlices
     from evenhand.predict import OpenCase, SlicePrompt
 
 __all__ = ["Assistant", "Readiness"]
@@ -30,6 +35,8 @@ __all__ = ["Assistant", "Readiness"]
 _WITHOUT_ADAPTER = "box-zero-shot"
 _KEPT_OPEN = 4
 """Cases whose slices stay in memory; 60 MB for a large one."""
+_LAST_SLICE_S = 10.0
+"""How long the end of the server waits for the slice that is being computed."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +63,28 @@ class Assistant:
         self._ready: set[str] = set()
         self._faults: dict[str, str] = {}
         self._opened: dict[str, OpenCase] = {}
+        self._growing: dict[str, tuple[OpenCase, GrowingSlices]] = {}
+        self._shown: dict[str, int] = {}
         self._model: AdaptedModel | None = None
+        self._encoder: FrozenEncoder | None = None
         self._worker: threading.Thread | None = None
+        self._ended = False
         self._config, self._absent = self._look()
 
-    def readiness(self, case: Case) -> Readiness:
-        """Tell whether the model can be asked about a case, and begin what is missing."""
+    def readiness(self, case: Case, shown: int | None = None) -> Readiness:
+        """Tell whether the model can be asked about a case, and begin what is missing.
+
+        Args:
+            case: the case.
+            shown: the slice, k, that the reader has before them; None: nobody knows.
+        """
         if self._config is None or self._absent:
             return Readiness("absent", self._absent)
         if self._config.data.sequences[0] not in case.sequences:
             return Readiness("absent", "The case lacks the sequence that the model reads.")
         with self._news:
+            if shown is not None:
+                self._shown[case.case_id] = shown
             if case.case_id in self._ready:
                 return Readiness("ready")
             if case.case_id in self._faults:
@@ -74,10 +92,11 @@ class Assistant:
             self._wanted.pop(case.case_id, None)
             self._wanted[case.case_id] = case  # last, so that it is taken first
             if self._worker is None:
-                # A daemon: a server that ends does not wait for a case of minutes. What is
-                # half computed is not written.
+                # A daemon: a server that ends waits for one slice, not for a case of minutes.
+                # What is half computed is not written.
                 self._worker = threading.Thread(target=self._prepare_all, daemon=True)
                 self._worker.start()
+                atexit.register(self.end)
             self._news.notify_all()
         return Readiness("preparing", "The model is reading this case; that takes a while once.")
 
@@ -92,6 +111,14 @@ class Assistant:
             raise ResourceError(ready.why)
         return model
 
+    def end(self) -> None:
+        """Begin nothing more in the background; torch may not be at work when Python ends."""
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+        if self._worker is not None:
+            self._worker.join(_LAST_SLICE_S)
+
     def answer(self, case: Case, prompt: "SlicePrompt") -> NDArray[np.uint8]:
         """Segment a slice of a case by a prompt: (i, j) of 0 and 1.
 
@@ -105,6 +132,27 @@ class Assistant:
         with self._asking:
             return predict_prompt(model, self._open(case, model), prompt, by_head=self._by_head)
 
+    def carry_on(
+        self, case: Case, mask: NDArray[np.uint8], index: int
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield neighbours k of a slice and their masks (i, j), as `evenhand.carrying.carry_on`.
+
+        Raises:
+            ResourceError: the model is not ready for this case.
+        """
+        from evenhand.carrying import carry_on
+
+        model = self.demand(case)
+        with self._asking:
+            opened = self._open(case, model)
+        further = carry_on(model, opened, mask, index, by_head=self._by_head)
+        while True:
+            with self._asking:  # not longer than for one slice: others ask as well
+                found = next(further, None)
+            if found is None:
+                return
+            yield found
+
     @property
     def _by_head(self) -> bool:
         """Whether the prompt head was trained to answer boxes."""
@@ -114,6 +162,9 @@ class Assistant:
         """The case as the model sees it; the last few are kept, for the next prompt."""
         from evenhand.predict import OpenCase
 
+        growing = self._growing.get(case.case_id)
+        if growing is not None:
+            return growing[0]
         found = self._opened.pop(case.case_id, None)
         if found is None:
             store = self._run.stores[case.patient.hospital]
@@ -144,12 +195,13 @@ class Assistant:
     def _prepare_all(self) -> None:
         while True:
             with self._news:
-                while not self._wanted:
-                    self._news.wait()
+                self._news.wait_for(lambda: self._wanted or self._ended)
+                if self._ended:
+                    return
                 case_id, case = self._wanted.popitem()
-            fault = ""
+            fault, whole = "", True
             try:
-                self._prepare(case)
+                whole = self._prepare(case)
             except EvenhandError as error:
                 fault = str(error)
             except Exception as error:  # noqa: BLE001 - the reader must hear that it ended
@@ -158,15 +210,43 @@ class Assistant:
                 self._wanted.pop(case_id, None)  # it was asked for again meanwhile
                 if fault:
                     self._faults[case_id] = fault
-                else:
+                    self._ready.discard(case_id)
+                    self._growing.pop(case_id, None)
+                elif whole:
                     self._ready.add(case_id)
+                else:  # after those that wait for their first slice
+                    self._wanted = {case_id: case, **self._wanted}
 
-    def _prepare(self, case: Case) -> None:
-        """Load the model and embed a case, where that is not done yet."""
+    def _prepare(self, case: Case) -> bool:
+        """Load the model and embed a case, where that is not done yet; False: others wait."""
         if self._model is None:
             self._model = self._loaded()
+        model, name = self._model, case.case_id
+        cache = self._cache(case, model)
+        if not cache.missing([case]):
+            return True
+        opened, slices = self._growing.get(name) or self._grow(case, model)
+        while not slices.whole:
+            slices.near = self._shown.get(name, len(slices) // 2)
+            slices.grow()
+            with self._news:
+                self._growing[name] = (opened, slices)
+                self._ready.add(name)
+                if self._ended or any(other not in self._ready for other in self._wanted):
+                    return False
+        cache.write(case, slices[:])
+        with self._news:
+            self._growing.pop(name, None)
+        return True
+
+    def _grow(self, case: Case, model: "AdaptedModel") -> "tuple[OpenCase, GrowingSlices]":
+        from evenhand.model.embeddings import FrozenEncoder
+        from evenhand.predict import OpenCase
+
+        if self._encoder is None:
+            self._encoder = FrozenEncoder(model.backbone, model.tail_blocks, model.precision)
         store = self._run.stores[case.patient.hospital]
-        self._cache(case, self._model).fill(store, [case], lambda _: None)
+        return OpenCase.growing(model, store, self._encoder, case)
 
     def _loaded(self) -> "AdaptedModel":
         from evenhand.model.adapter_files import load_onto

@@ -25,6 +25,7 @@ from evenhand.review import (
     release_claim,
 )
 from evenhand_ui.access import Visitor, check_right
+from evenhand_ui.answers import Answer
 from evenhand_ui.component import mount_viewer
 from evenhand_ui.deciding import keep_as_draft
 from evenhand_ui.faults import told_plainly
@@ -32,7 +33,7 @@ from evenhand_ui.history import show_history
 from evenhand_ui.masks import check_uploaded_mask, recorded_mask
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.runs import days_between
-from evenhand_ui.signing import ask_signature, sign_decision
+from evenhand_ui.signing import ask_signature, meaning_at, sign_decision
 from evenhand_ui.tickets import READ, WRITE
 from evenhand_ui.volumes import grid_of
 from evenhand_ui.wording import reason_text, state_text, study_text
@@ -219,8 +220,8 @@ def _go_on(item: WorkItem, position: int, following: str | None) -> None:
 def _ask_for_signature(
     office: Office, item: WorkItem, visitor: Visitor, reading: Reading, following: str | None
 ) -> None:
-    answer = office.to_sign.get(reading.place)
-    if st.session_state.get("to_sign") != item.case_id or answer is None:
+    answer = _to_sign(office, reading)
+    if answer is None:
         return
 
     def work(passphrase: str) -> None:
@@ -231,9 +232,15 @@ def _ask_for_signature(
     def cancel() -> None:
         st.session_state.pop("to_sign", None)
         office.to_sign.pop(reading.place, None)
-        st.session_state["generation"] = st.session_state.get("generation", 0) + 1
 
-    ask_signature(visitor, answer.verdict, item.case_id, work, cancel)
+    meaning = meaning_at(office, reading, answer)
+    ask_signature(visitor, meaning, item.case_id, work, cancel)
+
+
+def _to_sign(office: Office, reading: Reading) -> Answer | None:
+    """What this page asks to be signed; None: nothing."""
+    here = st.session_state.get("to_sign") == reading.case.case_id
+    return office.to_sign.get(reading.place) if here else None
 
 
 def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, Any]:
@@ -250,6 +257,7 @@ def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, 
         "readerCookie": cookie,
         "draftKey": reading.place.name,
         "readonly": readonly,
+        "signing": _to_sign(office, reading) is not None,
         **grid_of(canonical),
         "others": [
             study_text(one.case_id, days_between(reading.case, one))
@@ -323,7 +331,7 @@ def _turn_to(office: Office, reading: Reading, case_id: str | None) -> None:
     """Leave a case for another, or (None) for the worklist; its clock stops, its draft stays."""
     st.session_state["open_case"] = case_id
     st.session_state.pop("to_sign", None)
-    with office.lock:
+    with reading.lock:
         reading.sitting.leave()
     if reading.role is Role.AUDITOR:
         return

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from evenhand.errors import DataError, EvenhandError, ReviewError
 from evenhand.metrics import score_case
-from evenhand.review import Decision, Entry, Signature, Verdict, claim_case, release_claim
+from evenhand.metrics.lesion_sizes import lesion_figures
+from evenhand.review import (
+    Decision,
+    Entry,
+    Lesion,
+    Signature,
+    Verdict,
+    claim_case,
+    release_claim,
+)
 from evenhand_ui.access import check_right
 from evenhand_ui.answers import Answer
 from evenhand_ui.drafts import Box, DraftConflictError
@@ -47,7 +56,7 @@ def keep_as_draft(office: Office, reading: Reading, mask: NDArray[np.uint8]) -> 
     """Make a mask (i, j, k) the reader's draft."""
     turned = reading.canonical.turn(mask)
     box = Box.around(turned)
-    with office.lock:
+    with reading.lock:
         draft = office.drafts.read(reading.place)
         office.drafts.save(
             reading.place,
@@ -75,8 +84,8 @@ def decide(
         ReviewError: it may not be taken so; one sentence for the reader. Nothing was recorded.
         ResourceError: the disk is full; nothing was recorded.
     """
-    _score_early(office, reading)
-    with office.lock:
+    _measure_early(office, reading)
+    with reading.lock:
         decision, mask = _prepared(office, reading, answer, signature, now_s=now_s)
         if mask is not None and decision.corrected_path is not None:
             path = office.run.database.parent / decision.corrected_path
@@ -109,18 +118,23 @@ def keep_for_signature(office: Office, reading: Reading, answer: Answer, *, now_
     Raises:
         ReviewError: it may not be taken so; nothing was kept.
     """
-    _score_early(office, reading)
-    with office.lock:
+    _measure_early(office, reading)
+    with reading.lock:
         _prepared(office, reading, answer, None, now_s=now_s)
         office.to_sign[reading.place] = answer
 
 
-def _score_early(office: Office, reading: Reading) -> None:
-    """Compare the painted mask before the lock is taken, so that nobody's save waits for it."""
+def _measure_early(office: Office, reading: Reading) -> None:
+    """Measure the mask before the lock is taken: nothing at the case waits for it."""
     with suppress(DataError):  # it is told where it matters
         mask = corrected_mask(office, reading)
-        if mask is not None:
-            _to_proposal(office, reading, mask, name_correction(reading.case, mask)[1])
+        if mask is None and not reading.unaided:
+            _lesions(office, reading, reading.proposed, reading.proposal.sha256)
+        if mask is None:
+            return
+        sha256 = name_correction(reading.case, mask)[1]
+        _to_proposal(office, reading, mask, sha256)
+        _lesions(office, reading, mask, sha256)
 
 
 def _to_proposal(
@@ -135,6 +149,28 @@ def _to_proposal(
         proposed = office.proposed(case.case_id)
         score = score_case(mask, proposed, spacing=spacing, nsd_tolerance=_NSD_TOLERANCE)
         found = office.scores[key] = (score.dice, score.hd95)
+    return found
+
+
+def _lesions(
+    office: Office, reading: Reading, mask: NDArray[np.uint8], sha256: str
+) -> tuple[Lesion, ...] | None:
+    """Return the figures of a mask's (i, j, k) lesions; None where the units are not known."""
+    if office.run.units != "mm":
+        return None
+    case = reading.case
+    found = office.lesions.get((case.case_id, sha256))
+    if found is None:
+        found = tuple(
+            Lesion(
+                volume_ml=one["volume_ml"],
+                longest_diameter_mm=one["longest_diameter_mm"],
+                perpendicular_diameter_mm=one["perpendicular_diameter_mm"],
+                slice=int(one["slice"]),
+            )
+            for one in lesion_figures(mask, case.affine)
+        )
+        office.lesions[case.case_id, sha256] = found
     return found
 
 
@@ -189,10 +225,14 @@ def _decision(
     signature: Signature | None,
 ) -> Decision:
     case, run, sitting = reading.case, office.run, reading.sitting
-    path = sha256 = dice = hd95 = None
+    path = sha256 = dice = hd95 = lesions = None
     if mask is not None:
         path, sha256 = name_correction(case, mask)
         dice, hd95 = _to_proposal(office, reading, mask, sha256)
+        lesions = _lesions(office, reading, mask, sha256)
+    elif answer.verdict is Verdict.ACCEPT:
+        lesions = _lesions(office, reading, reading.proposed, reading.proposal.sha256)
+    unaided = office.review(case.case_id).unaided_of(reading.reader, reading.role)
     return Decision(
         case_id=case.case_id,
         hospital=case.patient.hospital,
@@ -214,4 +254,6 @@ def _decision(
         stage=reading.stage,
         login=office.rules.login,
         signature=signature,
+        unaided_sha256=None if unaided is None else unaided.sha256,
+        lesions=lesions,
     )

@@ -1,13 +1,18 @@
 """What a review teaches: the masks that stand become reference masks of the next training."""
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evenhand.cases.hashing import array_sha256
 from evenhand.cases.store import CaseStore
 from evenhand.errors import ReviewError
+from evenhand.geometry import Affine
 from evenhand.ingest.corrections import Correction, admit_corrections, write_corrections
-from evenhand.review import Entry, State
-from evenhand_ui.readings import Plan, decided_mask, review_all
+from evenhand.review import Author, Entry, MaskCopy, State, append_copy
+from evenhand_ui.readings import CaseReview, Plan, decided_mask, review_all
 from evenhand_ui.runs import ReviewRun
 from evenhand_ui.trail_files import open_store
 
@@ -24,6 +29,8 @@ def write_feedback(
     store: Path | None = None,
 ) -> str:
     """Write the corrections that stand, and put them into a store where one is named.
+
+    The trail knows of it before the first mask is written: `evenhand forget` looks there.
 
     Args:
         folder: the run that was reviewed.
@@ -46,7 +53,30 @@ def write_feedback(
                 f"The trail is broken at decision {check.broken_at}: {check.why}. Nobody trains "
                 "on it; nothing was written."
             )
-        reviews = review_all(run, trail, Plan.of(run))
+        found = _standing(run, review_all(run, trail, Plan.of(run)), states)
+        copy = MaskCopy(
+            arm=run.arm,
+            folder=out.resolve(),
+            store=None if store is None else store.resolve(),
+            masks=len(found),
+            by=Author.of_account(),
+        )
+        append_copy(trail, copy)
+    write_corrections(out, found)
+    said = f"{out}: {len(found)} masks from review"
+    if store is not None:
+        admitted = admit_corrections(out, [CaseStore(store)])
+        said += f"; {len(admitted)} of them are reference masks in {store} now"
+    return (
+        f"{said}\n`evenhand forget --run {folder}` looks into this folder, too. It does not find "
+        "another place that you move or copy it to."
+    )
+
+
+def _standing(
+    run: ReviewRun, reviews: Mapping[str, CaseReview], states: set[State]
+) -> list[tuple[Correction, NDArray[np.uint8], Affine]]:
+    """Return the masks (i, j, k) that stand, with where they came from."""
     found = []
     for case_id, review in reviews.items():
         final = review.standing.final
@@ -56,12 +86,7 @@ def write_feedback(
         mask = decided_mask(run, case, final)
         images = dict(case.sequences)
         found.append((_correction(final, images, array_sha256(mask)), mask, case.affine))
-    write_corrections(out, found)
-    said = f"{out}: {len(found)} masks from review"
-    if store is not None:
-        admitted = admit_corrections(out, [CaseStore(store)])
-        said += f"; {len(admitted)} of them are reference masks in {store} now"
-    return f"{said}\n`evenhand forget` does not find this folder: delete it to forget a patient."
+    return found
 
 
 def _correction(entry: Entry, images: dict[str, str], mask_sha256: str) -> Correction:

@@ -8,6 +8,7 @@ from evenhand.cases.hashing import array_sha256
 from evenhand.errors import EvenhandError, ReviewError
 from evenhand.review import Decision, Entry, Role, Signature, Verdict, claim_case
 from evenhand_ui.access import Visitor, check_right
+from evenhand_ui.answers import MEANINGS
 from evenhand_ui.deciding import corrected_mask, tidying_up
 from evenhand_ui.office import Office, Reading
 from evenhand_ui.signing import ask_signature, sign
@@ -37,10 +38,10 @@ def _ask_to_withdraw(office: Office, item: WorkItem, reading: Reading, visitor: 
     if office.rules.verified:
 
         def work(passphrase: str) -> None:
-            signature = sign(office, visitor, Verdict.WITHDRAW, passphrase)
+            signature = sign(office, visitor, MEANINGS[Verdict.WITHDRAW], passphrase)
             _withdraw(office, item, reading, signature)
 
-        ask_signature(visitor, Verdict.WITHDRAW, item.case_id, work, lambda: None)
+        ask_signature(visitor, MEANINGS[Verdict.WITHDRAW], item.case_id, work, lambda: None)
         return
     try:
         _withdraw(office, item, reading, None)
@@ -53,7 +54,7 @@ def _ask_to_withdraw(office: Office, item: WorkItem, reading: Reading, visitor: 
 def _withdraw(
     office: Office, item: WorkItem, reading: Reading, signature: Signature | None
 ) -> None:
-    with office.lock:
+    with reading.lock:
         entry = _record(office, item, reading, signature)
         with tidying_up(entry):
             office.finish(reading)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evenhand.cases.records import Case
 from evenhand.errors import EvenhandError
-from evenhand.review import STAGE_OF, ReviewStore, Role, Stage
+from evenhand.review import STAGE_OF, Lesion, ReviewStore, Role, Stage
 from evenhand_ui.access import Presence
 from evenhand_ui.answers import Answer
 from evenhand_ui.assistant import Assistant
@@ -45,7 +45,9 @@ class Reading:
     """One reader at one case and its present proposal; what they paint lies in `place`.
 
     Where the reader must judge before the proposal is shown (`unaided`), `proposed` is
-    empty, and `proposal` says so; its hash is the true one's all the same.
+    empty, and `proposal` says so; its hash is the true one's all the same. `lock` is the case's:
+    it is held while a sitting or a draft changes, and from the last look at what stands until a
+    decision is recorded. Work on other cases never waits for it.
     """
 
     case: Case
@@ -55,6 +57,7 @@ class Reading:
     reader: str
     sitting: Sitting
     place: Path
+    lock: threading.RLock
     role: Role = Role.READER
     unaided: bool = False
 
@@ -70,9 +73,9 @@ class Office:
 
     What threads share is there from the start: made at first use, two could each have their own.
 
-    `lock` is held while a sitting or a draft changes; `to_sign` is what readers have said and
-    not signed yet, by place; `scores` are Dice and HD95 of masks to their proposal, by case and
-    both masks' hashes; `presence` is who was here when, `assistant` the model that readers may ask.
+    `to_sign` is what readers have said and not signed yet, by place; `scores` are Dice and HD95 of
+    masks to their proposal, by case and both masks' hashes, `lesions` figures of masks, by case and
+    hash; `presence` is who was here when, `assistant` the model that readers may ask.
     """
 
     run: ReviewRun
@@ -80,14 +83,15 @@ class Office:
     tickets: Tickets
     drafts: Drafts
     plan: Plan
-    lock: threading.RLock = field(default_factory=threading.RLock, init=False)
     to_sign: dict[Path, Answer] = field(default_factory=dict, init=False)
     scores: dict[tuple[str, str, str], tuple[float, float]] = field(
         default_factory=dict, init=False
     )
+    lesions: dict[tuple[str, str], tuple[Lesion, ...]] = field(default_factory=dict, init=False)
     presence: Presence = field(init=False)
     assistant: Assistant = field(init=False)
     _sittings: dict[Path, Sitting] = field(default_factory=dict, init=False)
+    _locks: dict[str, threading.RLock] = field(default_factory=dict, init=False)
     _reading_of: dict[tuple[str, str, str], threading.Lock] = field(
         default_factory=dict, init=False
     )
@@ -148,7 +152,8 @@ class Office:
             proposed = np.zeros_like(proposed)
             proposal = replace(proposal, tumour_slices=0, voxels=0, volume_mm3=0.0)
             place = place.with_name(f"{place.name}-unaided")
-        with self.lock:
+        lock = self._locks.setdefault(case_id, threading.RLock())
+        with lock:
             sitting = self._sittings.get(place)
             if sitting is None:
                 draft = self.drafts.read(place)
@@ -163,6 +168,7 @@ class Office:
             reader=reader,
             sitting=sitting,
             place=place,
+            lock=lock,
             role=role,
             unaided=unaided,
         )
@@ -232,7 +238,7 @@ class Office:
 
     def finish(self, reading: Reading) -> None:
         """Forget draft and sitting: whoever comes back to the case looks at it anew."""
-        with self.lock:
+        with reading.lock:
             self._sittings.pop(reading.place, None)
             self.to_sign.pop(reading.place, None)
             self.drafts.drop(reading.place)

@@ -53,9 +53,12 @@ def _person(  # noqa: PLR0917 (typer reads a command's options from its paramete
 ) -> None:
     """Add a person, change what they may do, or take it away; what they decided stays.
 
+    The trail keeps each change, with the account that made it.
+
     Example: evenhand review person runs/demo r1 --login jlee --name "Dr. J. Lee" --role reader
     """
     from evenhand.review import (
+        Author,
         Person,
         ReviewStore,
         clear_passphrase,
@@ -70,12 +73,14 @@ def _person(  # noqa: PLR0917 (typer reads a command's options from its paramete
             "Say one thing: --login, --name and --role to add or change a person, --remove, or "
             "--clear-passphrase."
         )
+    by = Author.of_account()
     with ReviewStore(database or ReviewRun.open(run).database) as store:
         if remove:
-            remove_person(store, person)
+            remove_person(store, person, by=by)
         elif clear:
-            clear_passphrase(store, person)
+            clear_passphrase(store, person, by=by)
         else:
             roles = parse_roles(role or [])
-            put_person(store, Person(person_id=person, login=login, name=name, roles=roles))
+            one = Person(person_id=person, login=login, name=name, roles=roles)
+            put_person(store, one, by=by)
     typer.echo(f"{person}: {'removed' if remove else 'cleared' if clear else 'kept'}")

@@ -6,9 +6,10 @@ import streamlit as st
 
 from evenhand.errors import EvenhandError
 from evenhand.review import (
+    Author,
     Person,
-    ReviewStore,
     Role,
+    Way,
     clear_passphrase,
     people,
     put_person,
@@ -21,9 +22,10 @@ from evenhand_ui.wording import role_text
 __all__ = ["show_people"]
 
 
-def show_people(office: Office, _: Who) -> None:
+def show_people(office: Office, who: Who) -> None:
     """Draw who there is, and a form to add or change one."""
     st.markdown("### People")
+    by = Author(name=who.person_id, way=Way.PAGE)
     known = people(office.store)
     st.dataframe(
         {
@@ -43,18 +45,21 @@ def show_people(office: Office, _: Who) -> None:
         name = st.text_input("Printed name, for signatures", key="new_name")
         roles = st.multiselect("Roles", list(Role), format_func=role_text, key="new_roles")
         if st.form_submit_button("Keep", type="primary"):
-            _try(lambda: _put(office.store, person_id, login, name, frozenset(roles)))
+            may = frozenset(roles)
+            _try(
+                lambda: put_person(
+                    office.store,
+                    Person(person_id=person_id, login=login.strip(), name=name, roles=may),
+                    by=by,
+                )
+            )
     with right, st.container(border=True):
         chosen = st.selectbox("Person", [one.person_id for one in known], key="one_of_all")
-        st.caption("What they decided stays in the trail, under their name.")
+        st.caption("What they decided stays in the trail. So does each change here, with your id.")
         if st.button("Let them choose a new passphrase", key="clear") and chosen:
-            _try(lambda: clear_passphrase(office.store, chosen))
+            _try(lambda: clear_passphrase(office.store, chosen, by=by))
         if st.button("Take all rights away", key="remove") and chosen:
-            _try(lambda: remove_person(office.store, chosen))
-
-
-def _put(store: ReviewStore, person_id: str, login: str, name: str, roles: frozenset[Role]) -> None:
-    put_person(store, Person(person_id=person_id, login=login.strip(), name=name, roles=roles))
+            _try(lambda: remove_person(office.store, chosen, by=by))
 
 
 def _try(work: Callable[[], None]) -> None:

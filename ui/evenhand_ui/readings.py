@@ -86,6 +86,18 @@ class CaseReview:
             return [entry for entry in seen if entry.decision.reader == person_id]
         return seen
 
+    def unaided_of(self, person_id: str, role: Role) -> Entry | None:
+        """Return what a person said in a role before they were shown the present proposal."""
+        own = (
+            entry
+            for entry in reversed(self.entries)
+            if entry.decision.reader == person_id
+            and entry.decision.stage is STAGE_OF.get(role)
+            and entry.decision.proposed_sha256 == self.proposed_sha256
+            and entry.decision.verdict is Verdict.UNAIDED
+        )
+        return next(own, None)
+
     def own(self, person_id: str, role: Role) -> Entry | None:
         """Return the decision that counts of what this person may go on with."""
         entry = self.standing.at(STAGE_OF.get(role, STAGE_OF[Role.READER]))

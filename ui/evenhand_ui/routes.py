@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from evenhand.errors import (
@@ -49,7 +49,7 @@ from evenhand_ui.drafts import Box, DraftConflictError
 from evenhand_ui.gate import LOGIN_HEADER
 from evenhand_ui.masks import read_uncertainty
 from evenhand_ui.office import Office, Reading
-from evenhand_ui.prompting import read_prompt, turn_slice
+from evenhand_ui.prompting import parts_of, read_prompt, read_seed, turn_slice
 from evenhand_ui.tickets import READ, WRITE, TicketError
 from evenhand_ui.volumes import Canonical, Pixels, grid_of, pack, unpack
 
@@ -113,6 +113,7 @@ def make_routes(office: Callable[[], Office]) -> list[Route]:
         route("seen", "POST", WRITE, _SMALL_BODY_BYTES, _seen),
         route("prompt", "GET", READ, 0, _readiness),
         route("prompt", "POST", WRITE, _SMALL_BODY_BYTES, _prompt),
+        route("carry", "POST", WRITE, _SMALL_BODY_BYTES, _carry),
         route("decision", "POST", WRITE, _SMALL_BODY_BYTES, _decide),
     ]
 
@@ -287,7 +288,7 @@ def _save(office: Office, reading: Reading, request: Request, body: bytes) -> Re
     box = Box.parse(request.headers.get("x-evenhand-box", ""), reading.canonical.turned_shape)
     unpack(body, box.shape)
     _hold(office, reading)
-    with office.lock:
+    with reading.lock:
         draft = office.drafts.save(reading.place, body, box, base=base, strokes=strokes)
     return JSONResponse({"revision": draft.revision})
 
@@ -297,15 +298,19 @@ def _seen(office: Office, reading: Reading, _: Request, body: bytes) -> Response
     if not isinstance(shown, list) or not all(type(one) is int for one in shown):
         raise _RequestError(400, "A report of slices is a list of numbers.")
     _hold(office, reading)
-    with office.lock:
+    with reading.lock:
         reading.sitting.report(shown, time.monotonic())
         seen = tuple(sorted(reading.sitting.seen))
         office.drafts.note(reading.place, seen=seen, seconds=reading.sitting.seconds)
     return JSONResponse({"missing": reading.sitting.missing})
 
 
-def _readiness(office: Office, reading: Reading, _: Request, __: bytes) -> Response:
-    return JSONResponse(asdict(office.assistant.readiness(reading.case)))
+def _readiness(office: Office, reading: Reading, request: Request, _: bytes) -> Response:
+    canonical, said, shown = reading.canonical, request.query_params.get("slice"), None
+    if said is not None:
+        last = canonical.turned_shape[canonical.slice_axis] - 1
+        shown = canonical.stored_slice(min(_number(said, "its slice"), last))
+    return JSONResponse(asdict(office.assistant.readiness(reading.case, shown)))
 
 
 def _prompt(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
@@ -314,6 +319,18 @@ def _prompt(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
     mask = office.assistant.answer(reading.case, prompt)
     voxels, box = turn_slice(mask, prompt.index, reading.canonical)
     return _packed(pack(voxels), {"X-Evenhand-Box": str(box)})
+
+
+def _carry(office: Office, reading: Reading, request: Request, body: bytes) -> Response:
+    office.assistant.demand(reading.case)
+    box = Box.parse(request.headers.get("x-evenhand-box", ""), reading.canonical.turned_shape)
+    mask, index = read_seed(body, box, reading.canonical)
+    further = office.assistant.carry_on(reading.case, mask, index)
+    # Neither packed nor held back on the way: each slice is drawn when it is there.
+    head = {"Content-Encoding": "identity", "X-Accel-Buffering": "no"}
+    return StreamingResponse(
+        parts_of(further, reading.canonical), media_type="application/octet-stream", headers=head
+    )
 
 
 def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
@@ -329,7 +346,7 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
         raise _RequestError(400, "This decision cannot be read; reload the page.") from None
     if answer.verdict is Verdict.WITHDRAW:
         raise _RequestError(400, "A decision is withdrawn in its history.")
-    with office.lock:
+    with reading.lock:
         reading.sitting.report((), time.monotonic())
     decides = not reading.unaided or answer.verdict is Verdict.CANNOT_JUDGE
     if office.rules.verified and decides:

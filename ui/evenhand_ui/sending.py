@@ -4,8 +4,6 @@ The trail knows of it before the object leaves, and again when the archive has a
 """
 
 import hashlib
-import os
-import pwd
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +15,7 @@ import pydicom
 
 from evenhand.dicomweb import Pacs
 from evenhand.errors import ResourceError, ReviewError
-from evenhand.review import Entry, ReviewStore, Sending, SendingStep, append_sending
+from evenhand.review import Author, Entry, ReviewStore, Sending, SendingStep, append_sending
 from evenhand_ui.dicom_out import write_reviewed_seg
 from evenhand_ui.readings import Plan, review_case
 from evenhand_ui.runs import ReviewRun
@@ -49,7 +47,7 @@ def send_seg(
             step=SendingStep.BEGUN,
             case_id=case_id,
             arm=run.arm,
-            sender=_account(),
+            sender=Author.of_account().name,
             object_uid=str(seg.SOPInstanceUID),
             host=pacs.host,
             mask_sha256=decision.corrected_sha256 or decision.proposed_sha256,
@@ -71,11 +69,3 @@ def _final(run: ReviewRun, store: ReviewStore, case_id: str) -> Entry:
     if final is None:
         raise ReviewError("This case is not decided yet; nothing was sent.")
     return final
-
-
-def _account() -> str:
-    """Return the account that this process runs under, as the system has it."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"

@@ -6,25 +6,33 @@ from collections.abc import Callable
 import streamlit as st
 
 from evenhand.errors import EvenhandError, ReviewError
-from evenhand.review import Entry, Signature, Verdict, check_passphrase
+from evenhand.review import Entry, Signature, check_passphrase
 from evenhand_ui.access import Visitor
-from evenhand_ui.answers import MEANINGS, Answer
+from evenhand_ui.answers import Answer, meaning_of
 from evenhand_ui.deciding import decide
 from evenhand_ui.office import Office, Reading
 
-__all__ = ["ask_signature", "sign", "sign_decision"]
+__all__ = ["ask_signature", "meaning_at", "sign", "sign_decision"]
 
 _METHOD = "passphrase"
 
 
-def sign(office: Office, visitor: Visitor, verdict: Verdict, passphrase: str) -> Signature:
-    """Return a person's signature under a verdict.
+def meaning_at(office: Office, reading: Reading, answer: Answer) -> str:
+    """Return what a signature under an answer means; it covers the reader's unaided reading."""
+    unaided = office.review(reading.case.case_id).unaided_of(reading.reader, reading.role)
+    return meaning_of(
+        answer.verdict, unaided_at=None if unaided is None else unaided.decided_at_utc
+    )
+
+
+def sign(office: Office, visitor: Visitor, meaning: str, passphrase: str) -> Signature:
+    """Return a person's signature under a sentence that says what it means.
 
     Raises:
         ReviewError: the passphrase is not theirs; nothing was signed.
     """
     check_passphrase(office.store, visitor.person_id, passphrase, now_s=time.time())
-    return Signature(name=visitor.name, meaning=MEANINGS[verdict], method=_METHOD)
+    return Signature(name=visitor.name, meaning=meaning, method=_METHOD)
 
 
 def sign_decision(
@@ -42,8 +50,8 @@ def sign_decision(
     Raises:
         EvenhandError: not their passphrase, or it may not be decided so any more.
     """
-    signature = sign(office, visitor, answer.verdict, passphrase)
-    with office.lock:
+    signature = sign(office, visitor, meaning_at(office, reading, answer), passphrase)
+    with reading.lock:
         if office.to_sign.get(reading.place) != answer:
             raise ReviewError(
                 "This is not what waits for your signature any more, perhaps because of another "
@@ -55,7 +63,7 @@ def sign_decision(
 @st.dialog("Sign", dismissible=False)
 def ask_signature(
     visitor: Visitor,
-    verdict: Verdict,
+    meaning: str,
     case_id: str,
     work: Callable[[str], None],
     cancel: Callable[[], None],
@@ -64,14 +72,14 @@ def ask_signature(
 
     Args:
         visitor: who signs; their printed name is shown.
-        verdict: what they sign.
+        meaning: the sentence that they sign.
         case_id: about which case.
         work: takes the passphrase, records, and turns the page.
         cancel: takes the question back.
     """
     st.markdown(f"**{visitor.name}**")
     st.text(f"Case {case_id}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC")
-    st.text(MEANINGS[verdict])
+    st.text(meaning)
     with st.form("sign", border=False):
         passphrase = st.text_input("Passphrase", type="password", key="sign_passphrase")
         signed = st.form_submit_button("Sign", type="primary")

@@ -11,14 +11,13 @@ from evenhand.errors import ResourceError, ReviewError, UsageError
 from evenhand.experiment.layout import RunFolder
 from evenhand.geometry import Affine
 from evenhand.review import (
-    ChainCheck,
     ReviewStore,
     State,
-    sendings,
-    sendings_csv,
+    check_trail,
+    links_csv,
+    read_trail,
     trail_csv,
     trail_html,
-    verify_sendings,
 )
 from evenhand_ui.masks import read_mask, refuse_changed
 from evenhand_ui.readings import Plan, decided_mask, review_case
@@ -30,11 +29,11 @@ _NOT_REVIEWED = "0 decisions: this run has not been reviewed yet."
 
 
 def verify_trail(run: Path, database: str | None = None) -> str:
-    """Check a run's decisions, the corrected masks they name, and its sendings; return a sentence.
+    """Check a run's trail and the corrected masks that its decisions name; return a sentence.
 
     Raises:
         UsageError: there is no such run folder.
-        ReviewError: the chain is broken; says at which decision.
+        ReviewError: the chain is broken; says which one, and where.
         DataError: a corrected mask is missing or was changed.
     """
     if not run.is_dir():
@@ -43,27 +42,28 @@ def verify_trail(run: Path, database: str | None = None) -> str:
     if database is None and not path.is_file():
         return _NOT_REVIEWED
     with ReviewStore(database or path) as store:
-        check, sent = store.verify(), verify_sendings(store)
-        if check.length == 0 and sent.length == 0:
-            return _NOT_REVIEWED
-        if broken := _broken(check, sent):
-            raise ReviewError(
-                f"{broken}. Restore '{path if database is None else 'the database'}' from a backup."
-            )
+        check = check_trail(store)
+        if check.fault:
+            what = path if database is None else "the database"
+            raise ReviewError(f"{check.fault}. Restore '{what}' from a backup.")
         for entry in store.entries():
             if entry.decision.corrected_path is None:
                 continue
             corrected = path.parent / entry.decision.corrected_path
             mask, _ = read_nifti(corrected, name=corrected.name)
             refuse_changed(mask, corrected, entry)
-    said = [_intact("decisions", check)]
-    if sent.length:
-        said.append(_intact("steps of sendings", sent))
-    return "\n".join(said)
+    said = [
+        f"{one.length} {what}, chain intact; hash of the last one: {one.head_sha256}"
+        for what, one in check.named.items()
+        if one.length
+    ]
+    return "\n".join(said if check.decisions.length else [_NOT_REVIEWED, *said])
 
 
 def export_run(run: Path, out: Path, arm: str | None = None, database: str | None = None) -> str:
-    """Write decisions.csv, sendings.csv, decisions.html and masks/; return what was written.
+    """Write the trail as tables and a page, and masks/; return what was written.
+
+    The tables are decisions.csv, sendings.csv, people.csv and copies.csv, the page decisions.html.
 
     The page is written even where the chain is broken, and says so.
 
@@ -73,8 +73,7 @@ def export_run(run: Path, out: Path, arm: str | None = None, database: str | Non
     """
     opened = ReviewRun.open(run, arm)
     with open_store(opened, database) as store:
-        check, sent_check = store.verify(), verify_sendings(store)
-        entries, sent = store.entries(arm=opened.arm), sendings(store, arm=opened.arm)
+        trail = read_trail(store, arm=opened.arm)
         standing = {
             case_id: mask
             for case_id in opened.case_ids()
@@ -83,19 +82,19 @@ def export_run(run: Path, out: Path, arm: str | None = None, database: str | Non
         }
     try:
         (out / "masks").mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(out / "decisions.csv", trail_csv(entries).encode())
-        write_atomically(out / "sendings.csv", sendings_csv(sent).encode())
-        page = trail_html(entries, check, sent, sent_check)
-        write_atomically(out / "decisions.html", page.encode())
+        write_atomically(out / "decisions.csv", trail_csv(trail.decisions).encode())
+        for name, links in trail.links.items():
+            write_atomically(out / f"{name}.csv", links_csv(name, links).encode())
+        write_atomically(out / "decisions.html", trail_html(trail).encode())
         for case_id, mask in standing.items():
             _write_whole(out / "masks" / f"{case_id}.nii.gz", mask, opened.case(case_id).affine)
         for case_id in set(opened.case_ids()) - standing.keys():  # of an earlier export
             (out / "masks" / f"{case_id}.nii.gz").unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(f"'{out}' cannot be written: {error.strerror}.") from None
-    if broken := _broken(check, sent_check):
-        raise ReviewError(f"{broken}; '{out}' says so too.")
-    return f"{out}: {len(entries)} decisions, {len(standing)} masks accepted or corrected"
+    if trail.check.fault:
+        raise ReviewError(f"{trail.check.fault}; '{out}' says so too.")
+    return f"{out}: {len(trail.decisions)} decisions, {len(standing)} masks accepted or corrected"
 
 
 def reviewed_mask(
@@ -133,15 +132,3 @@ def _write_whole(path: Path, mask: NDArray[np.uint8], affine: Affine) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _intact(what: str, check: ChainCheck) -> str:
-    return f"{check.length} {what}, chain intact; hash of the last one: {check.head_sha256}"
-
-
-def _broken(decisions: ChainCheck, sent: ChainCheck) -> str:
-    """Say which chain is broken, and where; empty: none."""
-    for what, check in (("decision", decisions), ("sending", sent)):
-        if check.broken_at is not None:
-            return f"{check.length} {what}s, chain broken at {what} {check.broken_at}: {check.why}"
-    return ""

@@ -6,6 +6,8 @@ table, and places in a split.
 An embedding's file name does not tell whose it is, so the whole cache goes: it
 is computed anew from the cases that stay.
 
+Masks that `evenhand review feedback` wrote out of a run are found by what its trail says.
+
 A node of a federation keeps places in splits and embeddings of every study that it took part
 in. What an optimiser remembers of a hospital's patients (`moments`) goes as a whole, too.
 
@@ -43,6 +45,8 @@ _UNREACHED = (
     "backups of these folders",
     "what a pull from an archive left beside stores when it was stopped (.pulled; delete it)",
     "reports and adapters that were handed on",
+    "what `evenhand review export`, `seg`, `report` and `send` wrote (masks, tables, DICOM)",
+    "folders of `evenhand review feedback` that were moved or copied since",
     "the trail of review decisions (append-only; a case's pseudonym, no image)",
     "privacy ledgers (numbers only)",
     "what a federation's coordinator and other hospitals keep (adapters, sums)",
@@ -70,7 +74,12 @@ class Erasure:
 
 
 def erase_patient(
-    patient_id: str, *, stores: Sequence[Path], runs: Sequence[Path], nodes: Sequence[Path]
+    patient_id: str,
+    *,
+    stores: Sequence[Path],
+    runs: Sequence[Path],
+    nodes: Sequence[Path],
+    copies: Sequence[Path] = (),
 ) -> tuple[list[Erasure], set[str]]:
     """Delete a patient from stores, runs, and a federation's nodes.
 
@@ -82,6 +91,7 @@ def erase_patient(
         stores: folders of case stores; those of runs need not be named.
         runs: folders of runs: stores, embeddings, moments, masks, tables, splits, drafts.
         nodes: the hospital's folders of federations: splits, embeddings, moments.
+        copies: folders that `evenhand review feedback` wrote: masks, and their list.
 
     Returns:
         What was deleted where, and the ids of the patient's cases.
@@ -107,6 +117,8 @@ def erase_patient(
                     done += _clear_learned(home)
             for run in runs:
                 done += _from_run(run, patient_id, case_ids)
+            for copy in copies:
+                done += _from_copy(copy, case_ids)
             for node in nodes:
                 done += _from_node(node, {*case_ids, patient_id})
             done += [_from_store(store, found[place]) for place, store in opened.items()]
@@ -166,6 +178,28 @@ def _from_node(node: Path, named: set[str]) -> list[Erasure]:
     return done
 
 
+def _from_copy(folder: Path, case_ids: set[str]) -> list[Erasure]:
+    """Masks go before the list that names them, so that a deletion that was cut off finds them."""
+    path = folder / "corrections.json"
+    if not path.is_file():
+        return []
+    done = []
+    for case_id in sorted(case_ids):
+        mask = folder / "masks" / f"{case_id}.nii.gz"
+        if mask.is_file():
+            done.append(Erasure(mask.parent, (), 1, mask.stat().st_size, 0))
+            mask.unlink()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        listed = content["corrections"]
+        kept = [one for one in listed if one["case_id"] not in case_ids]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"'{path}' is damaged; write it again, or delete the folder.") from None
+    if len(kept) < len(listed):
+        _replace(path, json.dumps({**content, "corrections": kept}, indent=1, sort_keys=True))
+    return [*done, Erasure(path, (), 0, 0, len(listed) - len(kept))]
+
+
 def _clear_learned(home: Path) -> list[Erasure]:
     """Take away what is made from a hospital's cases and does not tell from whose."""
     return [_clear(home / name) for name in ("embeddings", "moments")]
@@ -183,8 +217,16 @@ def mentions(root: Path, words: set[str]) -> list[Path]:
     ]
 
 
-def write_proof(path: Path, patient_id: str, erased: list[Erasure], left: list[Path]) -> None:
+def write_proof(
+    path: Path,
+    patient_id: str,
+    erased: list[Erasure],
+    left: list[Path],
+    gone: Sequence[Path] = (),
+) -> None:
     """Write the record of a deletion: what, where, when, what was found afterwards.
+
+    `gone` are folders that were written and are not there any more.
 
     The patient is named by the SHA-256 of the pseudonym: whoever holds the
     pseudonym can check the record, and it does not bring the pseudonym back.
@@ -203,6 +245,7 @@ def write_proof(path: Path, patient_id: str, erased: list[Erasure], left: list[P
             for each in erased
         ],
         "still_mentioned_in": [str(each) for each in left],
+        "copies_not_found": [str(each) for each in gone],
         "not_reached": list(_UNREACHED),
     }
     try:

@@ -30,6 +30,7 @@ __all__ = [
     "Threshold",
     "ThresholdConfig",
     "TrainingConfig",
+    "WarmStartConfig",
 ]
 
 ArmName = Literal["box-zero-shot", "local", "pooled", "federated", "federated-private"]
@@ -251,6 +252,27 @@ class FederationConfig(Section):
         return self
 
 
+class WarmStartConfig(Section):
+    """A start for adapters that no patient has a part in: training on synthetic heads."""
+
+    phantoms: Annotated[int, Field(ge=0)] = 0
+    """Synthetic patients on which the adapter is trained first; they cost no privacy. 0: adapters
+    start at random."""
+    epochs: Count | None = None
+    """Passes over them; None: as many as `training.epochs`."""
+    arms: tuple[Literal["local", "pooled", "federated", "federated-private"], ...] = (
+        "local",
+        "pooled",
+        "federated",
+        "federated-private",
+    )
+    """Which arms start there."""
+
+    def starts(self, kind: str) -> bool:
+        """Whether arms of this kind start from phantoms."""
+        return self.phantoms > 0 and kind in self.arms
+
+
 class PrivacyConfig(Section):
     """Patient-level differential privacy."""
 
@@ -274,10 +296,6 @@ class PrivacyConfig(Section):
     learning_rate: Positive = 1e-3
     trainable: tuple[str, ...] = ("*",)
     """Patterns of adapter tensors that the private arm trains; fewer need less noise."""
-    warm_start_phantoms: Annotated[int, Field(ge=0)] = 0
-    """Synthetic patients on which the adapter is trained first; they cost no privacy."""
-    warm_start_epochs: Count | None = None
-    """Passes over them; None: as many as `training.epochs`."""
     patient_shares: Path | None = None
     """Table of `evenhand mitigate weights --private`: how much of each patient's clipped gradient
     counts. Shares must follow from a patient's own group and noised or public figures only."""
@@ -313,8 +331,31 @@ class ExperimentConfig(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     audit: AuditConfig = AuditConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _warm_start_of_before(cls, raw: object) -> object:
+        """Read runs of the time when only the private arm could start from phantoms."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("privacy"), dict):
+            return raw
+        privacy = dict(raw["privacy"])
+        phantoms, epochs = (privacy.pop(f"warm_start_{k}", None) for k in ("phantoms", "epochs"))
+        if phantoms and "warm_start" not in raw:
+            start = {"phantoms": phantoms, "epochs": epochs, "arms": [PRIVATE_ARM]}
+            return {**raw, "privacy": privacy, "warm_start": start}
+        return {**raw, "privacy": privacy}
+
+    @model_validator(mode="after")
+    def _phantoms_fit(self) -> "ExperimentConfig":
+        if self.warm_start.phantoms and (self.data.labels or self.data.sequences[0] != "FLAIR"):
+            raise ValueError(
+                "warm_start.phantoms are heads on FLAIR with one label; set it to 0 for other "
+                "images and for several data.labels"
+            )
+        return self
 
     @model_validator(mode="after")
     def _arms_once(self) -> "ExperimentConfig":

@@ -37,7 +37,7 @@ _NOTES = {
     "pooled": "all patients in one place: what federation is measured against",
     "federated": "hospitals train together; only adapters move",
     "federated-private": "as federated, with patient-level differential privacy at each hospital",
-    "warm-start": "trained on phantoms alone: where the private arm starts",
+    "warm-start": "trained on phantoms alone: where other arms start",
 }
 
 _WAITING = frozenset({"minimum_hospitals", "round_timeout_s", "client_cpus"})
@@ -72,7 +72,7 @@ _LATER: Mapping[str, Mapping[str, object]] = {
         "calibration_share": 0.0,
     },
     "federation": {"local_parts": [], "server_tau": 1e-3},
-    "privacy": {"patient_shares": None, "warm_start_epochs": None},
+    "privacy": {"patient_shares": None},
 }
 """Keys that came after the first arms were trained, with what all of those did."""
 
@@ -116,17 +116,26 @@ class Arm:
         if (phantom := content["data"]["phantom"]) and not phantom["heads"]:
             del phantom["heads"]  # came later, too
         used = {key: content[key] for key in ("seed", "data", "model")}
-        warm = config.privacy.warm_start_phantoms
+        warm = config.warm_start.starts(self.kind)
         for section, ignored in _USED[self.kind].items():
-            # The private arm starts where the warm start ends, which uses all of [training].
-            if self.kind == PRIVATE_ARM and warm and section == "training":
-                without = _USED["warm-start"]["training"]
-            else:
-                without = ignored
+            # Who starts where the warm start ends hangs on all of [training], as that does.
+            without = _USED["warm-start"]["training"] & ignored if warm else ignored
             used[section] = {k: v for k, v in content[section].items() if k not in without}
-        if self.kind == "warm-start":
-            used["phantoms"] = {"heads": warm, "epochs": config.privacy.warm_start_epochs}
-        return _hash(used, voxels)
+        return _hash(self._with_start(used, config, warm=warm), voxels)
+
+    def _with_start(
+        self, used: dict[str, Any], config: ExperimentConfig, *, warm: bool
+    ) -> dict[str, Any]:
+        """Add what a start from phantoms depends on, said as by the first arms that had one."""
+        phantoms, epochs = config.warm_start.phantoms, config.warm_start.epochs
+        if self.kind == PRIVATE_ARM:
+            start = {"warm_start_phantoms": phantoms if warm else 0}
+            if warm and epochs is not None:
+                start["warm_start_epochs"] = epochs
+            return {**used, "privacy": {**used["privacy"], **start}}
+        if warm or self.kind == "warm-start":
+            return {**used, "phantoms": {"heads": phantoms, "epochs": epochs}}
+        return used
 
     def scoring_fingerprint(
         self,
@@ -157,12 +166,12 @@ def _hash(*parts: object) -> str:
 def arms_of(config: ExperimentConfig, hospitals: Sequence[str]) -> list[Arm]:
     """The arms of an experiment in the order in which they run."""
     everyone = tuple(hospitals)
-    arms = []
+    arms: list[Arm] = []
     for kind in config.arms:
+        if config.warm_start.starts(kind) and not any(arm.kind == "warm-start" for arm in arms):
+            arms.append(Arm("warm-start", "warm-start", ()))
         if kind == "local":
             arms += [Arm(f"local-{name}", kind, (name,)) for name in everyone]
-        elif kind == PRIVATE_ARM and config.privacy.warm_start_phantoms:
-            arms += [Arm("warm-start", "warm-start", ()), Arm(kind, kind, everyone)]
         else:
             arms.append(Arm(kind, kind, everyone))
     return arms
@@ -309,8 +318,8 @@ def _train(
 
         trained = train_on_phantoms(run, config, model, bar)
     elif arm.kind in ("federated", PRIVATE_ARM):
-        if arm.kind == PRIVATE_ARM and config.privacy.warm_start_phantoms:
-            shutil.copyfile(run.arm("warm-start").adapter_path, folder.start_path)
+        if (start := _start_of(run, config, arm)) is not None:
+            shutil.copyfile(start, folder.start_path)
         trained = plugins.load("evenhand.arms", "federated")(run, arm.name, model, bar)
         trained["local_parts"] = list(config.federation.local_parts)
     else:
@@ -324,6 +333,11 @@ def _train(
     return trained
 
 
+def _start_of(run: RunFolder, config: ExperimentConfig, arm: Arm) -> Path | None:
+    """The adapter that an arm's training starts from; None: it starts at random."""
+    return run.arm("warm-start").adapter_path if config.warm_start.starts(arm.kind) else None
+
+
 def _trained_before(path: Path, model: AdaptedModel) -> dict[str, Any]:
     """Load what is there; a temperature that the config has changed since is put into the file."""
     found = load_onto(path, model)
@@ -335,7 +349,11 @@ def _trained_before(path: Path, model: AdaptedModel) -> dict[str, Any]:
 
 
 def _train_here(
-    run: RunFolder, config: ExperimentConfig, arm: Arm, model: AdaptedModel, bar: Progress
+    run: RunFolder,
+    config: ExperimentConfig,
+    arm: Arm,
+    model: AdaptedModel,
+    bar: Progress,
 ) -> dict[str, Any]:
     split, sequence = run.split(), config.data.sequences[0]
     patients = []
@@ -344,10 +362,12 @@ def _train_here(
         patients += load_patients(
             home.store(), home.cache(model, sequence), split.train[name], model
         )
+    if (start := _start_of(run, config, arm)) is not None:
+        load_onto(start, model)
     report = train_whole(model, patients, config, label=arm.name, bar=bar)
     fitted: dict[str, float | int] = {}
     if config.training.calibration_share:
-        fitted = temperature_of(run, config, arm.hospitals, label=arm.name, bar=bar)
+        fitted = temperature_of(run, config, arm.hospitals, label=arm.name, start=start, bar=bar)
         model.temperature = fitted.get("temperature", model.temperature)
     return fitted | {
         "seconds": report.seconds,

@@ -6,6 +6,7 @@ so the voxels that are counted are those of patients held out, and never those o
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress
@@ -15,6 +16,7 @@ from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
 from evenhand.experiment.stages import stepper, train_whole
 from evenhand.metrics import fit_temperature, logit_counts
 from evenhand.model.adapted import AdaptedModel
+from evenhand.model.adapter_files import load_onto
 from evenhand.predict import OpenCase, predict_automatic, predict_labels
 from evenhand.training.data import load_patients
 
@@ -34,9 +36,23 @@ def held_out(patients: Iterable[str], share: float) -> frozenset[str]:
 
 
 def temperature_of(
-    run: RunFolder, config: ExperimentConfig, hospitals: Sequence[str], *, label: str, bar: Progress
+    run: RunFolder,
+    config: ExperimentConfig,
+    hospitals: Sequence[str],
+    *,
+    label: str,
+    start: Path | None,
+    bar: Progress,
 ) -> dict[str, float | int]:
     """Train without some of the training patients, and fit a temperature to what is found in them.
+
+    Args:
+        run: where the patients are.
+        config: how is trained.
+        hospitals: whose patients.
+        label: of the progress.
+        start: the adapter that training starts from; None: at random.
+        bar: where progress is shown.
 
     Returns:
         `temperature`, and how many patients it was fitted to (`calibration_patients`); empty where
@@ -45,6 +61,8 @@ def temperature_of(
     train, sequence, share = run.split().train, config.data.sequences[0], config.training
     out = {name: held_out(train[name], share.calibration_share) for name in hospitals}
     model = build_model(config)
+    if start is not None:
+        load_onto(start, model)
     model.temperature = 1.0
     patients = []
     for name in hospitals:

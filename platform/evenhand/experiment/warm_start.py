@@ -1,9 +1,9 @@
-"""A start for the private arm that costs no privacy: training on phantoms.
+"""A start for adapters that no patient has a part in: training on phantoms.
 
-With few patients the noise of private training drowns a head that starts at random;
-a head that has already seen synthetic heads has less to learn. They are drawn with skull, scalp
-and eyes, and seen by scanners that differ more than training allows for: what is taught
-on brains alone takes fat for tumour (docs/results/privacy.md).
+With few patients a head that starts at random has much to learn from little, and the noise of
+private training drowns it; a head that has already seen synthetic heads has less to learn. They
+are drawn with skull, scalp and eyes, and seen by scanners that differ more than training allows
+for: what is taught on brains alone takes fat for tumour (docs/results/privacy.md).
 """
 
 from typing import Any
@@ -23,6 +23,9 @@ __all__ = ["train_on_phantoms"]
 _SITES = 4
 """Phantom scanners that the synthetic patients are spread over."""
 
+_SHAPE = (192, 192, 12)
+"""Voxels of a phantom."""
+
 _JITTER = 0.6
 """`training.intensity_jitter` of the start: real scanners are further away than each other's."""
 
@@ -31,10 +34,10 @@ def train_on_phantoms(
     run: RunFolder, config: ExperimentConfig, model: AdaptedModel, bar: Progress
 ) -> dict[str, Any]:
     """Make synthetic patients without any planted bias and train the adapter on them."""
-    each = -(-config.privacy.warm_start_phantoms // _SITES)
+    each = -(-config.warm_start.phantoms // _SITES)
     phantom = PhantomConfig(
         patients={f"phantom{number}": each for number in range(_SITES)},
-        shape=(192, 192, 12),
+        shape=_SHAPE,
         bias_attribute="none",
         heads=True,
     )
@@ -55,8 +58,8 @@ def train_on_phantoms(
         names = [case.patient.patient_id for case in cases]
         patients += load_patients(store, cache, names, model)
     changed = {"intensity_jitter": _JITTER}
-    if config.privacy.warm_start_epochs is not None:
-        changed["epochs"] = config.privacy.warm_start_epochs
+    if config.warm_start.epochs is not None:
+        changed["epochs"] = config.warm_start.epochs
     training = config.training.model_copy(update=changed)
     config = config.model_copy(update={"training": training})
     report = train_whole(model, patients, config, label="warm start", bar=bar)

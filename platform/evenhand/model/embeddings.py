@@ -59,12 +59,16 @@ class FrozenEncoder:
         )
 
     @torch.inference_mode()
-    def __call__(self, slices: Tensor) -> NDArray[np.float16]:
-        """(k, h, w) fractions of the display range -> (k, channels, grid, grid)."""
+    def __call__(self, slices: Tensor, index: Tensor | None = None) -> NDArray[np.float16]:
+        """(k, h, w) fractions of the display range -> (k, channels, grid, grid).
+
+        With `index` (n,) of those slices only, in that order.
+        """
+        chosen = torch.arange(slices.shape[0]) if index is None else index
         box = Letterbox(slices.shape[1], slices.shape[2], self.backbone.image_size)
         parts = []
-        for index in torch.split(torch.arange(slices.shape[0]), _BATCH):
-            pixels = box.apply(with_neighbours(slices[:, None], index))
+        for batch in torch.split(chosen, _BATCH):
+            pixels = box.apply(with_neighbours(slices[:, None], batch))
             pixels = self.backbone.normalise(pixels).to(
                 self.backbone.device, self.precision, memory_format=torch.channels_last
             )
@@ -179,10 +183,16 @@ class EmbeddingCache:
         encoder = FrozenEncoder(self.backbone, self.tail_blocks, self.precision)
         for case in missing:
             volume = store.volumes(case, (self.sequence,)).images[self.sequence]
-            self._write(self.path(case), encoder(display_range(volume)))
+            self.write(case, encoder(display_range(volume)))
             advance(case.shape[2])
 
-    def _write(self, path: Path, values: NDArray[np.float16]) -> None:
+    def write(self, case: Case, values: NDArray[np.float16]) -> None:
+        """Keep the (k, channels, grid, grid) of a case.
+
+        Raises:
+            ResourceError: the disk is full; nothing half-written stays.
+        """
+        path = self.path(case)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -7,6 +7,8 @@ from evenhand.review.agreement import (
     agreement_of,
     reader_figures,
 )
+from evenhand.review.authors import Author, Way
+from evenhand.review.chain import GENESIS_SHA256, ChainCheck, Link
 from evenhand.review.claims import (
     CLAIM_S,
     Claim,
@@ -14,6 +16,7 @@ from evenhand.review.claims import (
     claim_case,
     release_claim,
 )
+from evenhand.review.copies import MaskCopy, append_copy, copies, verify_copies
 from evenhand.review.people import (
     PASSPHRASE_MIN,
     Person,
@@ -27,10 +30,17 @@ from evenhand.review.people import (
     remove_person,
     set_passphrase,
 )
+from evenhand.review.people_changes import (
+    PersonChange,
+    PersonEvent,
+    people_changes,
+    verify_people,
+)
 from evenhand.review.records import (
     COMMENT_LIMIT,
     Decision,
     Entry,
+    Lesion,
     Reason,
     Role,
     Signature,
@@ -41,7 +51,6 @@ from evenhand.review.records import (
 )
 from evenhand.review.sendings import (
     Sending,
-    SendingEntry,
     SendingStep,
     append_sending,
     sendings,
@@ -55,11 +64,12 @@ from evenhand.review.standing import (
     stand,
     visible_to,
 )
-from evenhand.review.store import GENESIS_SHA256, ChainCheck, ReviewStore
-from evenhand.review.trail import (
-    SENDING_COLUMNS,
+from evenhand.review.store import ReviewStore
+from evenhand.review.trail import Trail, TrailCheck, check_trail, read_trail
+from evenhand.review.trail_export import (
+    LINK_COLUMNS,
     TRAIL_COLUMNS,
-    sendings_csv,
+    links_csv,
     trail_csv,
     trail_html,
 )
@@ -68,52 +78,67 @@ __all__ = [
     "CLAIM_S",
     "COMMENT_LIMIT",
     "GENESIS_SHA256",
+    "LINK_COLUMNS",
     "PASSPHRASE_MIN",
-    "SENDING_COLUMNS",
     "STAGE_OF",
     "TRAIL_COLUMNS",
     "Agreement",
+    "Author",
     "ChainCheck",
     "Claim",
     "Decision",
     "Entry",
+    "Lesion",
+    "Link",
+    "MaskCopy",
     "Person",
+    "PersonChange",
+    "PersonEvent",
     "ReaderFigures",
     "Reason",
     "ReviewStore",
     "Role",
     "Sending",
-    "SendingEntry",
     "SendingStep",
     "Signature",
     "Stage",
     "Standing",
     "State",
+    "Trail",
+    "TrailCheck",
     "Verdict",
+    "Way",
     "active_claims",
     "agreement_by_month",
     "agreement_of",
+    "append_copy",
     "append_sending",
     "check_passphrase",
     "check_task",
+    "check_trail",
     "claim_case",
     "clear_passphrase",
+    "copies",
     "drawn",
+    "links_csv",
     "parse_roles",
     "people",
+    "people_changes",
     "person_by_id",
     "person_by_login",
     "put_person",
+    "read_trail",
     "reader_figures",
     "release_claim",
     "remove_person",
     "sendings",
-    "sendings_csv",
     "set_passphrase",
     "stand",
     "state_of",
     "trail_csv",
     "trail_html",
+    "verify_copies",
+    "verify_people",
     "verify_sendings",
     "visible_to",
 ]

@@ -3,7 +3,8 @@
 A person is known by a pseudonym; the login (what a proxy or OIDC says) and the
 printed name stay in the database. Passphrases are kept as Argon2id hashes
 (RFC 9106), which cost an attacker memory for each guess. After a few wrong ones
-a person has to wait, over restarts too.
+a person has to wait, over restarts too. Each change is recorded with who made it
+(`evenhand.review.people_changes`), in the same transaction.
 """
 
 import re
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from evenhand.errors import ReviewError
+from evenhand.review.authors import Author, Way
+from evenhand.review.people_changes import PEOPLE_CHANGES, PersonChange, PersonEvent
 from evenhand.review.records import Role
 from evenhand.review.store import ReviewStore
 from evenhand.review.tables import PersonRow
@@ -80,7 +84,7 @@ class Person:
             )
 
 
-def put_person(store: ReviewStore, person: Person) -> None:
+def put_person(store: ReviewStore, person: Person, *, by: Author) -> None:
     """Add a person, or change login, name and roles of one; the passphrase stays.
 
     Raises:
@@ -91,17 +95,21 @@ def put_person(store: ReviewStore, person: Person) -> None:
         other = session.scalars(select(PersonRow).where(PersonRow.login == login)).first()
         if other is not None and other.person_id != person.person_id:
             raise ReviewError("Another person has this login already; a login is one person's.")
-        row = session.get(PersonRow, person.person_id)
+        row, event = session.get(PersonRow, person.person_id), PersonEvent.CHANGED
         if row is None:
+            event = PersonEvent.ADDED
             row = PersonRow(
                 person_id=person.person_id, passphrase="", failures=0, blocked_until_s=0.0
             )
             session.add(row)
-        row.login, row.name = login, person.name.strip()
-        row.roles = " ".join(sorted(person.roles))
+        before = (row.login, row.name, row.roles)
+        after = (login, person.name.strip(), " ".join(sorted(person.roles)))
+        if before != after:
+            row.login, row.name, row.roles = after
+            _record(session, event, row, by)
 
 
-def remove_person(store: ReviewStore, person_id: str) -> None:
+def remove_person(store: ReviewStore, person_id: str, *, by: Author) -> None:
     """Take all rights from a person; what they decided stays.
 
     Raises:
@@ -112,6 +120,7 @@ def remove_person(store: ReviewStore, person_id: str) -> None:
         if row is None:
             raise ReviewError("There is no such person; `evenhand review people RUN` lists them.")
         session.delete(row)
+        _record(session, PersonEvent.REMOVED, row, by)
 
 
 def people(store: ReviewStore) -> list[Person]:
@@ -136,7 +145,7 @@ def person_by_login(store: ReviewStore, login: str) -> Person | None:
 
 
 def set_passphrase(store: ReviewStore, person_id: str, passphrase: str) -> None:
-    """Keep a person's first passphrase; there must be none yet.
+    """Keep a person's first passphrase, which they chose on the page; there must be none yet.
 
     Raises:
         ReviewError: too short, too simple, or there is one.
@@ -151,9 +160,11 @@ def set_passphrase(store: ReviewStore, person_id: str, passphrase: str) -> None:
         if row is None or row.passphrase:
             raise ReviewError("Your passphrase is set already; an administrator can clear it.")
         row.passphrase, row.failures, row.blocked_until_s = kept, 0, 0.0
+        own = Author(name=person_id, way=Way.PAGE)
+        _record(session, PersonEvent.PASSPHRASE_CHOSEN, row, own)
 
 
-def clear_passphrase(store: ReviewStore, person_id: str) -> None:
+def clear_passphrase(store: ReviewStore, person_id: str, *, by: Author) -> None:
     """Let a person choose a passphrase anew at their next visit.
 
     Raises:
@@ -164,29 +175,55 @@ def clear_passphrase(store: ReviewStore, person_id: str) -> None:
         if row is None:
             raise ReviewError("There is no such person; `evenhand review people RUN` lists them.")
         row.passphrase, row.failures, row.blocked_until_s = "", 0, 0.0
+        _record(session, PersonEvent.PASSPHRASE_CLEARED, row, by)
 
 
 def check_passphrase(store: ReviewStore, person_id: str, passphrase: str, *, now_s: float) -> None:
     """Hold a passphrase against a person's own.
 
+    A try counts as a wrong one before it is looked at, and is taken back when it was right: nobody
+    tries ten at once past the count, and nobody else's write waits for the hash.
+
     Raises:
         ReviewError: it is another, there is none, or too many were wrong.
     """
+    one = _count_try(store, person_id, now_s=now_s)
+    if not _fits(passphrase, one.kept):
+        raise ReviewError("This is not your passphrase. Nothing was signed.")
     with store.transaction(write=True) as session:
-        # One at a time, in the transaction: nobody tries ten at once past the count.
+        row = session.get(PersonRow, person_id)
+        if row is None or row.passphrase != one.kept:
+            raise ReviewError("Your passphrase was changed just now. Nothing was signed.")
+        if row.blocked_until_s == one.blocks_until_s:  # nobody else's tries have blocked it
+            row.blocked_until_s = 0.0
+            row.failures = max(0, row.failures - one.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Try:
+    """One try: the how manieth since a right one, what it is held against, and the end of a block.
+
+    The block is the one that was there (over, or none) or, at the last try, its own.
+    """
+
+    number: int
+    kept: str
+    blocks_until_s: float
+
+
+def _count_try(store: ReviewStore, person_id: str, *, now_s: float) -> _Try:
+    with store.transaction(write=True) as session:
         row = session.get(PersonRow, person_id)
         if row is None or not row.passphrase:
             raise ReviewError("You have no passphrase yet; choose one first.")
         if row.blocked_until_s > now_s:
             minutes = -(-(row.blocked_until_s - now_s) // 60)
             raise ReviewError(f"Too many wrong passphrases; try again in {minutes:.0f} min.")
-        if _fits(passphrase, row.passphrase):
-            row.failures = 0
-            return
         row.failures += 1
-        if row.failures >= TRIES:
+        number = row.failures
+        if number >= TRIES:
             row.failures, row.blocked_until_s = 0, now_s + WAIT_S
-    raise ReviewError("This is not your passphrase. Nothing was signed.")
+        return _Try(number=number, kept=row.passphrase, blocks_until_s=row.blocked_until_s)
 
 
 def parse_roles(names: Collection[str]) -> frozenset[Role]:
@@ -199,6 +236,19 @@ def parse_roles(names: Collection[str]) -> frozenset[Role]:
         return frozenset(Role(name) for name in names)
     except ValueError:
         raise ReviewError(f"There is no such role; choose from: {', '.join(Role)}.") from None
+
+
+def _record(session: Session, event: PersonEvent, row: PersonRow, by: Author) -> None:
+    one = _person(row)
+    change = PersonChange(
+        change=event,
+        person_id=one.person_id,
+        login=one.login,
+        name=one.name,
+        roles=one.roles,
+        by=by,
+    )
+    PEOPLE_CHANGES.append(session, change)
 
 
 def _argon2(salt: bytes) -> Argon2id:

@@ -12,6 +12,7 @@ __all__ = [
     "COMMENT_LIMIT",
     "Decision",
     "Entry",
+    "Lesion",
     "Reason",
     "Role",
     "Signature",
@@ -122,6 +123,22 @@ class Signature:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lesion:
+    """Figures of one lesion (`evenhand.metrics.lesion_sizes`); `slice` is the k, from 0."""
+
+    volume_ml: float
+    longest_diameter_mm: float
+    perpendicular_diameter_mm: float
+    slice: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size."""
+        sizes = (self.volume_ml, self.longest_diameter_mm, self.perpendicular_diameter_mm)
+        if not all(0 <= size < math.inf for size in sizes) or self.slice < 0:
+            raise ReviewError("A lesion's volume, diameters and slice must be numbers from 0 up.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """One reader's decision about one proposed mask.
 
@@ -133,6 +150,9 @@ class Decision:
     units) compare a corrected mask with the proposed one. `backbone` and
     `adapter_sha256` name the model that proposed; empty where the run does not say.
     `login` says how it was known who the reader is ("demo": not at all).
+    `unaided_sha256` is the hash in the trail of what the same reader said before the
+    proposal was shown: who signs this decision signs that reading too. `lesions` are
+    the figures of the mask that the decision stands for (None: they were not measured).
     """
 
     case_id: str
@@ -155,6 +175,8 @@ class Decision:
     stage: Stage = Stage.FIRST
     login: str = "demo"
     signature: Signature | None = None
+    unaided_sha256: str | None = None
+    lesions: tuple[Lesion, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what a later reader of the trail could not make sense of."""
@@ -195,6 +217,8 @@ class Decision:
         figures = (self.dice, self.hd95)
         if any(figure is not None and not 0 <= figure < math.inf for figure in figures):
             raise ReviewError("Dice and HD95 to the proposal must be numbers from 0 up.")
+        if self.unaided_sha256 is not None and not _SHA256.fullmatch(self.unaided_sha256):
+            raise ReviewError("The sha256 of an unaided reading must have 64 hex digits.")
         if self.adapter_sha256 and not _SHA256.fullmatch(self.adapter_sha256):
             raise ReviewError("The sha256 of an adapter must have 64 hex digits.")
         if not _SHA256.fullmatch(self.proposed_sha256):

@@ -7,27 +7,24 @@ each names the decision that it was sent under, and the mask that this one stand
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from sqlalchemy import select
 
 from evenhand.errors import ReviewError
-from evenhand.review.store import GENESIS_SHA256, ChainCheck, ReviewStore
-from evenhand.review.tables import DecisionRow, SendingRow, content_sha256, fault_of
+from evenhand.review.chain import Chain, ChainCheck, Link
+from evenhand.review.store import ReviewStore
+from evenhand.review.tables import DecisionRow, SendingRow
 
 __all__ = [
     "Sending",
-    "SendingEntry",
     "SendingStep",
     "append_sending",
     "sendings",
     "verify_sendings",
 ]
-
-_ROW_SCHEMA = 1
-"""Raised when the columns of a sending change."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -71,18 +68,27 @@ class Sending:
             raise ReviewError("A sending's hashes must have 64 hex digits.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SendingEntry:
-    """A step as it stands in the trail; `position` counts from 1."""
-
-    position: int
-    at_utc: datetime
-    sending: Sending
-    previous_sha256: str
-    sha256: str
+def _columns(sending: Sending) -> Mapping[str, object]:
+    return {**vars(sending), "step": sending.step.value}
 
 
-def append_sending(store: ReviewStore, sending: Sending) -> SendingEntry:
+def _record(row: SendingRow) -> Sending:
+    return Sending(
+        step=SendingStep(row.step),
+        case_id=row.case_id,
+        arm=row.arm,
+        sender=row.sender,
+        object_uid=row.object_uid,
+        host=row.host,
+        mask_sha256=row.mask_sha256,
+        decision_sha256=row.decision_sha256,
+    )
+
+
+_SENDINGS = Chain(row_type=SendingRow, schema=1, columns_of=_columns, record_of=_record)
+
+
+def append_sending(store: ReviewStore, sending: Sending) -> Link[Sending]:
     """Write one step at the end of the chain of sendings.
 
     Raises:
@@ -90,75 +96,29 @@ def append_sending(store: ReviewStore, sending: Sending) -> SendingEntry:
         ResourceError: the disk is full; nothing was recorded.
     """
     with store.transaction(write=True) as session:
-        last = session.scalars(
-            select(SendingRow).order_by(SendingRow.position.desc()).limit(1)
-        ).first()
-        row = SendingRow(
-            **{**vars(sending), "step": sending.step.value},
-            position=1 if last is None else last.position + 1,
-            at_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            row_schema=_ROW_SCHEMA,
-            previous_sha256=GENESIS_SHA256 if last is None else last.sha256,
-        )
-        row.sha256 = content_sha256(row)
-        session.add(row)
-        session.flush()
-        return _to_entry(row)
+        return _SENDINGS.append(session, sending)
 
 
-def sendings(store: ReviewStore, *, arm: str | None = None) -> list[SendingEntry]:
-    """Return all steps of sendings, oldest first; all, or those of one arm.
+def sendings(store: ReviewStore, **wanted: str) -> list[Link[Sending]]:
+    """Return all steps of sendings, oldest first; `arm=...`: those of one arm.
 
     Raises:
         ReviewError: a row was damaged; `verify_sendings` says where.
     """
-    query = select(SendingRow).order_by(SendingRow.position)
-    if arm is not None:
-        query = query.where(SendingRow.arm == arm)
     with store.transaction() as session:
-        return [_to_entry(row) for row in session.scalars(query)]
+        return _SENDINGS.links(session, **wanted)
 
 
 def verify_sendings(store: ReviewStore) -> ChainCheck:
     """Walk the chain of sendings; each must name a decision that is there, and its mask."""
-    length, broken_at, why, previous = 0, None, "", GENESIS_SHA256
     with store.transaction() as session:
-        mask_of = {row.sha256: _mask_sha256(row) for row in session.scalars(select(DecisionRow))}
-        for row in session.scalars(select(SendingRow).order_by(SendingRow.position)):
-            length += 1
-            if broken_at is None:
-                why = fault_of(row, position=length, previous_sha256=previous)
-                if not why and mask_of.get(row.decision_sha256) != row.mask_sha256:
-                    why = "its decision is not there, or is about another mask"
-                broken_at = length if why else None
-            previous = row.sha256
-    return ChainCheck(length=length, broken_at=broken_at, why=why, head_sha256=previous)
+        mask_of = {
+            row.sha256: row.corrected_sha256 or row.proposed_sha256
+            for row in session.scalars(select(DecisionRow))
+        }
 
+        def fault(row: SendingRow) -> str:
+            fits = mask_of.get(row.decision_sha256) == row.mask_sha256
+            return "" if fits else "its decision is not there, or is about another mask"
 
-def _mask_sha256(row: DecisionRow) -> str:
-    return row.corrected_sha256 or row.proposed_sha256
-
-
-def _to_entry(row: SendingRow) -> SendingEntry:
-    try:
-        return SendingEntry(
-            position=row.position,
-            at_utc=datetime.fromisoformat(row.at_utc),
-            sending=Sending(
-                step=SendingStep(row.step),
-                case_id=row.case_id,
-                arm=row.arm,
-                sender=row.sender,
-                object_uid=row.object_uid,
-                host=row.host,
-                mask_sha256=row.mask_sha256,
-                decision_sha256=row.decision_sha256,
-            ),
-            previous_sha256=row.previous_sha256,
-            sha256=row.sha256,
-        )
-    except (ValueError, TypeError, ReviewError):
-        raise ReviewError(
-            f"Sending {row.position} of the review database was damaged or changed by hand; "
-            "look with `evenhand review verify RUN` and restore a backup."
-        ) from None
+        return _SENDINGS.check(session, fault)

@@ -1,10 +1,4 @@
-"""The review database: decisions are appended, chained by hash, never changed.
-
-Each row carries the sha256 of its content in canonical JSON (keys sorted, no
-spaces, UTF-8), and the content includes the hash of the row before. Changing,
-inserting or deleting a row breaks the chain at that place. What a chain cannot
-show by itself is rows cut off its end: note `ChainCheck.head_sha256` elsewhere
-to prove that nothing was.
+"""The review database: decisions are appended, chained by hash (`evenhand.review.chain`).
 
 SQLite runs with a write-ahead log and synchronous=FULL: a decision that was
 confirmed survives a power cut. The tables are in `evenhand.review.tables`.
@@ -14,8 +8,6 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,23 +27,18 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from evenhand.errors import ResourceError, ReviewAwayError, ReviewError
-from evenhand.review.migration import migrate_to_3
-from evenhand.review.records import Decision, Entry
+from evenhand.review.chain import ChainCheck, append_row, check_rows
+from evenhand.review.decision_rows import to_entry, to_row
+from evenhand.review.migration import migrate
+from evenhand.review.records import Decision, Entry, Verdict
 from evenhand.review.tables import (
     SCHEMA_VERSION,
     Base,
     DecisionRow,
     SchemaRow,
-    SendingRow,
-    fault_of,
-    to_entry,
-    to_row,
 )
 
-__all__ = ["GENESIS_SHA256", "ChainCheck", "ReviewStore"]
-
-GENESIS_SHA256 = "0" * 64
-"""What the first decision names as the hash before it."""
+__all__ = ["ReviewStore"]
 
 BUSY_TIMEOUT_S = 30
 """How long an append waits for another connection's append."""
@@ -61,21 +48,6 @@ CONNECT_TIMEOUT_S = 10
 
 _PG_LOCK = 0x4556454E
 """Of PostgreSQL's advisory locks, the one that writers of a review database wait for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChainCheck:
-    """What `verify` found.
-
-    `length` counts the decisions; `broken_at` is the position of the first one
-    that does not fit (None: intact) and `why` says how; `head_sha256` is the
-    hash of the last one. Sendings are counted and checked in the same way.
-    """
-
-    length: int
-    broken_at: int | None
-    why: str
-    head_sha256: str
 
 
 class ReviewStore:
@@ -135,18 +107,7 @@ class ReviewStore:
             ResourceError: the disk is full; nothing was recorded.
         """
         with self.transaction(write=True) as session:
-            last = session.scalars(
-                select(DecisionRow).order_by(DecisionRow.position.desc()).limit(1)
-            ).first()
-            row = to_row(
-                decision,
-                position=1 if last is None else last.position + 1,
-                decided_at_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                previous_sha256=GENESIS_SHA256 if last is None else last.sha256,
-            )
-            session.add(row)
-            session.flush()
-            return to_entry(row)
+            return to_entry(append_row(session, to_row(decision)))
 
     def entries(self, *, case_id: str | None = None, arm: str | None = None) -> list[Entry]:
         """Return decisions, oldest first; all, or those of one case, of one arm, or of both.
@@ -167,17 +128,23 @@ class ReviewStore:
         return {entry.decision.case_id: entry for entry in self.entries(arm=arm)}
 
     def verify(self) -> ChainCheck:
-        """Walk the chain from its first decision and report the first break, if any."""
-        length, broken_at, why, previous = 0, None, "", GENESIS_SHA256
+        """Walk the chain from its first decision and report the first break, if any.
+
+        A decision that covers an unaided reading must name one of its own reader, before it,
+        about the same proposal.
+        """
+        unaided: dict[str, tuple[str, ...]] = {}
+
+        def fault(row: DecisionRow) -> str:
+            whose = (row.arm, row.case_id, row.stage, row.reader, row.proposed_sha256)
+            if row.verdict == Verdict.UNAIDED:
+                unaided[row.sha256] = whose
+            if row.unaided_sha256 and unaided.get(row.unaided_sha256) != whose:
+                return "the unaided reading that it covers is not there, or is another's"
+            return ""
+
         with self.transaction() as session:
-            query = select(DecisionRow).order_by(DecisionRow.position)
-            for row in session.scalars(query.execution_options(yield_per=500)):
-                length += 1
-                if broken_at is None:
-                    why = fault_of(row, position=length, previous_sha256=previous)
-                    broken_at = length if why else None
-                previous = row.sha256
-        return ChainCheck(length=length, broken_at=broken_at, why=why, head_sha256=previous)
+            return check_rows(session, DecisionRow, fault)
 
     def _prepare(self) -> None:
         with self.transaction(write=True) as session:
@@ -190,8 +157,7 @@ class ReviewStore:
             versions: list[int] = []
             if {"review_schema", "decisions"} <= tables:
                 versions = list(session.scalars(select(SchemaRow.version)))
-            if versions == [2]:
-                migrate_to_3(session)
+            if len(versions) == 1 and migrate(session, versions[0]):
                 versions = [SCHEMA_VERSION]
             if versions != [SCHEMA_VERSION]:
                 found = f"review schema {versions[0]}" if versions else "other tables"
@@ -199,8 +165,6 @@ class ReviewStore:
                     f"'{self._name}' has {found}; this version of Evenhand wants review schema "
                     f"{SCHEMA_VERSION}. Move the file away to start a new trail."
                 )
-            if SendingRow.__tablename__ not in tables:  # it came within schema 3
-                Base.metadata.tables[SendingRow.__tablename__].create(connection)
 
     @contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Session]:

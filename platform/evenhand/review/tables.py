@@ -1,48 +1,65 @@
-"""The tables of the review database, and the hash that chains its decisions, and its sendings.
+"""The tables of the review database, and what keeps their chains from being changed by SQL.
 
-Each decision carries the sha256 of its content in canonical JSON (keys sorted, no
-spaces, UTF-8), and the content includes the hash of the decision before. Text and
-numbers only, so that the hash is the same on every database.
-
-A row keeps the layout it was written in: `row_schema` says which columns its hash
+Text and numbers only, so that a row's hash (`evenhand.review.chain`) is the same on every
+database. A row keeps the layout it was written in: `row_schema` says which columns its hash
 covers, so a database that was brought up to date has its old hashes.
 """
 
-import hashlib
-import json
-from datetime import datetime
+from collections.abc import Mapping
+from typing import ClassVar
 
 from sqlalchemy import Connection, Float, Integer, String, Table, Text, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from evenhand.errors import ReviewError
-from evenhand.review.records import Decision, Entry, Reason, Signature, Stage, Verdict
-
 __all__ = [
-    "ADDED_IN_3",
     "SCHEMA_VERSION",
     "Base",
+    "Chained",
+    "ChainedAt",
     "ClaimRow",
+    "CopyRow",
     "DecisionRow",
+    "PersonChangeRow",
     "PersonRow",
     "SchemaRow",
     "SendingRow",
-    "content_sha256",
-    "fault_of",
-    "to_entry",
-    "to_row",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised when the columns or the hashed content change. 2: strokes, Dice, HD95, model, claims.
-3: stages, login, signatures, people."""
-
-ADDED_IN_3 = ("stage", "login", "signed_name", "signed_meaning", "signed_with")
-"""Columns of decisions that came with schema 3; a row of schema 2 has their defaults."""
+3: stages, login, signatures, people. 4: unaided readings signed, lesions, changes of people,
+copies."""
 
 
 class Base(DeclarativeBase):
     """Root of the tables."""
+
+
+class Chained(Base):
+    """A row of a chain. `noun` is what it is called, `added` its columns that came later.
+
+    `added` holds columns by the schema that they came with, each with what it holds where nothing
+    was said.
+    """
+
+    __abstract__ = True
+
+    noun: ClassVar[str]
+    added: ClassVar[Mapping[int, Mapping[str, object]]] = {}
+
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    # Unique, so that the chain cannot fork even if two writers get past the lock.
+    previous_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    row_schema: Mapped[int] = mapped_column(Integer)
+
+
+class ChainedAt(Chained):
+    """A row of a chain of its own, beside that of the decisions."""
+
+    __abstract__ = True
+
+    at_utc: Mapped[str] = mapped_column(String(40))
 
 
 class SchemaRow(Base):
@@ -80,12 +97,22 @@ class PersonRow(Base):
     blocked_until_s: Mapped[float] = mapped_column(Float(53))
 
 
-class DecisionRow(Base):
+class DecisionRow(Chained):
     """One decision."""
 
     __tablename__ = "decisions"
+    noun = "decision"
+    added: ClassVar[Mapping[int, Mapping[str, object]]] = {
+        3: {
+            "stage": "first",
+            "login": "demo",
+            "signed_name": "",
+            "signed_meaning": "",
+            "signed_with": "",
+        },
+        4: {"unaided_sha256": "", "lesions": ""},
+    }
 
-    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     decided_at_utc: Mapped[str] = mapped_column(String(40))
     case_id: Mapped[str] = mapped_column(String(64), index=True)
     hospital: Mapped[str] = mapped_column(String(64))
@@ -104,25 +131,23 @@ class DecisionRow(Base):
     backbone: Mapped[str] = mapped_column(String(100))
     adapter_sha256: Mapped[str] = mapped_column(String(64))
     slices_seen: Mapped[str] = mapped_column(Text)
-    # Unique, so that the chain cannot fork even if two writers get past the lock.
-    previous_sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    # A page of the version before, which runs on, writes rows of its own layout.
+    # A page of version 2, which runs on, writes rows of its own layout and does not say so.
     row_schema: Mapped[int] = mapped_column(Integer, server_default="2")
     stage: Mapped[str] = mapped_column(String(20), server_default="first")
     login: Mapped[str] = mapped_column(String(20), server_default="demo")
     signed_name: Mapped[str] = mapped_column(String(100), server_default="")
     signed_meaning: Mapped[str] = mapped_column(Text, server_default="")
     signed_with: Mapped[str] = mapped_column(String(40), server_default="")
+    unaided_sha256: Mapped[str] = mapped_column(String(64), server_default="")
+    lesions: Mapped[str] = mapped_column(Text, server_default="")
 
 
-class SendingRow(Base):
-    """One step of a sending to an archive. A chain of its own, beside that of the decisions."""
+class SendingRow(ChainedAt):
+    """One step of a sending to an archive."""
 
     __tablename__ = "sendings"
+    noun = "sending"
 
-    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    at_utc: Mapped[str] = mapped_column(String(40))
     step: Mapped[str] = mapped_column(String(20))
     case_id: Mapped[str] = mapped_column(String(64))
     arm: Mapped[str] = mapped_column(String(100))
@@ -131,11 +156,39 @@ class SendingRow(Base):
     host: Mapped[str] = mapped_column(String(300))
     mask_sha256: Mapped[str] = mapped_column(String(64))
     decision_sha256: Mapped[str] = mapped_column(String(64))
-    row_schema: Mapped[int] = mapped_column(Integer)
-    previous_sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    sha256: Mapped[str] = mapped_column(String(64), unique=True)
 
 
+class PersonChangeRow(ChainedAt):
+    """One change of who may work here, and of what they may do."""
+
+    __tablename__ = "people_changes"
+    noun = "change of people"
+
+    change: Mapped[str] = mapped_column(String(40))
+    person_id: Mapped[str] = mapped_column(String(64))
+    login: Mapped[str] = mapped_column(String(200))
+    name: Mapped[str] = mapped_column(String(100))
+    roles: Mapped[str] = mapped_column(Text)
+    author: Mapped[str] = mapped_column(String(100))
+    way: Mapped[str] = mapped_column(String(20))
+
+
+class CopyRow(ChainedAt):
+    """Masks that were written out of the run as training data."""
+
+    __tablename__ = "copies"
+    noun = "copy"
+
+    arm: Mapped[str] = mapped_column(String(100))
+    folder: Mapped[str] = mapped_column(Text)
+    store: Mapped[str] = mapped_column(Text)
+    masks: Mapped[int] = mapped_column(Integer)
+    author: Mapped[str] = mapped_column(String(100))
+    way: Mapped[str] = mapped_column(String(20))
+
+
+@event.listens_for(CopyRow.__table__, "after_create")
+@event.listens_for(PersonChangeRow.__table__, "after_create")
 @event.listens_for(SendingRow.__table__, "after_create")
 @event.listens_for(DecisionRow.__table__, "after_create")
 def _forbid_changes(target: Table, connection: Connection, **__: object) -> None:
@@ -155,121 +208,3 @@ def _forbid_changes(target: Table, connection: Connection, **__: object) -> None
             f"CREATE TRIGGER {name}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {name} "
             f"FOR EACH STATEMENT EXECUTE FUNCTION {name}_are_append_only()"
         )
-
-
-def to_row(
-    decision: Decision, *, position: int, decided_at_utc: str, previous_sha256: str
-) -> DecisionRow:
-    """Make the row of a decision, with its hash."""
-    signed = decision.signature
-    row = DecisionRow(
-        position=position,
-        decided_at_utc=decided_at_utc,
-        case_id=decision.case_id,
-        hospital=decision.hospital,
-        arm=decision.arm,
-        verdict=decision.verdict.value,
-        reason=None if decision.reason is None else decision.reason.value,
-        comment=decision.comment,
-        reader=decision.reader,
-        proposed_sha256=decision.proposed_sha256,
-        corrected_sha256=decision.corrected_sha256,
-        corrected_path=decision.corrected_path,
-        seconds=float(decision.seconds),
-        strokes=decision.strokes,
-        dice=None if decision.dice is None else float(decision.dice),
-        hd95=None if decision.hd95 is None else float(decision.hd95),
-        backbone=decision.backbone,
-        adapter_sha256=decision.adapter_sha256,
-        slices_seen=json.dumps(decision.slices_seen, separators=(",", ":")),
-        previous_sha256=previous_sha256,
-        row_schema=SCHEMA_VERSION,
-        stage=decision.stage.value,
-        login=decision.login,
-        signed_name="" if signed is None else signed.name,
-        signed_meaning="" if signed is None else signed.meaning,
-        signed_with="" if signed is None else signed.method,
-    )
-    row.sha256 = content_sha256(row)
-    return row
-
-
-def to_entry(row: DecisionRow) -> Entry:
-    """Read a row back.
-
-    Raises:
-        ReviewError: it was damaged; `verify` says where.
-    """
-    try:
-        return Entry(
-            position=row.position,
-            decided_at_utc=datetime.fromisoformat(row.decided_at_utc),
-            decision=Decision(
-                case_id=row.case_id,
-                hospital=row.hospital,
-                arm=row.arm,
-                verdict=Verdict(row.verdict),
-                reason=None if row.reason is None else Reason(row.reason),
-                comment=row.comment,
-                reader=row.reader,
-                proposed_sha256=row.proposed_sha256,
-                corrected_sha256=row.corrected_sha256,
-                corrected_path=row.corrected_path,
-                seconds=row.seconds,
-                strokes=row.strokes,
-                dice=row.dice,
-                hd95=row.hd95,
-                backbone=row.backbone,
-                adapter_sha256=row.adapter_sha256,
-                slices_seen=tuple(json.loads(row.slices_seen)),
-                stage=Stage(row.stage),
-                login=row.login,
-                signature=_signature(row),
-            ),
-            previous_sha256=row.previous_sha256,
-            sha256=row.sha256,
-        )
-    except (ValueError, TypeError, AttributeError, ReviewError):
-        raise ReviewError(
-            f"Decision {row.position} of the review database was damaged or changed by hand; "
-            "look with `evenhand review verify RUN` and restore a backup."
-        ) from None
-
-
-def _signature(row: DecisionRow) -> Signature | None:
-    parts = (row.signed_name, row.signed_meaning, row.signed_with)
-    if not any(parts):
-        return None
-    return Signature(name=parts[0], meaning=parts[1], method=parts[2])
-
-
-def content_sha256(row: DecisionRow | SendingRow) -> str:
-    """Return the hash of all that a row holds but the hash itself."""
-    old = isinstance(row, DecisionRow) and row.row_schema == 2
-    left_out = {"sha256", "row_schema", *(ADDED_IN_3 if old else ())}
-    columns = [c.name for c in row.__table__.columns if c.name not in left_out]
-    content = {"schema": row.row_schema} | {name: getattr(row, name) for name in columns}
-    text = json.dumps(
-        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _added_since(row: DecisionRow | SendingRow) -> bool:
-    """Whether a row of schema 2 says something in columns that its hash does not cover."""
-    if not isinstance(row, DecisionRow) or row.row_schema != 2:
-        return False
-    defaults = ("first", "demo", "", "", "")
-    return tuple(getattr(row, name) for name in ADDED_IN_3) != defaults
-
-
-def fault_of(row: DecisionRow | SendingRow, *, position: int, previous_sha256: str) -> str:
-    """Say why a row is not the one that belongs at `position`; empty: it is."""
-    what = "decision" if isinstance(row, DecisionRow) else "sending"
-    if row.position != position:
-        return f"{what} {position} is missing"
-    if row.previous_sha256 != previous_sha256:
-        return f"it does not follow the {what} before it"
-    if row.sha256 != content_sha256(row) or _added_since(row):
-        return "its content was changed after it was recorded"
-    return ""

@@ -81,6 +81,34 @@ export class Api {
     };
   }
 
+  // A mask of one slice carried on: its neighbours' boxes and voxels, each when it is there; the
+  // last one has a sentence instead (`end`), which is empty where nothing is to be said.
+  async *carry(packed, box, signal) {
+    const response = await this.ask("carry", {
+      method: "POST", body: packed, signal,
+      headers: { "X-Evenhand-Box": box.join(","), "Content-Type": "application/gzip" },
+    });
+    const reader = response.body.getReader();
+    let left = new Uint8Array(0);
+    const more = async () => {
+      const { value, done } = await reader.read();
+      if (done) throw new TypeError("The answer was cut.");
+      const all = new Uint8Array(left.length + value.length);
+      all.set(left);
+      all.set(value, left.length);
+      left = all;
+    };
+    for (;;) {
+      while (!left.includes(10)) await more();
+      const line = left.indexOf(10), part = JSON.parse(new TextDecoder().decode(left.slice(0, line)));
+      left = left.slice(line + 1);
+      if (part.end !== undefined) { yield part; return; }
+      while (left.length < part.size) await more();
+      yield { box: part.box, bytes: left.slice(0, part.size) };
+      left = left.slice(part.size);
+    }
+  }
+
   async tell(path, content) {
     return (await this._post(path, content)).json();
   }

@@ -3,6 +3,7 @@
 import { Api, Refused } from "./api.js";
 import { Beside } from "./beside.js";
 import { Cursor } from "./cursor.js";
+import { Decision } from "./decision.js";
 import { Editor } from "./edit.js";
 import { listenForKeys } from "./keys.js";
 import { Listing } from "./listing.js";
@@ -29,6 +30,7 @@ export class App {
     this.greyVersion = 0;
     this.panel = new Panel(data, this._actions());
     this.root = this.panel.root;
+    this.decision = new Decision(this);
     this.beside = new Beside(this);
     this._makeViews();
     this.looking = new Looking(this);
@@ -39,16 +41,17 @@ export class App {
       api: this.api, volume: this.volume, editor: this.editor, key: data.draftKey,
       tell: (text, kind) => this.panel.say(text, kind),
       renew: () => this.renew(),
-      conflict: () => this._askWhich(),
+      conflict: () => this.askWhich(),
       lost: () => this.trigger("lost", Date.now()),
     });
     this.started = performance.now();
     this.ready = this._load().catch((error) => this._broken(error));
   }
 
-  // The mounted page gives a new ticket from time to time.
+  // The mounted page gives a new ticket from time to time, and tells whether it asks for a signature.
   update(data) {
     this.api.ticket = data.ticket;
+    this.decision.update(data.signing);
     this.saving.newTicket();
   }
 
@@ -57,6 +60,7 @@ export class App {
     this.left = true;
     this.root.dataset.left = "";
     this.saving.leave();
+    this.decision.leave();
     this.watching?.leave();
     this.prompts.leave();
     this.listing.leave();
@@ -259,20 +263,7 @@ export class App {
     panel.volumes.textContent = `Proposal ${this.sizeText(volume.counts[PROPOSED])}` +
       (edited ? `, mine ${this.sizeText(volume.counts[MINE])}` : "");
     panel.size.textContent = `${Number(this.brushMm.toPrecision(3))} ${data.lengthUnit}`;
-    this._refreshVerdicts(edited, left);
-  }
-
-  _refreshVerdicts(edited, left) {
-    const { verdicts, why, reason } = this.panel;
-    const closed = this.data.readonly || this.deciding;
-    verdicts.accept.disabled = closed || edited || left > 0;
-    verdicts.correct.disabled = closed || !edited || !reason.value;
-    verdicts.reject.disabled = verdicts["cannot-judge"].disabled = closed || edited || !reason.value;
-    why.textContent = this.data.readonly ? "This case is open for looking only."
-      : edited && !reason.value ? "You have changed the mask. Choose a reason to record it."
-        : edited ? "Record your mask, or go back to the proposal."
-          : left > 0 ? "Accept opens when all slices with tumour were seen with the mask on."
-            : !reason.value ? "To reject, choose a reason." : "";
+    this.decision.refresh(edited, left);
   }
 
   sizeText(voxels) {
@@ -292,6 +283,8 @@ export class App {
       interpolate: () => this.interpolate(),
       revert: () => this.editor.revert(),
       take: (replace) => this.prompts.take(replace),
+      carry: () => this.prompts.carry(),
+      stop: () => this.prompts.stop(),
       discard: () => this.prompts.discard(),
       other: (number) => this.beside.choose(number),
       heat: () => this.looking.toggleHeat(),
@@ -305,8 +298,8 @@ export class App {
       proposal: (on) => { this.look.proposal = on; this.invalidate(); },
       preset: (n) => this.setWindow(this.presets[n][1], this.presets[n][2]),
       sequence: (n) => this.looking.changeSequence(n),
-      form: () => this.refresh(),
-      decide: (verdict) => this.decide(verdict),
+      form: () => this.decision.changed(),
+      decide: (verdict) => this.decision.decide(verdict),
     };
   }
 
@@ -345,7 +338,7 @@ export class App {
     this.moveTo(position);
   }
 
-  _askWhich() {
+  askWhich() {
     this.panel.alert(
       "Another window has changed this mask meanwhile. Nothing was overwritten.",
       [["Keep mine", () => this._settle("keepMine")], ["Take the other", () => this._settle("takeOther")]],
@@ -358,30 +351,7 @@ export class App {
       this.refresh();
       this.invalidate();
     } catch {
-      this._askWhich();
-    }
-  }
-
-  async decide(verdict) {
-    if (this.deciding || this.panel.verdicts[verdict].disabled) return;
-    this.deciding = verdict;
-    this.refresh();
-    try {
-      await this.saving.flush();
-      const { position } = await this.api.tell("decision", {
-        verdict, reason: this.panel.reason.value, comment: this.panel.comment.value,
-        revision: this.saving.revision,
-      });
-      if (position === null) this.panel.say("Not recorded yet: it waits for your signature");
-      else this.panel.say("Recorded", "good");
-      this.trigger("decided", { position, verdict });
-    } catch (error) {
-      this.deciding = null;
-      this.refresh();
-      if (error instanceof Refused && error.status === 401) this.renew();
-      if (error instanceof Refused && error.status === 412) this._askWhich();
-      else this.panel.alert(error instanceof TypeError
-        ? "The server does not answer; nothing was recorded. Try again." : error.message);
+      this.askWhich();
     }
   }
 }

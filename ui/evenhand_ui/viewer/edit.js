@@ -123,16 +123,16 @@ export class Editor {
     return this.end();
   }
 
-  // Take a suggestion, as one stroke: added to one's own mask, or (`slice`: plane and number) in its
-  // place there.
-  adopt(slice) {
+  // Take a suggestion, as one stroke: added to one's own mask or (`slices`: numbers along a plane's
+  // axis) in its place there.
+  adopt(plane, slices) {
     const { mask } = this.volume;
     this.open = [];
     this.volume._eachInBox(this.volume.suggestion, (i) => {
       if ((mask[i] & (SUGGESTED | MINE)) === SUGGESTED) this.open.push(i);
     });
-    if (slice) {
-      const { start, stepAcross, stepDown, width, height } = this.volume.walk(...slice);
+    for (const slice of slices) {
+      const { start, stepAcross, stepDown, width, height } = this.volume.walk(plane, slice);
       for (let r = 0; r < height; r++) {
         for (let c = 0, i = start + r * stepDown; c < width; c++, i += stepAcross) {
           if ((mask[i] & (SUGGESTED | MINE)) === MINE) this.open.push(i);

@@ -24,7 +24,7 @@ export function listenForKeys(app) {
 }
 
 function decide(app) {
-  app.decide(app.volume.differing > 0 ? "correct" : "accept");
+  app.decision.decide(app.volume.differing > 0 ? "correct" : "accept");
 }
 
 function find(app, event) {
@@ -59,6 +59,7 @@ function find(app, event) {
     k: () => app.cursor.toggle(),
     y: () => app.beside.toggle(),
     u: () => app.looking.toggleHeat(),
+    g: () => app.prompts.carry(),
     n: () => app.nextUnseen(),
     h: () => app.looking.toggleHidden(),
     o: () => app.looking.toggleStyle(),

@@ -76,12 +76,14 @@ export class Panel {
       button("-", "Smaller brush ([)", () => this.on.size(-1), { "aria-label": "Smaller brush" }),
       this.size,
       button("+", "Larger brush (])", () => this.on.size(1), { "aria-label": "Larger brush" }));
+    this.carry = button("Carry on", "", this.on.carry, { disabled: true, "data-what":
+      "Suggest the same on the slices beside this one: the model's answer, or your mask here (G)" });
     return el("div", { class: "toolbar", role: "toolbar", "aria-label": "Tools" },
       el("span", { class: "group" }, ...Object.values(this.tools)), brush,
       el("span", { class: "group" },
         button("Between slices", "Fill the slices between two drawn ones (I)",
           this.on.interpolate, { disabled: locked }),
-        this.undo, this.redo,
+        this.carry, this.undo, this.redo,
         button("Back to proposal", "Undo all at once; can itself be undone",
           this.on.revert, { disabled: locked })),
       el("span", { class: "group" },
@@ -102,7 +104,11 @@ export class Panel {
         button("Replace", "Put it in the place of your mask on this slice (Shift+Enter)",
           () => this.on.take(true)),
         button("Drop", "Throw it away (Backspace)", this.on.discard)));
-    return el("section", { class: "asked" }, this.model, this.suggestion);
+    this.walked = el("span", { role: "status" });
+    this.walk = el("div", { class: "walk", hidden: true },
+      el("progress", { "aria-label": "Carrying on" }), this.walked,
+      button("Stop", "Keep what there is (Backspace)", this.on.stop));
+    return el("section", { class: "asked" }, this.model, this.walk, this.suggestion);
   }
 
   _progress() {
@@ -165,7 +171,7 @@ export class Panel {
       el("option", { value: "" }, "Reason: none"),
       ...this.data.reasons.map(([code, text]) => el("option", { value: code }, text)));
     this.comment = el("textarea", { rows: 2, maxlength: this.data.commentLimit,
-      "aria-label": "Comment", placeholder: "Comment. No names, no identifiers." });
+      "aria-label": "Comment", oninput: this.on.form, placeholder: "Comment. No names, no identifiers." });
     const say = (verdict, text, title) =>
       button(text, title, () => this.on.decide(verdict), { "data-verdict": verdict });
     this.verdicts = {

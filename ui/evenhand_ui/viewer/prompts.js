@@ -1,8 +1,10 @@
 // Boxes and points to the model, and its answer: a suggestion, drawn apart, that changes nothing
-// until the reader takes it. Taking it is one stroke, so undo and redo go across it.
+// until the reader takes it. Taking it is one stroke, so undo and redo go across it. An answer, or
+// one's own mask on a slice, can be carried on to the slices beside it; that too is a suggestion.
 
 import { Refused } from "./api.js";
-import { SUGGESTED } from "./volume.js";
+import { pack } from "./backup.js";
+import { MINE, SUGGESTED } from "./volume.js";
 
 const POLL_MS = 1500;
 
@@ -26,7 +28,7 @@ export class Prompts {
       return;
     }
     try {
-      const { state, why } = await this.app.api.get("prompt");
+      const { state, why } = await this.app.api.get(`prompt?slice=${this._here}`);
       this._tell(state, why);
     } catch (error) {
       if (error instanceof Refused && error.status === 401) this.app.renew();
@@ -38,7 +40,12 @@ export class Prompts {
     }
   }
 
-  leave() { clearTimeout(this.timer); }
+  leave() {
+    clearTimeout(this.timer);
+    this.stop();
+  }
+
+  get _here() { return this.app.position[this.app.data.sliceAxis]; }
 
   // `from` and `to`: columns and rows of the plane.
   box(view, from, to) {
@@ -59,8 +66,9 @@ export class Prompts {
     this._ask();
   }
 
-  // The last point back; without one, all of it.
+  // What is on the way is stopped; else the last point back; without one, all of it.
   back() {
+    if (this.walk) { this.stop(); return; }
     this.points.pop();
     if (this.points.some((p) => p[3]) || (this.corners && this.points.length)) this._ask();
     else this.discard();
@@ -68,9 +76,9 @@ export class Prompts {
 
   take(replace) {
     if (!this.answered) return;
-    const { volume, editor } = this.app, index = this.slice;
-    const slice = replace ? [this.app.mainPlane, index] : null;
-    const changed = editor.adopt(slice);
+    const { volume, editor, mainPlane } = this.app;
+    const slices = replace ? volume.slicesOf(mainPlane.through, SUGGESTED) : [];
+    const changed = editor.adopt(mainPlane, slices);
     volume.suggest(null);
     this._forget();
     this.app.panel.say(changed ? "Taken; Undo takes it back" : "Your mask has all of it already",
@@ -83,6 +91,77 @@ export class Prompts {
     this._forget();
     this.app.panel.say("Suggestion thrown away", "");
     this.app.invalidate();
+  }
+
+  // From the answer, or else from one's own mask on this slice, to the slices beside it.
+  async carry() {
+    const { app } = this, { volume, panel, mainPlane } = app;
+    if (this.walk || this.state !== "ready") return;
+    const suggested = [this._here, this.slice].find((k) =>
+      this.answered && volume.part(mainPlane, k, SUGGESTED));
+    const [slice, bit] = this.answered ? [suggested, SUGGESTED] : [this._here, MINE];
+    const part = volume.part(mainPlane, slice, bit);
+    if (!part) {
+      panel.say("Nothing is drawn on this slice to be carried on.", "bad");
+      return;
+    }
+    if (bit === MINE) {
+      volume.suggest(null);
+      this._forget();
+      this.slice = slice;
+    }
+    const number = ++this.number, walk = new AbortController();
+    this.walk = walk;
+    this._walking(0);
+    const found = new Set();
+    let why = "";
+    try {
+      const packed = await pack(part.bytes);
+      for await (const { box, bytes, end } of app.api.carry(packed, part.box, walk.signal)) {
+        if (number !== this.number || app.left) return;
+        if (end !== undefined) { why = end; break; }
+        volume.suggestMore(bytes, box);
+        this.answered = true;
+        this._walking(found.add(box[2 * mainPlane.through]).size);
+        app.invalidate();
+      }
+    } catch (error) {
+      if (walk.signal.aborted) why = "Stopped";
+      else if (error instanceof Refused) {
+        if (error.status === 401) app.renew();
+        why = error.message;
+      } else why = "The server does not answer.";
+    } finally {
+      if (this.walk === walk) {
+        this.walk = null;
+        this._walking(found.size);
+      }
+    }
+    if (number !== this.number) return;
+    if (!this.answered) this._forget();
+    panel.say(why || (found.size ? "" : "The model does not find it on the slices beside this one"),
+      found.size || why === "Stopped" ? "" : "bad");
+    app.invalidate();
+  }
+
+  stop() { this.walk?.abort(); }
+
+  // `count`: slices that it was carried on to.
+  _walking(count) {
+    const { panel, volume, mainPlane } = this.app, on = Boolean(this.walk);
+    panel.walk.hidden = !on;
+    panel.walked.textContent = `Carried on to ${count} slice${count === 1 ? "" : "s"} ...`;
+    this._shown();
+    if (!this.answered || !count) return;
+    const found = volume.slicesOf(mainPlane.through, SUGGESTED);
+    panel.suggested.textContent += ` on slices ${found[0] + 1} to ${found.at(-1) + 1}`;
+  }
+
+  // What is suggested, at the side: the line above belongs to what is saved meanwhile.
+  _shown() {
+    const { panel, volume } = this.app;
+    panel.suggestion.hidden = !this.answered;
+    panel.suggested.textContent = `The model suggests ${this.app.sizeText(volume.suggested)}`;
   }
 
   // For the picture: the box and the points, as columns and rows.
@@ -114,6 +193,7 @@ export class Prompts {
 
   _forget() {
     this.number++;
+    this.stop();
     this.slice = null;
     this.corners = null;
     this.points = [];
@@ -122,6 +202,7 @@ export class Prompts {
   }
 
   async _ask() {
+    this.stop();
     const number = ++this.number, { app } = this;
     app.panel.say("Asking the model ...", "busy");
     app.invalidate();
@@ -132,9 +213,7 @@ export class Prompts {
       if (number !== this.number || app.left) return;  // another prompt came meanwhile
       app.volume.suggest(bytes, box);
       this.answered = bytes.length > 0;
-      app.panel.suggestion.hidden = !this.answered;
-      // At the side: the line above belongs to what is saved meanwhile.
-      app.panel.suggested.textContent = `The model suggests ${app.sizeText(app.volume.suggested)}`;
+      this._shown();
       app.panel.say(this.answered ? "" : "The model finds nothing there", this.answered ? "" : "bad");
       app.invalidate();
     } catch (error) {
@@ -153,6 +232,8 @@ export class Prompts {
       button.disabled = !ready;
       button.title = ready ? button.dataset.what : why;
     }
+    panel.carry.disabled = !ready;
+    panel.carry.title = ready ? panel.carry.dataset.what : why;
     panel.model.textContent = ready ? "" : why;
     panel.model.hidden = ready;
     if (!ready && (tool === "box" || tool === "points")) this.app.setTool("look");

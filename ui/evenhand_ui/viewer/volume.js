@@ -91,6 +91,19 @@ export class Volume {
     this.version++;
   }
 
+  // Put more of a suggestion (the voxels of a box) beside what there is.
+  suggestMore(bytes, box) {
+    const all = this.suggestion ?? box;
+    this.suggestion = box.map((n, at) => (at % 2 ? Math.max(n, all[at]) : Math.min(n, all[at])));
+    let at = 0;
+    this._eachInBox(box, (i) => {
+      if (!bytes[at++] || this.mask[i] & SUGGESTED) return;
+      this.mask[i] |= SUGGESTED;
+      this.suggested++;
+    });
+    this.version++;
+  }
+
   recount() {
     let mine = 0, proposed = 0, differing = 0;
     this._eachInBox(this.box, (i) => {
@@ -134,11 +147,35 @@ export class Volume {
     return { start, stepAcross, stepDown, width, height };
   }
 
+  // The voxels of one slice that have a bit: the box that holds them, and the voxels as 0 and 1.
+  part(plane, slice, bit) {
+    const { across, down, through } = plane, { stride, shape, mask } = this;
+    const box = [0, 0, 0, 0, 0, 0];
+    box[2 * through] = slice;
+    box[2 * through + 1] = slice + 1;
+    box[2 * across + 1] = shape[across];
+    box[2 * down + 1] = shape[down];
+    const tight = box.map((n, at) => (at % 2 ? box[at - 1] : box[at + 1])), found = [];
+    this._eachInBox(box, (i) => {
+      if (!(mask[i] & bit)) return;
+      found.push(i);
+      stride.forEach((step, axis) => {
+        const n = Math.trunc(i / step) % shape[axis];
+        tight[2 * axis] = Math.min(tight[2 * axis], n);
+        tight[2 * axis + 1] = Math.max(tight[2 * axis + 1], n + 1);
+      });
+    });
+    if (!found.length) return null;
+    const bytes = [];
+    this._eachInBox(tight, (i) => bytes.push(mask[i] & bit ? 1 : 0));
+    return { box: tight, bytes: Uint8Array.from(bytes) };
+  }
+
   // Slices (along an axis) in which a mask has a voxel.
   slicesOf(axis, bit) {
     const found = new Uint8Array(this.shape[axis]);
     const { stride, shape } = this;
-    this._eachInBox(this.box, (i) => {
+    this._eachInBox(bit === SUGGESTED ? this.suggestion : this.box, (i) => {
       if (this.mask[i] & bit) found[Math.trunc(i / stride[axis]) % shape[axis]] = 1;
     });
     return [...found.keys()].filter((k) => found[k]);
