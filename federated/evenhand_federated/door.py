@@ -4,19 +4,13 @@ Flower 1.41 serves three interfaces on one port. Only the one for nodes (`/v1/fl
 is there; those for operators and for running apps answer anybody. So the SuperLink listens on
 loopback, and this door, on the address that hospitals know, hands on requests to `/v1/fleet/`
 alone, of a bounded size, over TLS on both sides. What it refuses it writes down.
-
-A node asks for a message and, where there is none, asks again 3 seconds later. The door keeps
-such a question for a while and hands on the message as soon as there is one.
 """
 
-import asyncio
 import json
 import ssl
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -36,12 +30,6 @@ LARGEST_BYTES = 64 * 1024 * 1024
 _OPEN = "/v1/fleet/"
 _UNKNOWN = {401, 403}
 """What the link answers to whoever does not prove to be an admitted hospital."""
-_QUESTION = "/v1/fleet/pull-messages"
-_HOLD_S = 3.0
-"""How long a question is kept; Flower's nodes give a request up after 5 s."""
-_PAUSE_S = 0.2
-_MOST_A_SECOND = 10
-"""Looks for messages, for all nodes together: each costs the SuperLink some milliseconds."""
 _HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer", b"host"}
 _TIMEOUT_S = 120.0
 _AT_ONCE = 512
@@ -80,7 +68,6 @@ class Door:
         )
         self._log_path = log_path
         self._largest = largest
-        self._kept = 0
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -96,11 +83,20 @@ class Door:
         if _length(scope) > self._largest:
             await self._refuse(scope, send, 413, "too large")
             return
+        headers = [(key, value) for key, value in scope["headers"] if key not in _HOP]
+        query = bytes(scope.get("query_string", b""))
         try:
-            answer = await self._fetch(scope, receive, raw.partition("?")[0])
+            request = self._client.build_request(
+                scope["method"],
+                raw.partition("?")[0] + (f"?{query.decode('ascii')}" if query else ""),
+                headers=headers,
+                content=self._body(receive),
+            )
         except (UnicodeDecodeError, httpx.InvalidURL):
             await self._refuse(scope, send, 400, "no such address")
             return
+        try:
+            answer = await self._client.send(request, stream=True)
         except _TooLargeError:
             await self._refuse(scope, send, 413, "too large")
             return
@@ -144,42 +140,6 @@ class Door:
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(timeout=5)
-
-    async def _fetch(self, scope: Scope, receive: Receive, path: str) -> httpx.Response:
-        query = bytes(scope.get("query_string", b""))
-        ask = partial(
-            self._client.build_request,
-            scope["method"],
-            path + (f"?{query.decode('ascii')}" if query else ""),
-            headers=[(key, value) for key, value in scope["headers"] if key not in _HOP],
-        )
-        if path != _QUESTION:
-            return await self._client.send(ask(content=self._body(receive)), stream=True)
-        body = b"".join([part async for part in self._body(receive)])
-        return await self._keep(lambda: ask(content=body), receive)
-
-    async def _keep(self, ask: Callable[[], httpx.Request], receive: Receive) -> httpx.Response:
-        """Ask for a message until there is one, or for a while; not for a node that is gone."""
-        gone = asyncio.ensure_future(receive())
-        until = time.monotonic() + _HOLD_S
-        self._kept += 1
-        try:
-            while True:
-                answer = await self._client.send(ask(), stream=True)
-                pause = max(_PAUSE_S, self._kept / _MOST_A_SECOND)
-                if not _says_nothing(answer) or time.monotonic() + pause > until or self._closes:
-                    return answer
-                done, _ = await asyncio.wait([gone], timeout=pause)
-                if done:  # what would be fetched now would be lost
-                    return answer
-                await answer.aclose()
-        finally:
-            self._kept -= 1
-            gone.cancel()
-
-    @property
-    def _closes(self) -> bool:
-        return self._server is not None and self._server.should_exit
 
     async def _body(self, receive: Receive) -> AsyncIterator[bytes]:
         size, more = 0, True
@@ -227,11 +187,6 @@ async def _answer(send: Send, status: int, text: bytes) -> None:
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text})
-
-
-def _says_nothing(answer: httpx.Response) -> bool:
-    """Whether a node is told that there is no message: the answer has no bytes."""
-    return answer.is_success and answer.headers.get("content-length") == "0"
 
 
 def _length(scope: Scope) -> int:

@@ -54,7 +54,10 @@ def came_with(code, **variables):
 def test_a_message_that_trains_nothing(tmp_path, tiny_stores):
     """Two of the three of a hidden round: from its start to its answer none of them is loaded."""
     centre = make_coordinator(tmp_path / "centre")
-    north = make_hospital(tmp_path / "north", centre, tiny_stores["north"].path)
+    north, _ = (
+        make_hospital(tmp_path / name, centre, tiny_stores[name].path, name)
+        for name in ("north", "south")
+    )
     hidden = {"rounds": 3, "minimum_hospitals": 2, "secure_sum": True}
     study = make_study(centre, tmp_path / "study.toml", arms=["federated"], federation=hidden)
     north.approve(study, study.digest)
