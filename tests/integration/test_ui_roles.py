@@ -1,77 +1,26 @@
 """Roles at the routes, behind a proxy: who comes in, who may do what, who sees what, who signs."""
 
 import asyncio
-import time
-import types
 
-import httpx
-import numpy as np
 import pytest
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 
 from evenhand.errors import ResourceError, ReviewError
 from evenhand.review import Person as KnownPerson
 from evenhand.review import (
-    Reason,
     Role,
-    Stage,
-    State,
     Verdict,
     put_person,
     remove_person,
 )
-from evenhand_ui import sitting
-from evenhand_ui.access import visitor_by_id
-from evenhand_ui.drafts import Box, Drafts
+from evenhand_ui.drafts import Drafts
 from evenhand_ui.gate import LOGIN_HEADER, Gate
 from evenhand_ui.history import _record
-from evenhand_ui.office import office_of
-from evenhand_ui.routes import make_routes
-from evenhand_ui.signing import sign_decision
-from evenhand_ui.tickets import READ, WRITE, Tickets
+from evenhand_ui.tickets import READ, Tickets
 from evenhand_ui.trail_files import export_run
-from evenhand_ui.volumes import pack
 from evenhand_ui.worklist import build_worklist
-from review_people import WORDS, proxied, with_people
-from review_run import TUMOUR_SLICES, make_review_run, proposed_mask
-
-HEADER_ROUTE = "/who"
-
-
-def make_desk(folder, monkeypatch):
-    """A run behind gate and routes, and people's requests to it."""
-    monkeypatch.setattr(sitting, "HEAD_START", 1000)
-    office_of.cache_clear()
-    office = office_of(folder, None, None)
-
-    async def who(request):
-        return PlainTextResponse(request.headers.get(LOGIN_HEADER, "nobody"))
-
-    app = Starlette(
-        routes=[*make_routes(lambda: office), Route(HEADER_ROUTE, who)],
-        middleware=[Middleware(Gate, office=lambda: office)],
-    )
-    transport = httpx.ASGITransport(app, client=("10.0.0.5", 1))
-
-    def request(method, path, **more):
-        async def send():
-            async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
-                return await client.request(method, path, **more)
-
-        return asyncio.run(send())
-
-    def ask(
-        method, path, *, who="r1", role=Role.READER, action=WRITE, case="n001", head=None, **more
-    ):
-        opaque = office.tickets.opaque(case)
-        ticket = office.tickets.issue(who, opaque, action, now_s=time.time(), role=role)
-        headers = {"X-Evenhand-Ticket": ticket, **proxied(who), **(head or {})}
-        return request(method, f"/evenhand/case/{opaque}/{path}", headers=headers, **more)
-
-    return types.SimpleNamespace(office=office, request=request, ask=ask, folder=folder)
+from review_people import proxied, with_people
+from review_run import make_review_run
+from role_desk import HEADER_ROUTE, decide, make_desk, painted, read_as, save, sign
 
 
 @pytest.fixture
@@ -79,48 +28,6 @@ def desk(tmp_path, monkeypatch):
     """Every case is read twice."""
     folder = with_people(make_review_run(tmp_path / "run"), more="second_share = 1.0")
     return make_desk(folder, monkeypatch)
-
-
-def painted(k=5):
-    """The proposal with a good deal more on a slice, as stored."""
-    mask = proposed_mask()
-    mask[2:20, 2:18, k] = 1
-    return mask
-
-
-def save(desk, mask, *, base=0, **more):
-    """Save a stored mask as the viewer does."""
-    view = mask[::-1]
-    box = Box.around(view)
-    head = {"If-Match": f'"{base}"', "X-Evenhand-Box": str(box), "X-Evenhand-Strokes": "1"}
-    return desk.ask("PUT", "draft", content=pack(view[box.slices]), head=head, **more)
-
-
-def decide(desk, verdict, *, reason="", revision=0, **more):
-    """Decide as the viewer does."""
-    said = {"verdict": verdict, "reason": reason, "comment": "", "revision": revision}
-    return desk.ask("POST", "decision", json=said, **more)
-
-
-def sign(desk, who, role=Role.READER, words=WORDS, *, case="n001", shown=None):
-    """Sign as the page does; `shown`: what stands in the dialog (None: what waits)."""
-    reading = desk.office.reading(case, who, role)
-    shown = shown or desk.office.to_sign[reading.place]
-    return sign_decision(desk.office, visitor_by_id(desk.office, who), reading, shown, words)
-
-
-def read_as(desk, who, role, verdict=None, *, mask=None, reason="boundary"):
-    """See, paint, decide and sign."""
-    slices = list(range(6))
-    assert desk.ask("POST", "seen", json={"slices": slices}, who=who, role=role).status_code == 200
-    revision = 0
-    if mask is not None:
-        revision = save(desk, mask, who=who, role=role).json()["revision"]
-    verdict = verdict or ("correct" if mask is not None else "accept")
-    why = "" if verdict == "accept" else reason
-    answer = decide(desk, verdict, reason=why, revision=revision, who=who, role=role)
-    assert answer.json() == {"position": None}, answer.text
-    return sign(desk, who, role)
 
 
 def test_shared_from_the_start(desk):
@@ -348,143 +255,3 @@ class TestSigning:
             assert "accept the proposed mask" in text
             assert desk.office.store.entries()[0].decided_at_utc.strftime("%Y-%m-%d") in text
         assert not list((tmp_path / "out" / "masks").iterdir()), "one reading of two is none yet"
-
-
-class TestTwice:
-    """The second reader is blind to the first, on every route; a third settles what differs."""
-
-    def test_second_reader_sees_nothing_of_the_first(self, desk):
-        """Whatever the second reader asks for before deciding, it is the same without a first."""
-        second = {"who": "r2", "role": Role.SECOND_READER}
-        paths = ("image/0", "proposal", "draft")
-        before = [desk.ask("GET", path, **second) for path in paths]
-        read_as(desk, "r1", Role.READER, mask=painted())
-        after = [desk.ask("GET", path, **second) for path in paths]
-        assert [(one.status_code, one.content) for one in before] == [
-            (one.status_code, one.content) for one in after
-        ]
-        assert desk.ask("GET", "draft", **second).status_code == 204
-        seen = desk.ask("POST", "seen", json={"slices": []}, **second)
-        assert seen.json() == {"missing": list(TUMOUR_SLICES)}
-
-    def test_claims_tell_nothing(self, desk):
-        """That the first reader has the case open now keeps nobody from the second reading."""
-        assert save(desk, painted()).status_code == 200
-        answer = save(desk, painted(4), who="r2", role=Role.SECOND_READER)
-        assert answer.status_code == 200
-
-    def test_nobody_reads_twice(self, desk):
-        """The first reader is not their own second, whatever roles they have."""
-        read_as(desk, "r2", Role.READER)
-        answer = desk.ask("GET", "proposal", who="r2", role=Role.SECOND_READER)
-        assert answer.status_code == 403
-        assert "in another role" in answer.json()["error"]
-
-    def test_agreed(self, desk):
-        """Two masks that are near enough: the first reading stands, and both are sealed."""
-        near = proposed_mask()
-        near[4:10, 6:12, 3] = 1
-        near[20, 15, 3] = 1
-        read_as(desk, "r1", Role.READER)
-        read_as(desk, "r2", Role.SECOND_READER, mask=near)
-        standing = desk.office.review("n001").standing
-        assert standing.state is State.ACCEPTED
-        assert 0.8 <= standing.dice < 1
-        answer = decide(desk, "reject", reason="boundary")
-        assert "only an adjudicator" in answer.json()["error"]
-
-    def test_disputed_and_adjudicated(self, desk):
-        """Too far apart: nobody's stands, until a third person has decided."""
-        read_as(desk, "r1", Role.READER)
-        read_as(desk, "r2", Role.SECOND_READER, mask=painted())
-        assert desk.office.review("n001").standing.state is State.DISPUTED
-        answer = desk.ask("GET", "proposal", who="r1", role=Role.ADJUDICATOR)
-        assert answer.status_code == 403
-        entry = read_as(desk, "adj", Role.ADJUDICATOR, "reject")
-        assert entry.decision.stage is Stage.ADJUDICATION
-        assert desk.office.review("n001").standing.state is State.REJECTED
-
-
-@pytest.fixture
-def unaided(tmp_path, monkeypatch):
-    """Every case is judged before its proposal is shown."""
-    folder = with_people(make_review_run(tmp_path / "run"), more="unaided_share = 1.0")
-    return make_desk(folder, monkeypatch)
-
-
-class TestUnaided:
-    """Who must judge first gets nothing of the model before."""
-
-    def test_proposal_comes_after(self, unaided):
-        """The proposal is empty until the reader has drawn; then it comes, with their drawing."""
-        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
-        assert save(unaided, painted()).status_code == 200
-        answer = decide(unaided, "correct", reason="boundary", revision=1)
-        assert answer.json() == {"position": 1}
-        (entry,) = unaided.office.store.entries()
-        decision = entry.decision
-        assert (decision.verdict, decision.reason) == (Verdict.UNAIDED, None)
-        assert 0 < decision.dice < 1, "to the true proposal, which was not shown"
-        assert unaided.office.review("n001").standing.state is State.OPEN
-        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] != "0,0,0,0,0,0"
-        draft = unaided.ask("GET", "draft")
-        box = Box.parse(draft.headers["X-Evenhand-Box"], (24, 20, 6))
-        mine = np.zeros((24, 20, 6), dtype=np.uint8)
-        mine[box.slices] = np.frombuffer(draft.content, np.uint8).reshape(box.shape[::-1]).T
-        assert np.array_equal(mine[::-1], painted())
-        answer = decide(unaided, "correct", reason=Reason.MISSED_TUMOUR, revision=1)
-        assert answer.json() == {"position": None}
-        assert sign(unaided, "r1").position == 2
-
-    def test_the_model_is_not_asked_before(self, unaided):
-        """Neither a prompt nor a heat map tells what the model thinks, before the reader judged."""
-        assert unaided.ask("GET", "prompt").status_code == 409
-        said = {"slice": 3, "box": [0, 0, 3, 9, 9, 3]}
-        assert unaided.ask("POST", "prompt", json=said).status_code == 409
-        assert unaided.ask("GET", "uncertainty").status_code == 409
-
-    def test_no_tumour(self, unaided):
-        """That there is no tumour wants all slices seen, and is a reading without a voxel."""
-        assert decide(unaided, "accept").status_code == 409
-        unaided.ask("POST", "seen", json={"slices": list(range(6))})
-        assert decide(unaided, "accept").json() == {"position": 1}
-        decision = unaided.office.store.entries()[0].decision
-        assert (decision.verdict, decision.dice) == (Verdict.UNAIDED, 0.0)
-
-    def test_nothing_to_reject(self, unaided):
-        """What was not shown cannot be rejected."""
-        answer = decide(unaided, "reject", reason="boundary")
-        assert "No proposal was shown yet" in answer.json()["error"]
-
-    def test_each_for_themselves(self, unaided):
-        """One reader's drawing does not show the proposal to another."""
-        save(unaided, painted())
-        decide(unaided, "correct", reason="boundary", revision=1)
-        box = unaided.ask("GET", "proposal", who="r2").headers["X-Evenhand-Box"]
-        assert box == "0,0,0,0,0,0"
-
-    def test_cannot_judge_is_no_reading(self, unaided):
-        """Who says so without having drawn has not read: the proposal stays hidden from them."""
-        answer = decide(unaided, "cannot-judge", reason="poor-image")
-        assert answer.json() == {"position": None}
-        sign(unaided, "r1")
-        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
-        unaided.ask("POST", "seen", json={"slices": list(range(6))})
-        assert decide(unaided, "accept").json() == {"position": 2}
-        assert unaided.office.store.entries()[-1].decision.verdict is Verdict.UNAIDED
-
-    def test_nothing_of_anothers(self, unaided):
-        """Before their own reading nobody sees what another has said, drawn or come to."""
-        save(unaided, painted())
-        decide(unaided, "correct", reason="boundary", revision=1)
-        decide(unaided, "correct", reason="boundary", revision=1)
-        sign(unaided, "r1")
-        review = unaided.office.review("n001")
-        assert review.standing.state is State.CORRECTED
-        for who, known in (("r1", True), ("r2", False)):
-            items = build_worklist(unaided.office.run, {"n001": review}, person_id=who)
-            (item,) = items
-            assert (item.latest is not None, item.decided is not None) == (known, known)
-            assert item.state is (State.CORRECTED if known else State.OPEN)
-            assert bool(review.visible_to(who, Role.READER)) is known
-            assert (review.own(who, Role.READER) is not None) is known

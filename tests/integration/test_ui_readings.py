@@ -1,0 +1,164 @@
+"""Several readings of a case: blind to each other, adjudicated, and without the model first."""
+
+import numpy as np
+import pytest
+
+from evenhand.review import (
+    Reason,
+    Role,
+    Stage,
+    State,
+    Verdict,
+)
+from evenhand_ui.drafts import Box
+from evenhand_ui.worklist import build_worklist
+from review_people import with_people
+from review_run import TUMOUR_SLICES, make_review_run, proposed_mask
+from role_desk import decide, make_desk, painted, read_as, save, sign
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """Every case is read twice."""
+    folder = with_people(make_review_run(tmp_path / "run"), more="second_share = 1.0")
+    return make_desk(folder, monkeypatch)
+
+
+class TestTwice:
+    """The second reader is blind to the first, on every route; a third settles what differs."""
+
+    def test_second_reader_sees_nothing_of_the_first(self, desk):
+        """Whatever the second reader asks for before deciding, it is the same without a first."""
+        second = {"who": "r2", "role": Role.SECOND_READER}
+        paths = ("image/0", "proposal", "draft")
+        before = [desk.ask("GET", path, **second) for path in paths]
+        read_as(desk, "r1", Role.READER, mask=painted())
+        after = [desk.ask("GET", path, **second) for path in paths]
+        assert [(one.status_code, one.content) for one in before] == [
+            (one.status_code, one.content) for one in after
+        ]
+        assert desk.ask("GET", "draft", **second).status_code == 204
+        seen = desk.ask("POST", "seen", json={"slices": []}, **second)
+        assert seen.json() == {"missing": list(TUMOUR_SLICES)}
+
+    def test_claims_tell_nothing(self, desk):
+        """That the first reader has the case open now keeps nobody from the second reading."""
+        assert save(desk, painted()).status_code == 200
+        answer = save(desk, painted(4), who="r2", role=Role.SECOND_READER)
+        assert answer.status_code == 200
+
+    def test_nobody_reads_twice(self, desk):
+        """The first reader is not their own second, whatever roles they have."""
+        read_as(desk, "r2", Role.READER)
+        answer = desk.ask("GET", "proposal", who="r2", role=Role.SECOND_READER)
+        assert answer.status_code == 403
+        assert "in another role" in answer.json()["error"]
+
+    def test_agreed(self, desk):
+        """Two masks that are near enough: the first reading stands, and both are sealed."""
+        near = proposed_mask()
+        near[4:10, 6:12, 3] = 1
+        near[20, 15, 3] = 1
+        read_as(desk, "r1", Role.READER)
+        read_as(desk, "r2", Role.SECOND_READER, mask=near)
+        standing = desk.office.review("n001").standing
+        assert standing.state is State.ACCEPTED
+        assert 0.8 <= standing.dice < 1
+        answer = decide(desk, "reject", reason="boundary")
+        assert "only an adjudicator" in answer.json()["error"]
+
+    def test_disputed_and_adjudicated(self, desk):
+        """Too far apart: nobody's stands, until a third person has decided."""
+        read_as(desk, "r1", Role.READER)
+        read_as(desk, "r2", Role.SECOND_READER, mask=painted())
+        assert desk.office.review("n001").standing.state is State.DISPUTED
+        answer = desk.ask("GET", "proposal", who="r1", role=Role.ADJUDICATOR)
+        assert answer.status_code == 403
+        entry = read_as(desk, "adj", Role.ADJUDICATOR, "reject")
+        assert entry.decision.stage is Stage.ADJUDICATION
+        assert desk.office.review("n001").standing.state is State.REJECTED
+
+
+@pytest.fixture
+def unaided(tmp_path, monkeypatch):
+    """Every case is judged before its proposal is shown."""
+    folder = with_people(make_review_run(tmp_path / "run"), more="unaided_share = 1.0")
+    return make_desk(folder, monkeypatch)
+
+
+class TestUnaided:
+    """Who must judge first gets nothing of the model before."""
+
+    def test_proposal_comes_after(self, unaided):
+        """The proposal is empty until the reader has drawn; then it comes, with their drawing."""
+        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
+        assert save(unaided, painted()).status_code == 200
+        answer = decide(unaided, "correct", reason="boundary", revision=1)
+        assert answer.json() == {"position": 1}
+        (entry,) = unaided.office.store.entries()
+        decision = entry.decision
+        assert (decision.verdict, decision.reason) == (Verdict.UNAIDED, None)
+        assert 0 < decision.dice < 1, "to the true proposal, which was not shown"
+        assert unaided.office.review("n001").standing.state is State.OPEN
+        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] != "0,0,0,0,0,0"
+        draft = unaided.ask("GET", "draft")
+        box = Box.parse(draft.headers["X-Evenhand-Box"], (24, 20, 6))
+        mine = np.zeros((24, 20, 6), dtype=np.uint8)
+        mine[box.slices] = np.frombuffer(draft.content, np.uint8).reshape(box.shape[::-1]).T
+        assert np.array_equal(mine[::-1], painted())
+        answer = decide(unaided, "correct", reason=Reason.MISSED_TUMOUR, revision=1)
+        assert answer.json() == {"position": None}
+        assert sign(unaided, "r1").position == 2
+
+    def test_the_model_is_not_asked_before(self, unaided):
+        """Neither a prompt nor a heat map tells what the model thinks, before the reader judged."""
+        assert unaided.ask("GET", "prompt").status_code == 409
+        said = {"slice": 3, "box": [0, 0, 3, 9, 9, 3]}
+        assert unaided.ask("POST", "prompt", json=said).status_code == 409
+        assert unaided.ask("GET", "uncertainty").status_code == 409
+
+    def test_no_tumour(self, unaided):
+        """That there is no tumour wants all slices seen, and is a reading without a voxel."""
+        assert decide(unaided, "accept").status_code == 409
+        unaided.ask("POST", "seen", json={"slices": list(range(6))})
+        assert decide(unaided, "accept").json() == {"position": 1}
+        decision = unaided.office.store.entries()[0].decision
+        assert (decision.verdict, decision.dice) == (Verdict.UNAIDED, 0.0)
+
+    def test_nothing_to_reject(self, unaided):
+        """What was not shown cannot be rejected."""
+        answer = decide(unaided, "reject", reason="boundary")
+        assert "No proposal was shown yet" in answer.json()["error"]
+
+    def test_each_for_themselves(self, unaided):
+        """One reader's drawing does not show the proposal to another."""
+        save(unaided, painted())
+        decide(unaided, "correct", reason="boundary", revision=1)
+        box = unaided.ask("GET", "proposal", who="r2").headers["X-Evenhand-Box"]
+        assert box == "0,0,0,0,0,0"
+
+    def test_cannot_judge_is_no_reading(self, unaided):
+        """Who says so without having drawn has not read: the proposal stays hidden from them."""
+        answer = decide(unaided, "cannot-judge", reason="poor-image")
+        assert answer.json() == {"position": None}
+        sign(unaided, "r1")
+        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
+        unaided.ask("POST", "seen", json={"slices": list(range(6))})
+        assert decide(unaided, "accept").json() == {"position": 2}
+        assert unaided.office.store.entries()[-1].decision.verdict is Verdict.UNAIDED
+
+    def test_nothing_of_anothers(self, unaided):
+        """Before their own reading nobody sees what another has said, drawn or come to."""
+        save(unaided, painted())
+        decide(unaided, "correct", reason="boundary", revision=1)
+        decide(unaided, "correct", reason="boundary", revision=1)
+        sign(unaided, "r1")
+        review = unaided.office.review("n001")
+        assert review.standing.state is State.CORRECTED
+        for who, known in (("r1", True), ("r2", False)):
+            items = build_worklist(unaided.office.run, {"n001": review}, person_id=who)
+            (item,) = items
+            assert (item.latest is not None, item.decided is not None) == (known, known)
+            assert item.state is (State.CORRECTED if known else State.OPEN)
+            assert bool(review.visible_to(who, Role.READER)) is known
+            assert (review.own(who, Role.READER) is not None) is known
