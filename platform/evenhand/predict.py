@@ -121,7 +121,7 @@ class OpenCase:
     ) -> "OpenCase":
         """Open a case of a store whose embedding is in the cache."""
         present = tuple(name for name in model.sequences if name in case.sequences)
-        images = store.volumes(case, present).images
+        images = store.volumes(case, present, mask=False).images
         return cls._with(model, display_slices(images, model.sequences), cache.read(case))
 
     @classmethod
@@ -134,7 +134,7 @@ class OpenCase:
             The case, and its activations, whose other slices can be computed meanwhile.
         """
         present = tuple(name for name in model.sequences if name in case.sequences)
-        slices = display_slices(store.volumes(case, present).images, model.sequences)
+        slices = display_slices(store.volumes(case, present, mask=False).images, model.sequences)
         hidden = GrowingSlices(encoder, slices[:, 0])
         return cls._with(model, slices, hidden), hidden
 

@@ -9,7 +9,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from evenhand.review import ReviewStore
 from evenhand_ui.options import RUN_VARIABLE, STREAMLIT_OPTIONS
+from review_run import asymmetric, make_run_of, stored_as
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_ARGS = [
@@ -21,6 +23,15 @@ CHROMIUM_ARGS = [
     "--no-first-run",
 ]
 START_LIMIT_MS = 60_000
+PATIENCE_MS = 30_000
+"""Machines that share cores stall at times."""
+
+SHAPE = (32, 40, 24)
+SPACING_MM = (1.0, 1.0, 1.5)
+"""Of the asymmetric phantom, in the viewer's axes."""
+
+STATUS = ".evenhand:not([data-left]) .status"
+VOLUMES = ".evenhand:not([data-left]) .volumes"
 
 
 def free_port():
@@ -160,6 +171,31 @@ def on_plane(page, plane, place, size, spacing_mm=(1.0, 1.0)):
     left = box["x"] + (box["width"] - width * scale) / 2
     top = box["y"] + (box["height"] - height * scale) / 2
     return left + place[0] * spacing_mm[0] * scale, top + place[1] * spacing_mm[1] * scale
+
+
+def phantom_run(folder, *case_ids):
+    """A run with the asymmetric phantom as each of some cases."""
+    image, mask = asymmetric(SHAPE)
+    stored, affine = stored_as(image, "LPS")
+    proposal, _ = stored_as(mask, "LPS")
+    return make_run_of(folder, dict.fromkeys(case_ids, (stored, proposal, affine)))
+
+
+def brush_stroke(page, across=8.0, down=20.0):
+    """One stroke on the axial plane of the phantom."""
+    page.keyboard.press("b")
+    x, y = on_plane(page, "axial", (across, down), SHAPE[:2])
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y + 30, steps=5)
+    page.mouse.up()
+
+
+def entries(folder):
+    """What was recorded."""
+    with ReviewStore(folder / "review" / "review.sqlite") as store:
+        assert store.verify().broken_at is None
+        return store.entries()
 
 
 GRAVE = {"serious", "critical"}

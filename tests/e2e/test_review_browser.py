@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 from review_browser import (
     CHROMIUM,
-    CHROMIUM_ARGS,
+    SHAPE,
+    SPACING_MM,
+    STATUS,
     colours,
-    free_port,
+    entries,
     is_listening,
     on_plane,
     open_case,
     open_first,
     served,
-    served_with_short_tickets,
     wait_ready,
 )
 
 from evenhand.cases.hashing import array_sha256
-from evenhand.review import Reason, ReviewStore, Verdict
+from evenhand.review import Reason, Verdict
 from evenhand_ui.masks import read_mask
 from evenhand_ui.runs import ReviewRun
 from review_run import (
@@ -37,40 +38,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed"),
 ]
-
-SHAPE = (32, 40, 24)
-SPACING_MM = (1.0, 1.0, 1.5)
-PATIENCE_MS = 30_000
-"""Machines that share cores stall at times."""
-
-
-@pytest.fixture
-def context():
-    """A fresh headless Chromium."""
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
-        try:
-            sync_api.expect.set_options(timeout=PATIENCE_MS)
-            yield browser.new_context(viewport={"width": 1440, "height": 900})
-        finally:
-            browser.close()
-
-
-@pytest.fixture
-def page(context):
-    """One page of it, which must not complain on its console."""
-    page = context.new_page()
-    complaints = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    assert complaints == []
-
-
-def entries(folder):
-    """What was recorded."""
-    with ReviewStore(folder / "review" / "review.sqlite") as store:
-        assert store.verify().broken_at is None
-        return store.entries()
 
 
 def test_look_accept_recorded(page, tmp_path):
@@ -207,283 +174,6 @@ def look_at_corners(page, plane, values):
     expected = [values[corner] for corner in CORNERS]
     assert np.argsort(greys, kind="stable").tolist() == np.argsort(expected).tolist(), plane
     assert max(greys) > 200
-
-
-def brush_stroke(page, across=8.0, down=20.0):
-    """One stroke on the axial plane of the phantom."""
-    page.keyboard.press("b")
-    x, y = on_plane(page, "axial", (across, down), SHAPE[:2])
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 60, y + 30, steps=5)
-    page.mouse.up()
-
-
-@pytest.fixture
-def phantom(tmp_path):
-    """A run with two asymmetric phantoms."""
-    image, mask = asymmetric(SHAPE)
-    stored, affine = stored_as(image, "LPS")
-    proposal, _ = stored_as(mask, "LPS")
-    case = (stored, proposal, affine)
-    return make_run_of(tmp_path / "run", {"n001": case, "n002": case})
-
-
-STATUS = ".evenhand:not([data-left]) .status"
-VOLUMES = ".evenhand:not([data-left]) .volumes"
-
-
-def test_nothing_is_lost(page, phantom):
-    """Undo and redo; a reload; another case and back; a server that is killed and comes again."""
-    expect = sync_api.expect
-    port = free_port()
-    with served(phantom, port) as (process, _):
-        open_first(page, port)
-        start = page.locator(VOLUMES).text_content()
-        brush_stroke(page)
-        expect(page.locator(STATUS)).to_have_text("Saved")
-        first = page.locator(VOLUMES).text_content()
-        assert "mine" in first
-        page.keyboard.press("Control+z")
-        expect(page.locator(VOLUMES)).to_have_text(start)
-        page.keyboard.press("Control+y")
-        expect(page.locator(VOLUMES)).to_have_text(first)
-        expect(page.locator(STATUS)).to_have_text("Saved")
-
-        page.reload()  # the cookie knows the reader, the address the case
-        wait_ready(page)
-        expect(page.locator(VOLUMES)).to_have_text(first)
-
-        page.get_by_role("button", name="Skip to the next open case").click()
-        expect(page.locator(VOLUMES)).to_have_text(start)
-        page.get_by_role("button", name="Worklist").click()
-        page.locator(".stMain").get_by_role("button", name="Open", exact=True).first.click()
-        wait_ready(page)
-        expect(page.locator(VOLUMES)).to_have_text(first)
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-
-    brush_stroke(page, down=26.0)  # nobody is there to save it
-    expect(page.locator(STATUS)).to_contain_text("kept in this browser")
-    second = page.locator(VOLUMES).text_content()
-    assert second != first
-    with served(phantom, port):
-        expect(page.locator(STATUS)).to_have_text("Saved", timeout=30_000)
-        page.reload()
-        wait_ready(page)
-        expect(page.locator(VOLUMES)).to_have_text(second)
-
-
-def test_lost_server_and_closed_tab(context, phantom):
-    """A stroke that only the browser has comes back when the page is opened anew."""
-    expect = sync_api.expect
-    page, port = context.new_page(), free_port()
-    with served(phantom, port):
-        open_first(page, port)
-        brush_stroke(page)
-        expect(page.locator(STATUS)).to_have_text("Saved")
-    brush_stroke(page, down=26.0)
-    expect(page.locator(STATUS)).to_contain_text("kept in this browser")
-    painted = page.locator(VOLUMES).text_content()
-    page.close()
-    page = context.new_page()
-    with served(phantom, port):
-        page.goto(f"http://127.0.0.1:{port}")
-        page.locator(".stMain").get_by_role("button", name="Open", exact=True).first.click()
-        wait_ready(page)
-        expect(page.locator(VOLUMES)).to_have_text(painted)
-        expect(page.locator(STATUS)).to_have_text("Saved")
-
-
-@pytest.mark.parametrize("status", [422, 412])
-def test_strokes_after_a_refused_save_are_kept(page, phantom, status):
-    """Once the server has refused a mask, the browser still keeps each stroke; a reload has it."""
-    expect = sync_api.expect
-    refusal = {"error": "Refused for a test.", "revision": 0}
-    with served(phantom) as (_, port):
-        open_first(page, port)
-        page.route(
-            "**/draft",
-            lambda route: (
-                route.fulfill(status=status, json=refusal)
-                if route.request.method == "PUT"
-                else route.continue_()
-            ),
-        )
-        brush_stroke(page)
-        said = {422: "Refused for a test.", 412: "Nothing was overwritten"}[status]
-        expect(page.get_by_text(said)).to_be_visible()
-        brush_stroke(page, down=26.0)
-        painted = page.locator(VOLUMES).text_content()
-        page.wait_for_timeout(1_000)
-        page.unroute("**/draft")
-        page.on("dialog", lambda dialog: dialog.accept())
-        page.reload()
-        wait_ready(page)
-        expect(page.locator(VOLUMES)).to_have_text(painted)
-        expect(page.locator(STATUS)).to_have_text("Saved")
-
-
-def test_taking_the_other_where_there_is_none(page, phantom):
-    """Where the server has no draft any more, the screen goes back to the proposal as well."""
-    expect = sync_api.expect
-    with served(phantom) as (_, port):
-        open_first(page, port)
-        start = page.locator(VOLUMES).text_content()
-        page.route(
-            "**/draft",
-            lambda route: (
-                route.fulfill(status=412, json={"error": "Behind.", "revision": 0})
-                if route.request.method == "PUT"
-                else route.continue_()
-            ),
-        )
-        brush_stroke(page)
-        assert page.locator(VOLUMES).text_content() != start
-        page.get_by_role("button", name="Take the other").click()
-        expect(page.locator(VOLUMES)).to_have_text(start)
-
-
-def test_old_tickets_are_renewed(page, phantom, tmp_path):
-    """A reader who thinks for longer than a ticket lasts loses nothing and is asked nothing."""
-    with served_with_short_tickets(phantom, tmp_path, seconds=8) as port:
-        open_first(page, port)
-        page.wait_for_timeout(9_000)
-        refused = []
-        page.on("response", lambda answer: answer.status == 401 and refused.append(answer.url))
-        brush_stroke(page)
-        sync_api.expect(page.locator(STATUS)).to_have_text("Saved")
-        assert refused, "the ticket was old"
-
-
-def test_two_tabs_on_one_case(context, phantom):
-    """The tab that is behind overwrites nothing: it asks, and either answer is kept."""
-    expect = sync_api.expect
-    with served(phantom) as (_, port):
-        one, two = context.new_page(), context.new_page()
-        open_first(one, port)
-        open_first(two, port)
-        brush_stroke(one)
-        expect(one.locator(STATUS)).to_have_text("Saved")
-        first = one.locator(VOLUMES).text_content()
-        brush_stroke(two, down=30.0)
-        expect(two.get_by_text("Nothing was overwritten")).to_be_visible()
-        expect(two.get_by_role("button", name="Keep mine")).to_be_visible()
-        two.get_by_role("button", name="Take the other").click()
-        expect(two.locator(VOLUMES)).to_have_text(first)
-        brush_stroke(two, down=30.0)
-        expect(two.locator(STATUS)).to_have_text("Saved")
-        brush_stroke(one, down=34.0)  # now this one is behind
-        own = one.locator(VOLUMES).text_content()
-        one.get_by_role("button", name="Keep mine").click()
-        expect(one.locator(STATUS)).to_have_text("Saved")
-        two.reload()
-        wait_ready(two)
-        expect(two.locator(VOLUMES)).to_have_text(own)
-
-
-def click_all(page, *places):
-    """Click places of the axial plane, one after the other."""
-    for place in places:
-        page.mouse.click(*on_plane(page, "axial", place, SHAPE[:2]))
-
-
-def measured_mm(page, start, end):
-    """What the ruler says between two places of the coronal plane."""
-    size, spacing = (SHAPE[0], SHAPE[2]), (SPACING_MM[0], SPACING_MM[2])
-    page.keyboard.press("m")
-    page.mouse.move(*on_plane(page, "coronal", start, size, spacing))
-    page.mouse.down()
-    page.mouse.move(*on_plane(page, "coronal", end, size, spacing), steps=3)
-    page.mouse.up()
-    return float(page.locator(STATUS).text_content().removesuffix(" mm"))
-
-
-def test_tools(page, phantom):
-    """Ruler, eraser, polygon, fill and "Like this": each does what it says."""
-    expect = sync_api.expect
-
-    def mine():
-        return float(page.locator(VOLUMES).text_content().partition("mine ")[2].split()[0])
-
-    with served(phantom) as (_, port):
-        open_first(page, port)
-        # 10 mm across and 12 mm up: 8 slices of 1.5 mm.
-        assert measured_mm(page, (10, 14), (20, 6)) == pytest.approx(np.hypot(10, 12), abs=0.3)
-
-        page.keyboard.press("p")
-        click_all(page, (4, 14), (16, 14), (16, 28), (4, 28))
-        page.keyboard.press("Enter")
-        polygon = 12 * 14 * 1.5 / 1000
-        tumour = 4 * 5 * 4 * 1.5 / 1000
-        assert mine() == pytest.approx(tumour + polygon, abs=0.011)
-
-        # The same shape three slices on, then the two between.
-        for _ in range(3):
-            page.keyboard.press("ArrowUp")
-        click_all(page, (4, 14), (16, 14), (16, 28), (4, 28))
-        page.keyboard.press("Enter")
-        before = mine()
-        assert before == pytest.approx(tumour + 2 * polygon, abs=0.02)
-        page.keyboard.press("i")
-        assert 0.9 * 2 * polygon < mine() - before < 2 * polygon + tumour
-        page.keyboard.press("Control+z")
-        assert mine() == pytest.approx(before, abs=0.001)
-
-        # A hole, made by erasing inside, is closed by Fill.
-        click_all(page, (7, 18), (12, 18), (12, 24), (7, 24))
-        page.keyboard.press("Shift+Enter")
-        assert mine() == pytest.approx(before - 5 * 6 * 1.5 / 1000, abs=0.011)
-        page.keyboard.press("f")
-        click_all(page, (9.5, 21.5))
-        assert mine() == pytest.approx(before, abs=0.001)
-
-        page.keyboard.press("e")
-        click_all(page, (10, 20))
-        assert mine() < before
-        page.keyboard.press("Control+z")
-        assert mine() == pytest.approx(before, abs=0.001)
-
-        # "Like this" takes only what is about as bright: the block of 150, not its surroundings.
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("t")
-        for _ in range(12):
-            page.keyboard.press("]")
-        click_all(page, (SHAPE[0] - 2.5, 2.5))
-        assert mine() > before
-        assert mine() - before <= 8 * 10 * 1.5 / 1000 + 0.011
-        expect(page.locator(STATUS)).to_have_text("Saved")
-
-        # All at once back, and that too can be undone.
-        after = mine()
-        page.get_by_role("button", name="Back to proposal").click()
-        assert "mine" not in page.locator(VOLUMES).text_content()
-        page.keyboard.press("Control+z")
-        assert mine() == pytest.approx(after, abs=0.001)
-
-
-BETWEEN = """
-async () => {
-  const entry = performance.getEntriesByType("resource").find((e) => e.name.endsWith("shapes.js"));
-  const { between } = await import(entry.name);
-  const [width, height, spacing] = [40, 30, [1, 2]];
-  const disc = (radius) => Uint8Array.from({ length: width * height }, (_, n) =>
-    Math.hypot((n % width) - 20, (Math.trunc(n / width) - 15) * 2) <= radius ? 1 : 0);
-  const at = between(disc(6), disc(14), width, height, spacing);
-  return [0.25, 0.5, 0.75].map((share) => at(share).reduce((sum, m) => sum + m, 0));
-}
-"""
-
-
-def test_slices_between_two_discs_are_discs(page, phantom):
-    """Halfway between discs of 6 and 14 mm lies one of 10 mm, whatever the voxels' shape."""
-    with served(phantom) as (_, port):
-        open_first(page, port)
-        areas = page.evaluate(BETWEEN)
-    expected = [np.pi * radius**2 / 2 for radius in (8, 10, 12)]
-    assert areas == pytest.approx(expected, rel=0.08)
 
 
 def test_reject_by_keyboard_and_form(page, phantom):

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 
 import pytest
 from proxy_in_front import proxy_for
-from review_browser import CHROMIUM, CHROMIUM_ARGS, served, wait_ready
+from review_browser import CHROMIUM, CHROMIUM_ARGS, STATUS, served, wait_ready
 
 from evenhand.review import Person, Reason, ReviewStore, Role, Stage, Verdict, put_person
 from evenhand_ui.runs import ReviewRun
-from review_people import WORDS, with_people
+from review_people import BY, WORDS, with_people
 from review_run import make_review_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
         person_id="r3", login="r3@hospital", name="Dr. R3", roles=frozenset({Role.READER})
     )
     with ReviewStore(ReviewRun.open(folder).database) as store:
-        put_person(store, third)
+        put_person(store, third, by=BY)
     return folder
 
 
@@ -156,7 +156,12 @@ def test_a_cancelled_signature_takes_nothing_away(browser, door_of):
     page.locator(".stMain").get_by_role("button", name="Open", exact=True).last.click()
     wait_ready(page)
     page.keyboard.press("b")
-    page.locator("[data-plane=axial] canvas").click()
+    box = page.locator("[data-plane=axial] canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4, steps=4)
+    page.mouse.up()
+    expect(page.locator(STATUS)).to_have_text("Saved")
     comment = page.get_by_label("Comment")
     comment.fill("before")
     page.get_by_label("Reason").select_option(Reason.BOUNDARY.value)

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from evenhand.experiment.layout import RunFolder
 from evenhand.privacy.ledger import Ledger
 from evenhand.review import Decision, Reason, Role, Stage, Verdict
+from evenhand_ui import audit_page
 from evenhand_ui.navigation import PAGES
 from evenhand_ui.office import office_of
 from review_run import make_review_run
@@ -114,6 +115,26 @@ class TestAudit:
         page.selectbox(key="audit_attribute").set_value("age").run()
         options = page.selectbox(key="audit_group_age").options
         assert options == ["0 to 40", "60 to more", "unknown"]
+
+    @pytest.mark.parametrize("by", ["row", "box"])
+    def test_a_case_is_one_press_away(self, folder, monkeypatch, by):
+        """A row of the table, or the box below it for the keyboard, leads to the case."""
+        turned = []
+        monkeypatch.setattr(audit_page.st, "switch_page", turned.append)
+        page = draw("audit")
+        page.selectbox(key="audit_attribute").set_value("hospital").run()
+        page.selectbox(key="audit_group_hospital").set_value("north").run()
+        page.session_state["review_page"] = "review"
+        if by == "row":
+            key = "audit_cases_federated · automatic_hospital_north"
+            rows = {"selection": {"rows": [1], "columns": [], "cells": []}}
+            page.session_state[key] = rows
+        else:
+            page.selectbox(key="audit_case_hospital_north").set_value("n002").run()
+            page.button(key="audit_open").click()
+        page.run()
+        assert turned == ["review"]
+        assert page.session_state["open_case"] == "n002"
 
     def test_drill_down_opens_the_case(self, folder, monkeypatch):
         """From the table the case itself is one press away, for looking."""

@@ -212,3 +212,27 @@ def test_another_case_does_not_wait_for_the_volume(tmp_path, monkeypatch):
     assert len(order) == 2 * SHAPE[2]
     embeddings = folder / "hospitals" / "north" / "embeddings"
     assert len(list(embeddings.glob("*.npy"))) == 2
+
+
+def test_nothing_is_read_ahead_while_a_case_opens(tmp_path, monkeypatch):
+    """Who waits for an image has the processor; the rest of another case is read afterwards."""
+    folder = give_model(make_review_run(tmp_path / "run"))
+    install(monkeypatch.setattr, folder)
+    order, original = [], FrozenEncoder.__call__
+
+    def noted(self, slices, index=None):
+        order.extend(index.tolist())
+        return original(self, slices, index)
+
+    monkeypatch.setattr(FrozenEncoder, "__call__", noted)
+    desk = desk_of(folder)
+    assistant = desk.office.assistant
+    with assistant.held():
+        assert desk.ask("GET", "prompt").json()["state"] == "preparing"
+        until = time.monotonic() + PATIENCE_S
+        while assistant._model is None and time.monotonic() < until:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        assert order == []
+    assert desk.wait()["state"] == "ready"
+    assert order

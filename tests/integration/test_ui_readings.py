@@ -1,4 +1,4 @@
-"""What is recorded of a reading: sizes of lesions, and what was said before the proposal."""
+"""Several readings of a case: blind to each other, adjudicated, and without the model first."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ import pytest
 from evenhand.review import (
     Reason,
     Role,
+    Stage,
     State,
     Verdict,
     release_claim,
@@ -17,9 +18,9 @@ from evenhand_ui.drafts import Box
 from evenhand_ui.signing import meaning_at
 from evenhand_ui.trail_files import export_run, verify_trail
 from evenhand_ui.worklist import build_worklist
-from review_desk import decide, make_desk, painted, read_as, save, sign
 from review_people import with_people
-from review_run import make_review_run, proposed_mask
+from review_run import TUMOUR_SLICES, make_review_run, proposed_mask
+from role_desk import decide, make_desk, painted, read_as, save, sign
 
 
 @pytest.fixture
@@ -61,6 +62,61 @@ class TestLesions:
         """Where nobody knows the spacing, nothing is recorded as if it were millimetres."""
         vars(desk.office.run)["units"] = "voxel"
         assert read_as(desk, "r1", Role.READER).decision.lesions is None
+
+
+class TestTwice:
+    """The second reader is blind to the first, on every route; a third settles what differs."""
+
+    def test_second_reader_sees_nothing_of_the_first(self, desk):
+        """Whatever the second reader asks for before deciding, it is the same without a first."""
+        second = {"who": "r2", "role": Role.SECOND_READER}
+        paths = ("image/0", "proposal", "draft")
+        before = [desk.ask("GET", path, **second) for path in paths]
+        read_as(desk, "r1", Role.READER, mask=painted())
+        after = [desk.ask("GET", path, **second) for path in paths]
+        assert [(one.status_code, one.content) for one in before] == [
+            (one.status_code, one.content) for one in after
+        ]
+        assert desk.ask("GET", "draft", **second).status_code == 204
+        seen = desk.ask("POST", "seen", json={"slices": []}, **second)
+        assert seen.json() == {"missing": list(TUMOUR_SLICES)}
+
+    def test_claims_tell_nothing(self, desk):
+        """That the first reader has the case open now keeps nobody from the second reading."""
+        assert save(desk, painted()).status_code == 200
+        answer = save(desk, painted(4), who="r2", role=Role.SECOND_READER)
+        assert answer.status_code == 200
+
+    def test_nobody_reads_twice(self, desk):
+        """The first reader is not their own second, whatever roles they have."""
+        read_as(desk, "r2", Role.READER)
+        answer = desk.ask("GET", "proposal", who="r2", role=Role.SECOND_READER)
+        assert answer.status_code == 403
+        assert "in another role" in answer.json()["error"]
+
+    def test_agreed(self, desk):
+        """Two masks that are near enough: the first reading stands, and both are sealed."""
+        near = proposed_mask()
+        near[4:10, 6:12, 3] = 1
+        near[20, 15, 3] = 1
+        read_as(desk, "r1", Role.READER)
+        read_as(desk, "r2", Role.SECOND_READER, mask=near)
+        standing = desk.office.review("n001").standing
+        assert standing.state is State.ACCEPTED
+        assert 0.8 <= standing.dice < 1
+        answer = decide(desk, "reject", reason="boundary")
+        assert "only an adjudicator" in answer.json()["error"]
+
+    def test_disputed_and_adjudicated(self, desk):
+        """Too far apart: nobody's stands, until a third person has decided."""
+        read_as(desk, "r1", Role.READER)
+        read_as(desk, "r2", Role.SECOND_READER, mask=painted())
+        assert desk.office.review("n001").standing.state is State.DISPUTED
+        answer = desk.ask("GET", "proposal", who="r1", role=Role.ADJUDICATOR)
+        assert answer.status_code == 403
+        entry = read_as(desk, "adj", Role.ADJUDICATOR, "reject")
+        assert entry.decision.stage is Stage.ADJUDICATION
+        assert desk.office.review("n001").standing.state is State.REJECTED
 
 
 @pytest.fixture

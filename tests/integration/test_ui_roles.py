@@ -8,8 +8,6 @@ from evenhand.errors import ResourceError, ReviewError
 from evenhand.review import Person as KnownPerson
 from evenhand.review import (
     Role,
-    Stage,
-    State,
     Verdict,
     put_person,
     remove_person,
@@ -21,9 +19,9 @@ from evenhand_ui.oidc import browser_of
 from evenhand_ui.tickets import READ, Tickets
 from evenhand_ui.trail_files import export_run
 from evenhand_ui.worklist import build_worklist
-from review_desk import HEADER_ROUTE, decide, make_desk, painted, read_as, save, sign
 from review_people import BY, proxied, with_people
-from review_run import TUMOUR_SLICES, make_review_run, proposed_mask
+from review_run import make_review_run
+from role_desk import HEADER_ROUTE, decide, make_desk, painted, read_as, save, sign
 
 
 @pytest.fixture
@@ -314,58 +312,3 @@ class TestSigning:
             assert "accept the proposed mask" in text
             assert desk.office.store.entries()[0].decided_at_utc.strftime("%Y-%m-%d") in text
         assert not list((tmp_path / "out" / "masks").iterdir()), "one reading of two is none yet"
-
-
-class TestTwice:
-    """The second reader is blind to the first, on every route; a third settles what differs."""
-
-    def test_second_reader_sees_nothing_of_the_first(self, desk):
-        """Whatever the second reader asks for before deciding, it is the same without a first."""
-        second = {"who": "r2", "role": Role.SECOND_READER}
-        paths = ("image/0", "proposal", "draft")
-        before = [desk.ask("GET", path, **second) for path in paths]
-        read_as(desk, "r1", Role.READER, mask=painted())
-        after = [desk.ask("GET", path, **second) for path in paths]
-        assert [(one.status_code, one.content) for one in before] == [
-            (one.status_code, one.content) for one in after
-        ]
-        assert desk.ask("GET", "draft", **second).status_code == 204
-        seen = desk.ask("POST", "seen", json={"slices": []}, **second)
-        assert seen.json() == {"missing": list(TUMOUR_SLICES)}
-
-    def test_claims_tell_nothing(self, desk):
-        """That the first reader has the case open now keeps nobody from the second reading."""
-        assert save(desk, painted()).status_code == 200
-        answer = save(desk, painted(4), who="r2", role=Role.SECOND_READER)
-        assert answer.status_code == 200
-
-    def test_nobody_reads_twice(self, desk):
-        """The first reader is not their own second, whatever roles they have."""
-        read_as(desk, "r2", Role.READER)
-        answer = desk.ask("GET", "proposal", who="r2", role=Role.SECOND_READER)
-        assert answer.status_code == 403
-        assert "in another role" in answer.json()["error"]
-
-    def test_agreed(self, desk):
-        """Two masks that are near enough: the first reading stands, and both are sealed."""
-        near = proposed_mask()
-        near[4:10, 6:12, 3] = 1
-        near[20, 15, 3] = 1
-        read_as(desk, "r1", Role.READER)
-        read_as(desk, "r2", Role.SECOND_READER, mask=near)
-        standing = desk.office.review("n001").standing
-        assert standing.state is State.ACCEPTED
-        assert 0.8 <= standing.dice < 1
-        answer = decide(desk, "reject", reason="boundary")
-        assert "only an adjudicator" in answer.json()["error"]
-
-    def test_disputed_and_adjudicated(self, desk):
-        """Too far apart: nobody's stands, until a third person has decided."""
-        read_as(desk, "r1", Role.READER)
-        read_as(desk, "r2", Role.SECOND_READER, mask=painted())
-        assert desk.office.review("n001").standing.state is State.DISPUTED
-        answer = desk.ask("GET", "proposal", who="r1", role=Role.ADJUDICATOR)
-        assert answer.status_code == 403
-        entry = read_as(desk, "adj", Role.ADJUDICATOR, "reject")
-        assert entry.decision.stage is Stage.ADJUDICATION
-        assert desk.office.review("n001").standing.state is State.REJECTED

@@ -1,109 +1,28 @@
 """The routes between viewer and server: what they deliver, what they take, what they refuse."""
 
-import asyncio
 import errno
 import gzip
 import json
-import threading
 import time
-import types
-from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import numpy as np
 import pytest
-from starlette.applications import Starlette
 
-from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
-from evenhand.metrics import score_case
-from evenhand.review import ReviewStore, Verdict, claim_case
-from evenhand_ui import deciding, drafts, sitting
+from evenhand.review import claim_case
+from evenhand_ui import drafts
 from evenhand_ui import routes as module
 from evenhand_ui.drafts import Box
-from evenhand_ui.masks import read_mask
-from evenhand_ui.office import office_of
 from evenhand_ui.routes import BODY_LIMIT_BYTES, make_routes, viewer_sources, viewer_version
 from evenhand_ui.tickets import LIFETIME_S, READ, WRITE
-from evenhand_ui.volumes import pack
-from review_run import AFFINE, SHAPE, TUMOUR_SLICES, make_review_run, proposed_mask
-
-SEEN = list(TUMOUR_SLICES)
-"""In the test's cases k runs upwards, so the viewer counts as the file does."""
+from review_run import AFFINE, SHAPE, make_review_run, proposed_mask
+from route_desk import entries, make_desk, painted, save, turned, volume_of
 
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A run behind its routes, and a reader's requests to it."""
-    monkeypatch.setattr(sitting, "HEAD_START", 1000)
-    office = office_of(make_review_run(tmp_path / "run", empty=("n002",)), None, None)
-    transport = httpx.ASGITransport(Starlette(routes=make_routes(lambda: office)))
-
-    async def send(method, path, **more):
-        async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
-            return await client.request(method, path, **more)
-
-    def request(method, path, **more):
-        return asyncio.run(send(method, path, **more))
-
-    def ask(
-        method, path, *, case="n001", reader="Dr. Lee", action=WRITE, ticket=None, head=None, **more
-    ):
-        opaque = office.tickets.opaque(case)
-        if ticket is None:
-            ticket = office.tickets.issue(reader, opaque, action, now_s=time.time())
-        headers = {"X-Evenhand-Ticket": ticket, **(head or {})}
-        return request(method, f"/evenhand/case/{opaque}/{path}", headers=headers, **more)
-
-    return types.SimpleNamespace(office=office, request=request, ask=ask)
-
-
-def volume_of(response, shape, dtype=np.uint8):
-    """A packed volume as (x, y, z)."""
-    return np.frombuffer(response.content, dtype=dtype).reshape(shape[::-1]).T
-
-
-def turned(mask):
-    """A stored mask as the viewer gets it: i runs to the patient's left in these cases."""
-    return mask[::-1]
-
-
-def painted():
-    """The proposal with some voxels more and one less, as stored."""
-    mask = proposed_mask()
-    mask[20:22, 15, 5] = 1
-    mask[8, 8, 3] = 0
-    return mask
-
-
-def save(desk, mask, *, base=0, strokes=2, box=None, body=None, **more):
-    """Save a stored mask as the viewer does."""
-    view = turned(mask)
-    box = box or Box.around(view)
-    head = {
-        "If-Match": f'"{base}"',
-        "X-Evenhand-Box": str(box),
-        "X-Evenhand-Strokes": str(strokes),
-    }
-    content = pack(view[box.slices]) if body is None else body
-    return desk.ask("PUT", "draft", content=content, head=head, **more)
-
-
-def decide(desk, verdict, *, reason="", comment="", revision=0, **more):
-    """Decide as the viewer does."""
-    said = {"verdict": verdict, "reason": reason, "comment": comment, "revision": revision}
-    return desk.ask("POST", "decision", json=said, **more)
-
-
-def see(desk, slices=SEEN, **more):
-    """Report slices as the viewer does; what is missing then."""
-    return desk.ask("POST", "seen", json={"slices": list(slices)}, **more).json()["missing"]
-
-
-def entries(desk):
-    """All that was recorded."""
-    with ReviewStore(desk.office.run.database) as store:
-        return store.entries()
+    """A run with an empty proposal among its three."""
+    return make_desk(make_review_run(tmp_path / "run", empty=("n002",)), monkeypatch)
 
 
 class TestVoxels:
@@ -264,6 +183,7 @@ class TestProtection:
         ("PUT", "draft"),
         ("POST", "seen"),
         ("POST", "prompt"),
+        ("POST", "carry"),
         ("POST", "decision"),
     )
 
@@ -347,205 +267,6 @@ class TestProtection:
         answer = desk.ask("GET", "proposal")
         assert answer.status_code == 422
         assert str(tmp_path) not in answer.text
-
-
-class TestSeen:
-    """The server keeps the account of what was seen."""
-
-    def test_counts_down(self, desk):
-        """What is missing is told after each report; it is kept over a restart."""
-        assert see(desk, [2, 3]) == [4]
-        office_of.cache_clear()
-        again = office_of(desk.office.run.folder, None, None)
-        reading = again.reading("n001", "Dr. Lee")
-        assert reading.sitting.missing == [4]
-
-    def test_nobody_claims_to_have_seen_all_at_once(self, desk, monkeypatch):
-        """A forged report of all slices in one moment does not open Accept."""
-        monkeypatch.setattr(sitting, "HEAD_START", 1)
-        assert see(desk, range(6)) == [2, 3, 4]
-        assert decide(desk, "accept").status_code == 409
-
-    def test_readers_look_for_themselves(self, desk):
-        """What one reader has seen, another has not."""
-        assert see(desk) == []
-        desk.office.reading("n001", "Dr. No")
-        assert desk.office.reading("n001", "Dr. No").sitting.missing == SEEN
-
-
-class TestDecision:
-    """A decision is what was on the screen, or it is none."""
-
-    def test_accept(self, desk):
-        """After all slices with tumour: recorded, with what was seen and which model it was."""
-        see(desk)
-        assert decide(desk, "accept").json() == {"position": 1}
-        (entry,) = entries(desk)
-        decision = entry.decision
-        assert (decision.case_id, decision.reader, decision.verdict) == (
-            "n001",
-            "Dr. Lee",
-            Verdict.ACCEPT,
-        )
-        assert decision.slices_seen == TUMOUR_SLICES
-        assert decision.proposed_sha256 == array_sha256(proposed_mask())
-
-    @pytest.mark.parametrize("seen", [[], [2, 3]])
-    def test_accept_opens_late(self, desk, seen):
-        """Nobody accepts what nobody has seen, whatever the browser shows."""
-        see(desk, seen)
-        answer = decide(desk, "accept")
-        assert answer.status_code == 409
-        assert "Look at all slices" in answer.json()["error"]
-        assert entries(desk) == []
-
-    def test_empty_proposal_wants_all(self, desk):
-        """Where nothing is proposed, every slice could hold a missed tumour."""
-        see(desk, range(5), case="n002")
-        assert decide(desk, "accept", case="n002").status_code == 409
-        see(desk, range(6), case="n002")
-        assert decide(desk, "accept", case="n002").status_code == 200
-
-    def test_correct(self, desk):
-        """The painted mask is kept as stored, with strokes, Dice and HD95 to the proposal."""
-        save(desk, painted(), strokes=7)
-        answer = decide(desk, "correct", reason="boundary", comment="rim", revision=1)
-        assert answer.status_code == 200
-        (entry,) = entries(desk)
-        decision = entry.decision
-        case = desk.office.run.case("n001")
-        kept = read_mask(desk.office.run.database.parent / decision.corrected_path, case)
-        assert np.array_equal(kept, painted())
-        assert decision.corrected_sha256 == array_sha256(painted())
-        score = score_case(painted(), proposed_mask(), spacing=AFFINE.spacing_mm, nsd_tolerance=1.0)
-        assert (decision.dice, decision.hd95) == (score.dice, score.hd95)
-        assert (decision.strokes, decision.comment) == (7, "rim")
-        assert desk.ask("GET", "draft").status_code == 204, "the draft is done with"
-
-    @pytest.mark.parametrize(
-        ("verdict", "reason", "why"),
-        [
-            ("correct", "", "choose a reason"),
-            ("accept", "", "You have changed the mask"),
-            ("reject", "boundary", "You have changed the mask"),
-            ("cannot-judge", "poor-image", "You have changed the mask"),
-        ],
-    )
-    def test_painted_work_is_not_forgotten(self, desk, verdict, reason, why):
-        """Who has painted cannot decide past it; without a reason nothing is kept."""
-        see(desk)
-        save(desk, painted())
-        answer = decide(desk, verdict, reason=reason, revision=1)
-        assert answer.status_code == 409
-        assert why in answer.json()["error"]
-        assert entries(desk) == []
-        assert not (desk.office.run.database.parent / "corrected").exists()
-
-    def test_equal_mask_is_no_correction(self, desk):
-        """A draft that went back to the proposal is accepted, not recorded as a correction."""
-        save(desk, proposed_mask())
-        see(desk)
-        assert decide(desk, "correct", reason="boundary", revision=1).status_code == 409
-        assert decide(desk, "accept", revision=1).status_code == 200
-
-    def test_what_was_on_the_screen(self, desk):
-        """A decision about another revision than the latest is refused."""
-        save(desk, painted())
-        assert decide(desk, "correct", reason="boundary", revision=0).status_code == 412
-        assert entries(desk) == []
-
-    @pytest.mark.parametrize("verdict", ["reject", "cannot-judge"])
-    def test_needs_a_reason(self, desk, verdict):
-        """Without a reason nothing is recorded; with one it is, before all slices were seen."""
-        answer = decide(desk, verdict)
-        assert (answer.status_code, "choose a reason" in answer.json()["error"]) == (409, True)
-        assert decide(desk, verdict, reason="other").status_code == 409
-        assert decide(desk, verdict, reason="poor-image", comment=" moved ").status_code == 200
-        (entry,) = entries(desk)
-        assert (entry.decision.verdict, entry.decision.comment) == (verdict, "moved")
-
-    def test_taken_over(self, desk):
-        """Who lost the case decides nothing about it."""
-        see(desk)
-        claim_case(
-            desk.office.store, "federated", "n001", "Dr. No", now_s=time.time(), take_over=True
-        )
-        answer = decide(desk, "accept")
-        assert "Dr. No has taken this case over; nothing was recorded." in answer.json()["error"]
-        assert entries(desk) == []
-
-    @pytest.mark.parametrize(
-        "said",
-        [{"verdict": "withdraw"}, {"verdict": "maybe"}, {"reason": "mood"}, {"revision": "x"}],
-    )
-    def test_unknown_words(self, desk, said):
-        """Codes that do not exist, or not here, are refused."""
-        whole = {"verdict": "reject", "reason": "boundary", "revision": 0} | said
-        assert desk.ask("POST", "decision", json=whole).status_code == 400
-
-    def test_database_away(self, desk, monkeypatch):
-        """When the database cannot be reached the draft stays, and a second try works."""
-        save(desk, painted())
-        database = desk.office.run.database
-        away = database.with_name("away")
-        database.rename(away)
-        answer = decide(desk, "correct", reason="boundary", revision=1)
-        assert answer.status_code == 503, "the viewer keeps its copy and tries again"
-        assert "nothing was recorded" in answer.json()["error"]
-        assert save(desk, proposed_mask(), base=1).status_code == 503
-        for leftover in database.parent.glob("review.sqlite*"):
-            leftover.unlink()
-        away.rename(database)
-        assert decide(desk, "correct", reason="boundary", revision=1).status_code == 200
-
-
-class TestAtOnce:
-    """A decision that takes its time holds up its own case, and no other."""
-
-    @pytest.fixture
-    def deciding_lee(self, desk, monkeypatch):
-        """Dr. Lee's correction of n001 is being written, until `go`."""
-        go, begun = threading.Event(), threading.Event()
-        write = deciding.keep_correction
-
-        def slowly(path, case, mask):
-            if case.case_id == "n001":
-                begun.set()
-                assert go.wait(30)
-            write(path, case, mask)
-
-        monkeypatch.setattr(deciding, "keep_correction", slowly)
-        save(desk, painted())
-        with ThreadPoolExecutor(2) as pool:
-            answer = pool.submit(decide, desk, "correct", reason="boundary", revision=1)
-            assert begun.wait(30)
-            yield types.SimpleNamespace(answer=answer, go=go, pool=pool)
-            go.set()
-
-    def test_other_cases_go_on(self, desk, deciding_lee):
-        """Meanwhile another reader saves, looks and decides."""
-
-        def other():
-            more = {"case": "n002", "reader": "Dr. Roe"}
-            see(desk, range(6), **more)
-            assert save(desk, painted(), **more).status_code == 200
-            return decide(desk, "correct", reason="missed-tumour", revision=1, **more)
-
-        assert deciding_lee.pool.submit(other).result(timeout=20).json() == {"position": 1}
-        assert not deciding_lee.answer.done()
-        deciding_lee.go.set()
-        assert deciding_lee.answer.result(timeout=30).json() == {"position": 2}
-
-    def test_nothing_slips_under_it(self, desk, deciding_lee):
-        """A stroke from a second window is not in the decision, and is told so, not lost."""
-        later = painted()
-        later[2:6, 2:6, 1] = 1
-        saving = deciding_lee.pool.submit(save, desk, later, base=1)
-        deciding_lee.go.set()
-        assert deciding_lee.answer.result(timeout=30).json() == {"position": 1}
-        assert saving.result(timeout=30).status_code == 412
-        (entry,) = entries(desk)
-        assert entry.decision.corrected_sha256 == array_sha256(painted())
 
 
 def test_routes_are_all_tried():

@@ -58,6 +58,18 @@ def test_a_case_comes_back_as_it_went_in(store: CaseStore) -> None:
     assert list(opened.volumes(case, sequences=()).images) == []
 
 
+def test_an_image_can_be_read_without_the_reference(store: CaseStore) -> None:
+    """Who wants no reference does not wait for it, and does not hear that it is damaged."""
+    case = add(store)
+    (file,) = (store.path / "cases" / "p1").glob("mask*")
+    file.write_bytes(b"nothing")
+    volumes = store.volumes(case, ("FLAIR",), mask=False)
+    assert volumes.mask is None
+    assert np.array_equal(volumes.images["FLAIR"], IMAGE)
+    with pytest.raises(StoreError):
+        store.volumes(case, ("FLAIR",))
+
+
 def test_cases_are_listed_in_order_and_without_drafts(store: CaseStore) -> None:
     """An interrupted write is no case."""
     for name in ("b", "a"):

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from evenhand.artifacts import OPTIONAL_COLUMNS, PREDICTION_COLUMNS
 from evenhand.errors import DataError
 from evenhand.geometry import Affine
-from evenhand.metrics import count_lesions, score_case
+from evenhand.metrics import count_lesions, dice_of, score_case
 from evenhand.metrics.surfaces import edge_voxels
 
 SPACINGS = st.tuples(*[st.sampled_from((0.5, 1.0, 1.25, 3.0))] * 3)
@@ -58,6 +58,7 @@ def test_scores_equal_the_definitions(data, spacing):
     dice, hd95, nsd = oracle(*masks, spacing, tolerance)
     # HD95 takes MONAI's rank in single precision: beside a step from 0 that is an absolute error.
     wanted = pytest.approx((dice, hd95, nsd), rel=1e-5, abs=1e-5)
+    assert dice_of(*masks) == score.dice
     assert (score.dice, score.hd95, score.nsd) == wanted
 
 
@@ -254,3 +255,11 @@ class TestCalibration:
         """Numbers that are no probabilities are named as such."""
         with pytest.raises(DataError, match="not logits"):
             self.score(wrong)
+
+
+def test_dice_alone_at_empty_masks():
+    """Two empty masks agree, one does not with a tumour, and shapes must be one."""
+    empty, full = np.zeros((2, 3, 4), dtype=np.uint8), np.ones((2, 3, 4), dtype=np.uint8)
+    assert (dice_of(empty, empty), dice_of(empty, full)) == (1.0, 0.0)
+    with pytest.raises(DataError, match="one shape"):
+        dice_of(empty, full[:1])

@@ -11,6 +11,7 @@ not wait for it.
 import atexit
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -69,6 +70,7 @@ class Assistant:
         self._encoder: FrozenEncoder | None = None
         self._worker: threading.Thread | None = None
         self._ended = False
+        self._opening = 0
         self._config, self._absent = self._look()
 
     def readiness(self, case: Case, shown: int | None = None) -> Readiness:
@@ -110,6 +112,18 @@ class Assistant:
         if ready.state != "ready" or model is None:
             raise ResourceError(ready.why)
         return model
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no further slice be read ahead meanwhile: somebody waits for a case to open."""
+        with self._news:
+            self._opening += 1
+        try:
+            yield
+        finally:
+            with self._news:
+                self._opening -= 1
+                self._news.notify_all()
 
     def end(self) -> None:
         """Begin nothing more in the background; torch may not be at work when Python ends."""
@@ -227,6 +241,8 @@ class Assistant:
             return True
         opened, slices = self._growing.get(name) or self._grow(case, model)
         while not slices.whole:
+            with self._news:
+                self._news.wait_for(lambda: not self._opening or self._ended)
             slices.near = self._shown.get(name, len(slices) // 2)
             slices.grow()
             with self._news:

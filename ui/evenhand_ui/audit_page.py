@@ -80,10 +80,27 @@ def _drill_down(office: Office, table: pd.DataFrame) -> None:
     cases = own[own[attribute].astype(str) == group].sort_values("dice")
     worst = f"{len(cases)} cases, the worst Dice first. Mean {cases['dice'].mean():.3f}."
     st.caption(worst)
-    st.dataframe(cases[[c for c in _SHOWN if c in cases]], hide_index=True)
+    key = f"{attribute}_{group}"
+    chosen = st.dataframe(
+        cases[[c for c in _SHOWN if c in cases]],
+        hide_index=True,
+        key=f"audit_cases_{arm}_{key}",
+        on_select="rerun",
+        selection_mode="single-row",
+    )
     reviewable = [case for case in cases["case"] if case in office.run.hospital_of]
+    for row in chosen.selection.rows:
+        if cases["case"].iloc[row] in reviewable:
+            _look_at(str(cases["case"].iloc[row]))
+        st.info("There is no proposed mask of this case to look at.")
+    st.caption("Choose a row to look at its case, or choose the case here.")
     left, right = st.columns([3, 1], vertical_alignment="bottom")
-    case = left.selectbox("Case", reviewable, key=f"audit_case_{attribute}_{group}")
+    case = left.selectbox("Case", reviewable, key=f"audit_case_{key}")
     if right.button("Look at the case", disabled=case is None, key="audit_open"):
-        st.session_state["open_case"] = case
-        st.switch_page(st.session_state["review_page"])
+        _look_at(case)
+
+
+def _look_at(case_id: str) -> None:
+    """Turn to the review page, where an auditor may look and change nothing."""
+    st.session_state["open_case"] = case_id
+    st.switch_page(st.session_state["review_page"])

@@ -198,7 +198,8 @@ class Office:
         place = (case.patient.hospital, case.case_id)
         affine = case.affine.ras_from_voxel.tobytes()
         lock = self._reading_of.setdefault((*place, sequence), threading.Lock())
-        with lock:  # who waits for it finds it made; nobody waits for another's
+        # Who waits for it finds it made; nobody waits for another's.
+        with lock, self.assistant.held():
             pixels = _pixels(self, place, sequence, case.sequences[sequence], affine)
         self._in_hand(case.case_id).set()
         return pixels
@@ -282,5 +283,5 @@ def _pixels(
     hospital, case_id = place
     store = office.run.stores[hospital]
     case = store.case(case_id)
-    image = store.volumes(case, (sequence,)).images[sequence]
+    image = store.volumes(case, (sequence,), mask=False).images[sequence]
     return encode_image(image, Canonical(case.shape, case.affine))

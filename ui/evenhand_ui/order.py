@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from evenhand.cases.records import Patient
 from evenhand.experiment.layout import RunFolder
-from evenhand.metrics import score_case
+from evenhand.metrics import dice_of
 from evenhand_ui.masks import read_mask, summarise_mask
 from evenhand_ui.runs import ReviewRun
 
@@ -86,8 +86,6 @@ def _disagreement(
         for sha256, arm in different.items()
     }
     return mean(
-        0.0
-        if one == two
-        else 1 - score_case(masks[one], masks[two], spacing=(1.0, 1.0, 1.0), nsd_tolerance=1.0).dice
+        0.0 if one == two else 1 - dice_of(masks[one], masks[two])
         for one, two in combinations(hashes, 2)
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.cases.records import Case
-from evenhand.metrics import score_case
+from evenhand.metrics import dice_of
 from evenhand.review import (
     STAGE_OF,
     Entry,
@@ -166,4 +166,4 @@ def _dice(run: ReviewRun, one: Entry, two: Entry) -> float:
 def _dice_of(run: ReviewRun, one: Entry, two: Entry) -> float:
     case = run.case(one.decision.case_id)
     first, second = (decided_mask(run, case, entry) for entry in (one, two))
-    return score_case(first, second, spacing=(1.0, 1.0, 1.0), nsd_tolerance=1.0).dice
+    return dice_of(first, second)

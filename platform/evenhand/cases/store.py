@@ -207,8 +207,12 @@ class CaseStore:
                 f"A case record in '{self.path}' is damaged; ingest the source again."
             ) from None
 
-    def volumes(self, case: Case, sequences: tuple[str, ...] | None = None) -> CaseVolumes:
+    def volumes(
+        self, case: Case, sequences: tuple[str, ...] | None = None, *, mask: bool = True
+    ) -> CaseVolumes:
         """Read the voxels of a case (all sequences unless some are named).
+
+        Without `mask` the reference is not read, also where there is one.
 
         Raises:
             StoreError: a sequence is missing, or voxels do not match their checksum.
@@ -217,10 +221,10 @@ class CaseStore:
         for name in sequences if sequences is not None else tuple(case.sequences):
             self._require(case, name)
             images[name] = self._read(case, name, np.float32, case.sequences[name])
-        mask = None
-        if case.mask_sha256 is not None:
-            mask = self._read(case, MASK, np.uint8, case.mask_sha256)
-        return CaseVolumes(images=MappingProxyType(images), mask=mask)
+        reference = None
+        if mask and case.mask_sha256 is not None:
+            reference = self._read(case, MASK, np.uint8, case.mask_sha256)
+        return CaseVolumes(images=MappingProxyType(images), mask=reference)
 
     def image_file(self, case: Case, sequence: str) -> bytes:
         """Return the gzipped NIfTI file of a sequence, its checksum not looked at.

@@ -100,6 +100,20 @@ class CaseScore:
         }
 
 
+def dice_of(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Dice of two masks of one shape, as in `DEFINITIONS`; 1 where both are empty.
+
+    For who needs nothing else of `score_case`: it takes no surface.
+
+    Raises:
+        DataError: the shapes differ.
+    """
+    if one.shape != other.shape:
+        raise DataError(f"Masks must share one shape; got {one.shape} and {other.shape}.")
+    both = int(np.count_nonzero(one)) + int(np.count_nonzero(other))
+    return 2 * int(np.count_nonzero((one != 0) & (other != 0))) / both if both else 1.0
+
+
 def score_case(
     predicted: NDArray[Any],
     reference: NDArray[Any],

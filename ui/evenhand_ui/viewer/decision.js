@@ -4,6 +4,7 @@
 import { Refused } from "./api.js";
 
 const NAME = "evenhand-form:";
+const AGAIN_MS = 4000;
 
 export class Decision {
   constructor(app) {
@@ -26,6 +27,7 @@ export class Decision {
 
   // The page tells whether it asks for a signature: once it does not any more, all is open again.
   update(signing) {
+    if (signing) clearTimeout(this.timer);
     const over = this.signing && !signing;
     this.signing = signing;
     if (!over) return;
@@ -37,6 +39,7 @@ export class Decision {
 
   // The case is left; what was recorded, signed where it must be, need not be typed again.
   leave() {
+    clearTimeout(this.timer);
     if (this.taken) drop(this.key);
   }
 
@@ -67,7 +70,7 @@ export class Decision {
       this.taken = true;
       if (position === null) panel.say("Not recorded yet: it waits for your signature");
       else panel.say("Recorded", "good");
-      app.trigger("decided", { position, verdict });
+      this._tellPage({ position, verdict }, AGAIN_MS);
     } catch (error) {
       this.sent = null;
       app.refresh();
@@ -76,6 +79,13 @@ export class Decision {
       else panel.alert(error instanceof TypeError
         ? "The server does not answer; nothing was recorded. Try again." : error.message);
     }
+  }
+
+  // The page turns to the signature or to the next case. What it is told while it is being drawn can
+  // be lost, so it is told again, ever more rarely, until it has turned.
+  _tellPage(what, wait) {
+    this.app.trigger("decided", { ...what, at: Date.now() });
+    this.timer = setTimeout(() => this._tellPage(what, 2 * wait), wait);
   }
 }
 

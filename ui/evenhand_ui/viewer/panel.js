@@ -57,7 +57,10 @@ export class Panel {
     this.root.append(
       this._toolbar(), this.notice, el("div", { class: "desk" }, this.planes, this.side),
     );
-    this.side.append(this._suggestion(), this._progress(), this._lesions(), this._display(), this._decision());
+    // The decision before how it is shown: on a small screen it would lie below the edge.
+    this.side.append(
+      this._suggestion(), this._progress(), this._lesions(), this._decision(), this._display(),
+    );
   }
 
   _toolbar() {
