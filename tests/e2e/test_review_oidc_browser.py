@@ -113,7 +113,7 @@ def test_login(tmp_path):
 
     Refused: who has not logged in, who is not on the list, and who has written a reader's
     address at the provider without proving it. Who logs out lets the next person in at the
-    same window. What the reader signs carries the login's kind.
+    same window, and takes their tickets along. What the reader signs carries the login's kind.
     """
     folder = with_people(make_review_run(tmp_path / "run"))
     (folder / "review" / "rules.toml").write_text('login = "oidc"\n', encoding="utf-8")
@@ -139,13 +139,21 @@ def test_login(tmp_path):
 
             log_in(page, "reader")
             expect(page.get_by_text("Dr. R1 (r1)")).to_be_visible()
-            page.get_by_role("button", name="Open the next open case").click()
+            with page.expect_request("**/image/0") as asked:
+                page.get_by_role("button", name="Open the next open case").click()
+            image = asked.value
             wait_ready(page)
             page.get_by_label("Reason").select_option("boundary")
             page.get_by_role("button", name="Reject").click()
             page.get_by_label("Passphrase").fill(WORDS)
             page.get_by_role("button", name="Sign", exact=True).click()
             expect(page.get_by_text("n002", exact=True)).to_be_visible()
+
+            ticket = {"X-Evenhand-Ticket": image.headers["x-evenhand-ticket"]}
+            assert page.request.get(image.url, headers=ticket).status == 200
+            page.get_by_role("button", name="Log out").click()
+            expect(page.get_by_role("button", name="End session")).to_be_visible()
+            assert page.request.get(image.url, headers=ticket).status == 403
     with ReviewStore(folder / "review" / "review.sqlite") as store:
         (entry,) = store.entries()
     decision = entry.decision

@@ -1,7 +1,6 @@
 """From a run on phantoms through a review to the next run's training data."""
 
 import json
-import sqlite3
 import time
 from shutil import copytree
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from evenhand_ui.answers import Answer
 from evenhand_ui.deciding import decide, keep_as_draft
 from evenhand_ui.feedback import write_feedback
 from evenhand_ui.office import office_of
+from review_schemas import behind
 from tiny_experiment import config_of, run
 
 
@@ -175,9 +175,6 @@ class TestRefused:
 
     def test_broken_trail(self, corrected):
         """From a trail that was changed nothing is taken."""
-        with sqlite3.connect(corrected.run.review_path) as connection:
-            connection.execute("DROP TRIGGER decisions_no_update")
-            connection.execute("UPDATE decisions SET reader = 'Dr. No'")
-        connection.close()
+        behind(corrected.run.review_path, "UPDATE decisions SET reader = 'Dr. No'")
         with pytest.raises(ReviewError, match="Nobody trains on it"):
             write_feedback(corrected.run.path, corrected.out, arm="pooled")

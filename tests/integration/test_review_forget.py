@@ -146,3 +146,12 @@ def test_database_by_url(tmp_path, monkeypatch):
     monkeypatch.setenv("EVENHAND_REVIEW_DATABASE", url)
     assert forget("p-n001", folder=folder)[0] == 0
     assert read_corrections(tmp_path / "out") == []
+
+
+def test_says_which_store(folder, tmp_path):
+    """A hospital whose store is its own is told how to put the masks there; the run's is not."""
+    assert "--store" not in write_feedback(folder, tmp_path / "one")
+    store = folder / "hospitals" / "north" / "store"
+    own = shutil.move(store, tmp_path / "own")
+    store.symlink_to(own, target_is_directory=True)
+    assert f"next study of north on them: --store {own}" in write_feedback(folder, tmp_path / "two")

@@ -3,7 +3,6 @@
 import csv
 import re
 import socket
-import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -19,16 +18,26 @@ from evenhand.errors import DataError, ResourceError, ReviewError, UsageError
 from evenhand.export import read_source_series
 from evenhand.ingest.dicom.phantom import Study, write_series
 from evenhand.review import TRAIL_COLUMNS, Decision, Reason, ReviewStore, Verdict
-from evenhand_ui.cli import check_login, check_port_is_free
+from evenhand_ui.cli import _review, check_port_is_free
 from evenhand_ui.dicom_out import write_report
 from evenhand_ui.masks import keep_correction, name_correction, read_mask
+from evenhand_ui.oidc import check_settings
 from evenhand_ui.options import STREAMLIT_OPTIONS
-from evenhand_ui.rules import Rules
 from evenhand_ui.runs import ReviewRun
 from evenhand_ui.trail_files import export_run, verify_trail
 from review_run import AFFINE, SHAPE, make_review_run, proposed_mask
+from review_schemas import behind
 
 UI = Path(__file__).parents[2] / "ui"
+
+SECRETS = """
+[auth]
+redirect_uri = "http://127.0.0.1:8501/oauth2callback"
+cookie_secret = "0123456789abcdef0123456789abcdef-made-up"
+client_id = "evenhand"
+client_secret = "made-up"
+server_metadata_url = "http://127.0.0.1:1/.well-known/openid-configuration"
+"""
 
 
 @pytest.fixture
@@ -98,17 +107,56 @@ class TestPort:
 class TestLogin:
     """A login that cannot work is refused before the page starts."""
 
-    def test_oidc_without_its_package(self, monkeypatch):
-        """The package and the command that installs it are named; other logins do not need it."""
-        monkeypatch.setattr("evenhand_ui.cli.find_spec", lambda _: None)
-        with pytest.raises(UsageError, match=r"evenhand\[oidc\]"):
-            check_login(Rules(login="oidc"))
-        check_login(Rules())
+    @pytest.fixture
+    def secrets(self, tmp_path, monkeypatch):
+        """Streamlit's file with secrets, of which there are two places; Authlib is there."""
+        path = tmp_path / "secrets.toml"
+        places = [str(tmp_path / "home.toml"), str(path)]
+        monkeypatch.setattr("streamlit.get_option", lambda _: places)
+        monkeypatch.setattr("evenhand_ui.oidc.find_spec", lambda name: name)
+        return path
 
-    def test_oidc_with_its_package(self, monkeypatch):
-        """Where Authlib is there, nothing is said."""
-        monkeypatch.setattr("evenhand_ui.cli.find_spec", lambda name: name)
-        check_login(Rules(login="oidc"))
+    def test_oidc_without_its_package(self, secrets, monkeypatch):
+        """The package and the command that installs it are named."""
+        secrets.write_text(SECRETS, encoding="utf-8")
+        monkeypatch.setattr("evenhand_ui.oidc.find_spec", lambda _: None)
+        with pytest.raises(UsageError, match=r"evenhand\[oidc\]"):
+            check_settings()
+
+    def test_oidc_with_all_it_needs(self, secrets):
+        """Where package and settings are there, nothing is said; the later place counts."""
+        secrets.with_name("home.toml").write_text("[auth]", encoding="utf-8")
+        secrets.write_text(SECRETS, encoding="utf-8")
+        check_settings()
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            (None, r"settings are missing: write .*home.toml' or .*secrets.toml'"),
+            ("[other]", "settings are missing"),
+            ("auth = 1", "lacks redirect_uri, cookie_secret"),
+            ("[auth", "no TOML"),
+            (SECRETS.replace("client_secret", "secret"), r"lacks client_secret\."),
+            (SECRETS.replace('"evenhand"', '""'), r"lacks client_id\."),
+            (SECRETS.replace("/oauth2callback", ""), "oauth2callback at its end"),
+            (SECRETS.replace("0123456789abcdef-made-up", ""), "32 characters or more"),
+        ],
+    )
+    def test_oidc_settings(self, secrets, text, why):
+        """What is missing or wrong in them is named at the start, and no secret is repeated."""
+        if text is not None:
+            secrets.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=why) as caught:
+            check_settings()
+        assert "made-up" not in str(caught.value)
+
+    def test_asked_at_the_start(self, folder, secrets):
+        """The command asks before it starts a page, and only where the rules want such a login."""
+        (folder / "review").mkdir()
+        (folder / "review" / "rules.toml").write_text('login = "oidc"', encoding="utf-8")
+        assert not secrets.exists()
+        with pytest.raises(UsageError, match="settings are missing"):
+            _review(folder, None, 8501, no_browser=True, rules=None)
 
 
 class TestRun:
@@ -153,11 +201,10 @@ class TestVerify:
         """The position of the break is named."""
         for _ in range(3):
             decide(folder)
-        connection = sqlite3.connect(folder / "review" / "review.sqlite")
-        connection.execute("DROP TRIGGER decisions_no_update")
-        connection.execute("UPDATE decisions SET reader = 'Dr. No' WHERE position = 2")
-        connection.commit()
-        connection.close()
+        behind(
+            folder / "review" / "review.sqlite",
+            "UPDATE decisions SET reader = 'Dr. No' WHERE position = 2",
+        )
         with pytest.raises(ReviewError, match="3 decisions, chain broken at decision 2"):
             verify_trail(folder)
 
@@ -258,11 +305,10 @@ class TestExport:
         """A trail that was changed is exported as such, and the command fails."""
         decide(folder)
         decide(folder, reader="Dr. No")
-        connection = sqlite3.connect(folder / "review" / "review.sqlite")
-        connection.execute("DROP TRIGGER decisions_no_update")
-        connection.execute("UPDATE decisions SET reader = 'Dr. Who' WHERE position = 1")
-        connection.commit()
-        connection.close()
+        behind(
+            folder / "review" / "review.sqlite",
+            "UPDATE decisions SET reader = 'Dr. Who' WHERE position = 1",
+        )
         out = tmp_path / "out"
         with pytest.raises(ReviewError, match="chain broken at decision 1"):
             export_run(folder, out)

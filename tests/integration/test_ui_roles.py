@@ -1,80 +1,29 @@
 """Roles at the routes, behind a proxy: who comes in, who may do what, who sees what, who signs."""
 
 import asyncio
-import csv
-import json
-import time
-import types
 
-import httpx
-import numpy as np
 import pytest
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 
 from evenhand.errors import ResourceError, ReviewError
 from evenhand.review import Person as KnownPerson
 from evenhand.review import (
-    Reason,
     Role,
     Stage,
     State,
     Verdict,
     put_person,
-    release_claim,
     remove_person,
 )
-from evenhand_ui import sitting
-from evenhand_ui.access import visitor_by_id
-from evenhand_ui.drafts import Box, Drafts
+from evenhand_ui.drafts import Drafts
 from evenhand_ui.gate import LOGIN_HEADER, Gate
 from evenhand_ui.history import _record
-from evenhand_ui.office import office_of
-from evenhand_ui.routes import make_routes
-from evenhand_ui.signing import meaning_at, sign_decision
-from evenhand_ui.tickets import READ, WRITE, Tickets
-from evenhand_ui.trail_files import export_run, verify_trail
-from evenhand_ui.volumes import pack
+from evenhand_ui.oidc import browser_of
+from evenhand_ui.tickets import READ, Tickets
+from evenhand_ui.trail_files import export_run
 from evenhand_ui.worklist import build_worklist
-from review_people import BY, WORDS, proxied, with_people
+from review_desk import HEADER_ROUTE, decide, make_desk, painted, read_as, save, sign
+from review_people import BY, proxied, with_people
 from review_run import TUMOUR_SLICES, make_review_run, proposed_mask
-
-HEADER_ROUTE = "/who"
-
-
-def make_desk(folder, monkeypatch):
-    """A run behind gate and routes, and people's requests to it."""
-    monkeypatch.setattr(sitting, "HEAD_START", 1000)
-    office_of.cache_clear()
-    office = office_of(folder, None, None)
-
-    async def who(request):
-        return PlainTextResponse(request.headers.get(LOGIN_HEADER, "nobody"))
-
-    app = Starlette(
-        routes=[*make_routes(lambda: office), Route(HEADER_ROUTE, who)],
-        middleware=[Middleware(Gate, office=lambda: office)],
-    )
-    transport = httpx.ASGITransport(app, client=("10.0.0.5", 1))
-
-    def request(method, path, **more):
-        async def send():
-            async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
-                return await client.request(method, path, **more)
-
-        return asyncio.run(send())
-
-    def ask(
-        method, path, *, who="r1", role=Role.READER, action=WRITE, case="n001", head=None, **more
-    ):
-        opaque = office.tickets.opaque(case)
-        ticket = office.tickets.issue(who, opaque, action, now_s=time.time(), role=role)
-        headers = {"X-Evenhand-Ticket": ticket, **proxied(who), **(head or {})}
-        return request(method, f"/evenhand/case/{opaque}/{path}", headers=headers, **more)
-
-    return types.SimpleNamespace(office=office, request=request, ask=ask, folder=folder)
 
 
 @pytest.fixture
@@ -82,48 +31,6 @@ def desk(tmp_path, monkeypatch):
     """Every case is read twice."""
     folder = with_people(make_review_run(tmp_path / "run"), more="second_share = 1.0")
     return make_desk(folder, monkeypatch)
-
-
-def painted(k=5):
-    """The proposal with a good deal more on a slice, as stored."""
-    mask = proposed_mask()
-    mask[2:20, 2:18, k] = 1
-    return mask
-
-
-def save(desk, mask, *, base=0, **more):
-    """Save a stored mask as the viewer does."""
-    view = mask[::-1]
-    box = Box.around(view)
-    head = {"If-Match": f'"{base}"', "X-Evenhand-Box": str(box), "X-Evenhand-Strokes": "1"}
-    return desk.ask("PUT", "draft", content=pack(view[box.slices]), head=head, **more)
-
-
-def decide(desk, verdict, *, reason="", revision=0, **more):
-    """Decide as the viewer does."""
-    said = {"verdict": verdict, "reason": reason, "comment": "", "revision": revision}
-    return desk.ask("POST", "decision", json=said, **more)
-
-
-def sign(desk, who, role=Role.READER, words=WORDS, *, case="n001", shown=None):
-    """Sign as the page does; `shown`: what stands in the dialog (None: what waits)."""
-    reading = desk.office.reading(case, who, role)
-    shown = shown or desk.office.to_sign[reading.place]
-    return sign_decision(desk.office, visitor_by_id(desk.office, who), reading, shown, words)
-
-
-def read_as(desk, who, role, verdict=None, *, mask=None, reason="boundary"):
-    """See, paint, decide and sign."""
-    slices = list(range(6))
-    assert desk.ask("POST", "seen", json={"slices": slices}, who=who, role=role).status_code == 200
-    revision = 0
-    if mask is not None:
-        revision = save(desk, mask, who=who, role=role).json()["revision"]
-    verdict = verdict or ("correct" if mask is not None else "accept")
-    why = "" if verdict == "accept" else reason
-    answer = decide(desk, verdict, reason=why, revision=revision, who=who, role=role)
-    assert answer.json() == {"position": None}, answer.text
-    return sign(desk, who, role)
 
 
 def test_shared_from_the_start(desk):
@@ -282,6 +189,52 @@ class TestWhoMay:
             assert not [word for word in ("@hospital", "Dr. ", "n001", "p-n001") if word in text]
 
 
+LOGIN = {"_streamlit_user": "signed-one", "_streamlit_user__1": "its-rest"}
+"""Cookies of a login by OIDC, as Streamlit keeps it."""
+
+
+class TestOidc:
+    """A ticket counts in the browser that has the login it was issued under."""
+
+    @pytest.fixture
+    def oidc(self, tmp_path, monkeypatch):
+        """A run whose people log in by OIDC."""
+        folder = with_people(make_review_run(tmp_path / "run"))
+        (folder / "review" / "rules.toml").write_text('login = "oidc"\n', encoding="utf-8")
+        return make_desk(folder, monkeypatch)
+
+    def ask(self, oidc, cookies, browser):
+        """Ask for an image with these cookies, and a ticket for that browser."""
+        cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        return oidc.ask("GET", "image/0", head={"Cookie": cookie}, browser=browser)
+
+    def test_own(self, oidc):
+        """The browser that is logged in is answered, whatever other cookies it has."""
+        browser = browser_of(LOGIN)
+        assert self.ask(oidc, LOGIN | {"_streamlit_xsrf": "x"}, browser).status_code == 200
+
+    @pytest.mark.parametrize(
+        "cookies",
+        [
+            {},
+            {"_streamlit_user": "signed-two", "_streamlit_user__1": "its-rest"},
+            {"_streamlit_user": "signed-one"},
+            {"_streamlit_user_tokens": "signed-one"},
+        ],
+        ids=["logged-out", "another-login", "half", "tokens-only"],
+    )
+    def test_anothers(self, oidc, cookies):
+        """After a log-out, or under another login, a stolen ticket opens nothing."""
+        answer = self.ask(oidc, cookies, browser_of(LOGIN))
+        assert answer.status_code == 403
+        assert "does not come from the login" in answer.json()["error"]
+
+    @pytest.mark.parametrize("cookies", [{}, LOGIN])
+    def test_ticket_for_no_browser(self, oidc, cookies):
+        """A ticket that was issued without a login opens nothing, with and without one."""
+        assert self.ask(oidc, cookies, "").status_code == 403
+
+
 class TestSigning:
     """A decision counts when it is signed: with name, time and meaning, by who made it."""
 
@@ -363,40 +316,6 @@ class TestSigning:
         assert not list((tmp_path / "out" / "masks").iterdir()), "one reading of two is none yet"
 
 
-class TestLesions:
-    """Sizes of lesions are measured here, not in the browser, and recorded with the decision."""
-
-    def test_of_the_recorded_mask(self, desk, tmp_path):
-        """Two blocks of 2 x 2 x 5 mm voxels: volumes, diameters and slices, the larger first."""
-        mask = np.zeros_like(proposed_mask())
-        mask[2:6, 2:8, 1:3] = 1
-        mask[15:18, 3, 5] = 1
-        decision = read_as(desk, "r1", Role.READER, mask=mask).decision
-        large, small = decision.lesions
-        assert (large.volume_ml, small.volume_ml) == (48 * 0.02, 3 * 0.02)
-        assert (large.slice, small.slice) == (1, 5)
-        assert small.longest_diameter_mm == 6.0
-        assert small.perpendicular_diameter_mm == 2.0
-        export_run(desk.folder, tmp_path / "out")
-        with (tmp_path / "out" / "decisions.csv").open(encoding="utf-8") as file:
-            (row,) = csv.DictReader(file)
-        assert json.loads(row["lesions"]) == [vars(large), vars(small)]
-        page = (tmp_path / "out" / "decisions.html").read_text(encoding="utf-8")
-        assert "0.06, 6.0 x\n2.0, 5" in page
-
-    def test_of_an_accepted_proposal(self, desk):
-        """The proposal that was accepted is what was measured; what was rejected is not."""
-        decision = read_as(desk, "r1", Role.READER).decision
-        (one,) = decision.lesions
-        assert one.volume_ml == round(proposed_mask().sum() * 0.02, 3)
-        assert read_as(desk, "r2", Role.SECOND_READER, "reject").decision.lesions is None
-
-    def test_without_millimetres(self, desk):
-        """Where nobody knows the spacing, nothing is recorded as if it were millimetres."""
-        vars(desk.office.run)["units"] = "voxel"
-        assert read_as(desk, "r1", Role.READER).decision.lesions is None
-
-
 class TestTwice:
     """The second reader is blind to the first, on every route; a third settles what differs."""
 
@@ -450,119 +369,3 @@ class TestTwice:
         entry = read_as(desk, "adj", Role.ADJUDICATOR, "reject")
         assert entry.decision.stage is Stage.ADJUDICATION
         assert desk.office.review("n001").standing.state is State.REJECTED
-
-
-@pytest.fixture
-def unaided(tmp_path, monkeypatch):
-    """Every case is judged before its proposal is shown."""
-    folder = with_people(make_review_run(tmp_path / "run"), more="unaided_share = 1.0")
-    return make_desk(folder, monkeypatch)
-
-
-class TestUnaided:
-    """Who must judge first gets nothing of the model before."""
-
-    def test_proposal_comes_after(self, unaided):
-        """The proposal is empty until the reader has drawn; then it comes, with their drawing."""
-        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
-        assert save(unaided, painted()).status_code == 200
-        answer = decide(unaided, "correct", reason="boundary", revision=1)
-        assert answer.json() == {"position": 1}
-        (entry,) = unaided.office.store.entries()
-        decision = entry.decision
-        assert (decision.verdict, decision.reason) == (Verdict.UNAIDED, None)
-        assert 0 < decision.dice < 1, "to the true proposal, which was not shown"
-        assert unaided.office.review("n001").standing.state is State.OPEN
-        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] != "0,0,0,0,0,0"
-        draft = unaided.ask("GET", "draft")
-        box = Box.parse(draft.headers["X-Evenhand-Box"], (24, 20, 6))
-        mine = np.zeros((24, 20, 6), dtype=np.uint8)
-        mine[box.slices] = np.frombuffer(draft.content, np.uint8).reshape(box.shape[::-1]).T
-        assert np.array_equal(mine[::-1], painted())
-        answer = decide(unaided, "correct", reason=Reason.MISSED_TUMOUR, revision=1)
-        assert answer.json() == {"position": None}
-        assert sign(unaided, "r1").position == 2
-
-    def test_signed_with_the_decision(self, unaided, tmp_path):
-        """One signature covers both readings: it names the first by its hash, and says so."""
-        save(unaided, painted())
-        decide(unaided, "correct", reason="boundary", revision=1)
-        (first,) = unaided.office.store.entries()
-        assert first.decision.signature is None
-        decide(unaided, "correct", reason=Reason.MISSED_TUMOUR, revision=1)
-        reading = unaided.office.reading("n001", "r1")
-        shown = meaning_at(unaided.office, reading, unaided.office.to_sign[reading.place])
-        decision = sign(unaided, "r1").decision
-        assert decision.unaided_sha256 == first.sha256
-        assert decision.signature.meaning == shown
-        assert "first reading" in shown
-        assert f"{first.decided_at_utc:%Y-%m-%d %H:%M}" in shown
-        assert verify_trail(unaided.folder).startswith("2 decisions, chain intact")
-        export_run(unaided.folder, tmp_path / "out")
-        page = (tmp_path / "out" / "decisions.html").read_text(encoding="utf-8")
-        assert "signed with decision\n2" in page
-        assert "not signed" not in page
-
-    def test_only_ones_own(self, unaided):
-        """A case that another has read unaided is no part of one's signature."""
-        save(unaided, painted())
-        decide(unaided, "correct", reason="boundary", revision=1)
-        release_claim(unaided.office.store, "federated", "n001", "r1")
-        answer = decide(unaided, "cannot-judge", reason="poor-image", who="r2")
-        assert answer.json() == {"position": None}
-        decision = sign(unaided, "r2").decision
-        assert decision.unaided_sha256 is None
-        assert "first reading" not in decision.signature.meaning
-
-    def test_the_model_is_not_asked_before(self, unaided):
-        """Neither a prompt nor a heat map tells what the model thinks, before the reader judged."""
-        assert unaided.ask("GET", "prompt").status_code == 409
-        said = {"slice": 3, "box": [0, 0, 3, 9, 9, 3]}
-        assert unaided.ask("POST", "prompt", json=said).status_code == 409
-        assert unaided.ask("GET", "uncertainty").status_code == 409
-
-    def test_no_tumour(self, unaided):
-        """That there is no tumour wants all slices seen, and is a reading without a voxel."""
-        assert decide(unaided, "accept").status_code == 409
-        unaided.ask("POST", "seen", json={"slices": list(range(6))})
-        assert decide(unaided, "accept").json() == {"position": 1}
-        decision = unaided.office.store.entries()[0].decision
-        assert (decision.verdict, decision.dice) == (Verdict.UNAIDED, 0.0)
-
-    def test_nothing_to_reject(self, unaided):
-        """What was not shown cannot be rejected."""
-        answer = decide(unaided, "reject", reason="boundary")
-        assert "No proposal was shown yet" in answer.json()["error"]
-
-    def test_each_for_themselves(self, unaided):
-        """One reader's drawing does not show the proposal to another."""
-        save(unaided, painted())
-        decide(unaided, "correct", reason="boundary", revision=1)
-        box = unaided.ask("GET", "proposal", who="r2").headers["X-Evenhand-Box"]
-        assert box == "0,0,0,0,0,0"
-
-    def test_cannot_judge_is_no_reading(self, unaided):
-        """Who says so without having drawn has not read: the proposal stays hidden from them."""
-        answer = decide(unaided, "cannot-judge", reason="poor-image")
-        assert answer.json() == {"position": None}
-        sign(unaided, "r1")
-        assert unaided.ask("GET", "proposal").headers["X-Evenhand-Box"] == "0,0,0,0,0,0"
-        unaided.ask("POST", "seen", json={"slices": list(range(6))})
-        assert decide(unaided, "accept").json() == {"position": 2}
-        assert unaided.office.store.entries()[-1].decision.verdict is Verdict.UNAIDED
-
-    def test_nothing_of_anothers(self, unaided):
-        """Before their own reading nobody sees what another has said, drawn or come to."""
-        save(unaided, painted())
-        decide(unaided, "correct", reason="boundary", revision=1)
-        decide(unaided, "correct", reason="boundary", revision=1)
-        sign(unaided, "r1")
-        review = unaided.office.review("n001")
-        assert review.standing.state is State.CORRECTED
-        for who, known in (("r1", True), ("r2", False)):
-            items = build_worklist(unaided.office.run, {"n001": review}, person_id=who)
-            (item,) = items
-            assert (item.latest is not None, item.decided is not None) == (known, known)
-            assert item.state is (State.CORRECTED if known else State.OPEN)
-            assert bool(review.visible_to(who, Role.READER)) is known
-            assert (review.own(who, Role.READER) is not None) is known

@@ -25,9 +25,9 @@ from evenhand_ui.cli import _review
 from evenhand_ui.deciding import keep_for_signature
 from evenhand_ui.gate import LOGIN_HEADER
 from evenhand_ui.office import office_of
+from evenhand_ui.oidc import is_over, login_from
 from evenhand_ui.options import ARM_VARIABLE, RUN_VARIABLE
 from evenhand_ui.rules import Rules, keep_rules, rules_of
-from evenhand_ui.who import _login_from
 from review_people import WORDS, rules_text, with_people
 from review_run import make_review_run
 
@@ -118,7 +118,22 @@ class TestLogin:
     )
     def test_unverified_e_mail_is_nobody(self, user, claim, login):
         """An e-mail that the provider has not verified names nobody: anybody can write one."""
-        assert _login_from(user, claim) == login
+        assert login_from(user, claim) == login
+
+    @pytest.mark.parametrize(
+        ("user", "over"),
+        [
+            ({"iat": 1000}, False),
+            ({"iat": 1000 - 12 * 3600}, False),
+            ({"iat": 1000 - 12 * 3600 - 1}, True),
+            ({"iat": "1000"}, True),
+            ({"iat": True}, True),
+            ({}, True),
+        ],
+    )
+    def test_login_does_not_last(self, user, over):
+        """A login by OIDC lasts so many hours; one that does not say its age is over."""
+        assert is_over(user, hours=12, now_s=1000) is over
 
     def test_no_demo(self, folder, headers):
         """The page says who is there and does not speak of a demo."""

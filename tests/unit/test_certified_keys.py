@@ -11,16 +11,21 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from evenhand.cli import app as command_line
+from evenhand.errors import FederationError
+from evenhand_federated import hospital as hospitals
 from evenhand_federated import hospital_app
 from evenhand_federated.certificates import (
     is_signed_by_node,
+    key_name_of,
     make_node_key,
     node_key_of,
     sign_as_node,
 )
 from evenhand_federated.certified import Roll, context_of, key_statement, list_statement
-from evenhand_federated.coordinator import Member
+from evenhand_federated.coordinator import CoordinatorFolder, Member
 from evenhand_federated.hospital import NODE_VARIABLE
 from evenhand_federated.masked_sum import Contributor
 from evenhand_federated.node import HospitalNode
@@ -240,9 +245,34 @@ class TestKeys:
             centre.keep_member(Member(name, public, "2026-01-01"))
         hidden = {"rounds": 1, "secure_sum": True}
         study = make_study(centre, tmp_path / "false.toml", federation=hidden)
-        with pytest.raises(Exception, match="names another key for north than that of this node"):
+        with pytest.raises(FederationError, match="names another key for north"):
             north.approve(study, study.digest)
         assert north.approved_digests() == []
+
+    def test_the_keys_are_shown_to_be_compared(self, world, monkeypatch):
+        """By `study show` and by `approve`: each hospital's, as `join` and `admit` showed it."""
+        monkeypatch.setattr(hospitals, "prepare", lambda *_: 0)
+        path, digest = world.folder / "study.toml", world.study.digest
+        place = ("--hash", digest, "--folder", world.north.path)
+        for words in (
+            ("study", "show", path),
+            ("federation", "approve", path, "north", *place),
+        ):
+            done = CliRunner().invoke(command_line, [str(word) for word in words])
+            assert done.exit_code == 0, done.output
+            for name, key in world.study.terms.keys.items():
+                assert f"key of {name}:" in done.output
+                assert key_name_of(key) in done.output
+
+    def test_a_hospital_that_was_admitted_anew(self, world):
+        """Its key is another than the study's: the study is not taken into the queue."""
+        centre = CoordinatorFolder(world.folder / "centre")
+        centre.submit(world.study)
+        rows = centre.members_path.read_text()
+        west = world.study.terms.keys["west"]
+        centre.members_path.write_text(rows.replace(west, make_node_key(world.folder / "new.key")))
+        with pytest.raises(FederationError, match=r"Admitted with another key .*: west\. Make"):
+            centre.submit(world.study)
 
 
 class TestLists:

@@ -7,11 +7,13 @@ looked up again at every request: a right that was taken away is gone at once.
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from evenhand.errors import ReviewAwayError, ReviewError
 from evenhand.review import Person, Role, check_task, person_by_id, person_by_login
+from evenhand_ui.oidc import browser_of
 from evenhand_ui.tickets import WRITE, Grant, TicketError
 
 if TYPE_CHECKING:
@@ -76,7 +78,15 @@ def visitor_by_login(office: "Office", login: str) -> Visitor | None:
     return _visitor(person_by_login(office.store, login)) if login else None
 
 
-def admit(office: "Office", grant: Grant, case_id: str, action: str, *, header: str) -> None:
+def admit(
+    office: "Office",
+    grant: Grant,
+    case_id: str,
+    action: str,
+    *,
+    header: str,
+    cookies: Mapping[str, str],
+) -> None:
     """Let a request pass, or refuse it.
 
     Args:
@@ -85,6 +95,7 @@ def admit(office: "Office", grant: Grant, case_id: str, action: str, *, header: 
         case_id: which case it is about.
         action: what it wants to do, `read` or `write`.
         header: the gate's signed login, where there is a proxy.
+        cookies: of the request, among them that of a login by OIDC.
 
     Raises:
         TicketError: not this person, not in this role, or away for too long.
@@ -97,6 +108,9 @@ def admit(office: "Office", grant: Grant, case_id: str, action: str, *, header: 
         at_door = visitor_by_login(office, office.tickets.login_of(header))
         if at_door is None or at_door.person_id != visitor.person_id:
             raise TicketError("This request comes from somebody else than its ticket.")
+    here = browser_of(cookies)
+    if office.rules.login == "oidc" and not (here and here == grant.browser):
+        raise TicketError("This request does not come from the login that its ticket was for.")
     if office.rules.verified:
         if office.presence.away(visitor.person_id):
             raise TicketError("You were away for too long; say on the page who you are.")

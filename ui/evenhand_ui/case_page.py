@@ -32,6 +32,7 @@ from evenhand_ui.faults import told_plainly
 from evenhand_ui.history import show_history
 from evenhand_ui.masks import check_uploaded_mask, recorded_mask
 from evenhand_ui.office import Office, Reading
+from evenhand_ui.oidc import browser_of
 from evenhand_ui.runs import days_between
 from evenhand_ui.signing import ask_signature, meaning_at, sign_decision
 from evenhand_ui.tickets import READ, WRITE
@@ -252,7 +253,12 @@ def _viewer_data(office: Office, reading: Reading, readonly: bool) -> dict[str, 
     return {
         "case": opaque,
         "ticket": office.tickets.issue(
-            reading.reader, opaque, action, now_s=time.time(), role=reading.role
+            reading.reader,
+            opaque,
+            action,
+            now_s=time.time(),
+            role=reading.role,
+            browser=browser_of(st.context.cookies),
         ),
         "readerCookie": cookie,
         "draftKey": reading.place.name,

@@ -10,7 +10,6 @@ import urllib.request
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from evenhand_ui.rules import Rules
     from evenhand_ui.runs import ReviewRun
 
-__all__ = ["DatabaseOption", "ReviewGroup", "check_login", "check_port_is_free", "register"]
+__all__ = ["DatabaseOption", "ReviewGroup", "check_port_is_free", "register"]
 
 DEFAULT_PORT = 8501
 """Streamlit's own."""
@@ -115,12 +114,14 @@ def _review(  # noqa: PLR0917 (typer reads a command's options from its paramete
 
     Example: evenhand review open runs/demo --arm pooled
     """
+    from evenhand_ui.oidc import check_settings
     from evenhand_ui.runs import ReviewRun
 
     opened = ReviewRun.open(run, arm)
     count = len(opened.hospital_of)
     kept = _rules(opened, rules, database)
-    check_login(kept)
+    if kept.login == "oidc":
+        check_settings()
     if address != "127.0.0.1" and not kept.verified:
         raise UsageError(
             "A demo checks nobody's name, so it is reached from this machine only. Name rules "
@@ -159,19 +160,6 @@ def _rules(run: "ReviewRun", given: Path | None, database: str | None) -> "Rules
         with ReviewStore(database or run.database) as store:
             decided = bool(store.entries())
     return keep_rules(given, own, decided=decided)
-
-
-def check_login(rules: "Rules") -> None:
-    """Refuse a login that this installation cannot offer.
-
-    Raises:
-        UsageError: it is by OIDC, and the package for it is missing; says how to install it.
-    """
-    if rules.login == "oidc" and find_spec("authlib") is None:
-        raise UsageError(
-            "The rules want a login by OIDC, which needs the package Authlib; install it with "
-            "`pip install 'evenhand[oidc]'`."
-        )
 
 
 def check_port_is_free(port: int, run: Path) -> None:

@@ -67,6 +67,12 @@ def write_feedback(
     if store is not None:
         admitted = admit_corrections(out, [CaseStore(store)])
         said += f"; {len(admitted)} of them are reference masks in {store} now"
+    elif found:
+        said += "".join(
+            f"\nTo train the next study of {hospital} on them: --store {own.path.resolve()}"
+            for hospital, own in sorted(run.stores.items())
+            if own.path.is_symlink()
+        )
     return (
         f"{said}\n`evenhand forget --run {folder}` looks into this folder, too. It does not find "
         "another place that you move or copy it to."

@@ -145,7 +145,7 @@ def _guarded(
 
             def answer() -> Response:
                 header = request.headers.get(LOGIN_HEADER, "")
-                admit(own, grant, case_id, action, header=header)
+                admit(own, grant, case_id, action, header=header, cookies=request.cookies)
                 reading = own.reading(case_id, grant.reader, grant.role)
                 _check_aid(reading, unaided=unaided)
                 return work(own, reading, request, body)

@@ -63,6 +63,8 @@ class Rules(Section):
     proxy: ProxyRules | None = None
     oidc_claim: str = "email"
     """What of an OIDC login is held against the logins of people; an `email` must be verified."""
+    login_hours: Annotated[float, Field(gt=0, le=720)] = 12
+    """After so long a login by OIDC counts no more; a proxy has its own limit."""
     idle_minutes: Annotated[float, Field(gt=0, le=480)] = 15
     """After so long without doing anything a person is asked who they are again."""
     second_share: Share = 0.0

@@ -39,11 +39,12 @@ class TicketError(EvenhandError):
 
 @dataclass(frozen=True, kw_only=True)
 class Grant:
-    """What a valid ticket says."""
+    """What a valid ticket says. `browser` is the one it was issued to (empty: to none)."""
 
     reader: str
     action: str
     role: Role
+    browser: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,14 @@ class Tickets:
         return self._sign("case", case_id)[:20]
 
     def issue(
-        self, reader: str, opaque: str, action: str, *, now_s: float, role: Role = Role.READER
+        self,
+        reader: str,
+        opaque: str,
+        action: str,
+        *,
+        now_s: float,
+        role: Role = Role.READER,
+        browser: str = "",
     ) -> str:
         """Return a ticket for one reader, in one role, and one case."""
         claim = {
@@ -66,6 +74,7 @@ class Tickets:
             "role": role.value,
             "case": opaque,
             "action": action,
+            "browser": browser,
             "until": now_s + LIFETIME_S,
         }
         body = base64.urlsafe_b64encode(json.dumps(claim).encode()).decode()
@@ -90,7 +99,12 @@ class Tickets:
             raise TicketError("The page was idle for too long; it asks anew.", expired=True)
         if action == WRITE and claim["action"] != WRITE:
             raise TicketError("This case is open for looking only; another reader has it.")
-        return Grant(reader=claim["reader"], action=claim["action"], role=Role(claim["role"]))
+        return Grant(
+            reader=claim["reader"],
+            action=claim["action"],
+            role=Role(claim["role"]),
+            browser=claim.get("browser", ""),
+        )
 
     def sign_reader(self, reader: str) -> str:
         """Return a reader's name for a cookie, so that a reload need not ask for it again."""

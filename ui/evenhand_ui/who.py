@@ -4,7 +4,6 @@ Streamlit and the viewer learn a person's pseudonym and their own printed name, 
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import streamlit as st
@@ -14,6 +13,7 @@ from evenhand.review import PASSPHRASE_MIN, Role, check_passphrase, set_passphra
 from evenhand_ui.access import DEMO_ROLES, Visitor, visitor_by_id, visitor_by_login
 from evenhand_ui.gate import LOGIN_HEADER
 from evenhand_ui.office import Office
+from evenhand_ui.oidc import is_over, login_from
 from evenhand_ui.wording import role_text
 
 __all__ = ["Who", "arrive"]
@@ -94,7 +94,12 @@ def _known(office: Office) -> Visitor | None:
             st.title("Evenhand review")
             st.button("Log in", type="primary", on_click=st.login)
             return None
-        login = _login_from(st.user, office.rules.oidc_claim)
+        if is_over(st.user, hours=office.rules.login_hours, now_s=time.time()):
+            st.title("Evenhand review")
+            st.markdown("Your login is too old. Nothing is lost: what you painted is a draft.")
+            st.button("Log in again", type="primary", on_click=st.login)
+            return None
+        login = login_from(st.user, office.rules.oidc_claim)
     visitor = visitor_by_login(office, login)
     if visitor is None:
         st.error(
@@ -109,16 +114,6 @@ def _log_out(office: Office) -> None:
     """Offer a way out where this page's own cookie is the login; a proxy has its own."""
     if office.rules.login == "oidc":
         st.button("Log out", on_click=st.logout)
-
-
-def _login_from(user: Mapping[str, object], claim: str) -> str:
-    """Return what an OIDC login says of itself; empty: nothing that may be believed.
-
-    Some providers let people write any e-mail; only one that they have verified counts.
-    """
-    if claim == "email" and user.get("email_verified") is not True:
-        return ""
-    return str(user.get(claim) or "")
 
 
 def _choose_passphrase(office: Office, visitor: Visitor) -> None:

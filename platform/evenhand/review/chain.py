@@ -29,6 +29,7 @@ __all__ = [
     "append_row",
     "check_rows",
     "content_sha256",
+    "damaged",
     "now_text",
 ]
 

@@ -19,6 +19,7 @@ __all__ = [
     "Stage",
     "State",
     "Verdict",
+    "is_sha256",
     "state_of",
 ]
 
@@ -29,6 +30,11 @@ READER_LIMIT = 100
 """Longest reader name, in characters."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_sha256(text: str) -> bool:
+    """Whether a text is a sha256 in hex."""
+    return _SHA256.fullmatch(text) is not None
 
 
 class Verdict(StrEnum):
@@ -217,11 +223,11 @@ class Decision:
         figures = (self.dice, self.hd95)
         if any(figure is not None and not 0 <= figure < math.inf for figure in figures):
             raise ReviewError("Dice and HD95 to the proposal must be numbers from 0 up.")
-        if self.unaided_sha256 is not None and not _SHA256.fullmatch(self.unaided_sha256):
+        if self.unaided_sha256 is not None and not is_sha256(self.unaided_sha256):
             raise ReviewError("The sha256 of an unaided reading must have 64 hex digits.")
-        if self.adapter_sha256 and not _SHA256.fullmatch(self.adapter_sha256):
+        if self.adapter_sha256 and not is_sha256(self.adapter_sha256):
             raise ReviewError("The sha256 of an adapter must have 64 hex digits.")
-        if not _SHA256.fullmatch(self.proposed_sha256):
+        if not is_sha256(self.proposed_sha256):
             raise ReviewError("A decision needs the sha256 of the proposed mask in 64 hex digits.")
         given = (self.corrected_sha256 is not None, self.corrected_path is not None)
         with_mask = self.verdict in {Verdict.CORRECT, Verdict.UNAIDED}
@@ -230,7 +236,7 @@ class Decision:
                 "A correction or an unaided reading, and nothing else, comes with a corrected mask "
                 "(its path and sha256)."
             )
-        if self.corrected_sha256 is not None and not _SHA256.fullmatch(self.corrected_sha256):
+        if self.corrected_sha256 is not None and not is_sha256(self.corrected_sha256):
             raise ReviewError("The sha256 of a corrected mask must have 64 hex digits.")
 
 

@@ -6,7 +6,6 @@ known. Rows are appended and chained by hash like decisions, in a chain of their
 each names the decision that it was sent under, and the mask that this one stands for.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +14,7 @@ from sqlalchemy import select
 
 from evenhand.errors import ReviewError
 from evenhand.review.chain import Chain, ChainCheck, Link
+from evenhand.review.records import is_sha256
 from evenhand.review.store import ReviewStore
 from evenhand.review.tables import DecisionRow, SendingRow
 
@@ -25,8 +25,6 @@ __all__ = [
     "sendings",
     "verify_sendings",
 ]
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class SendingStep(StrEnum):
@@ -64,7 +62,7 @@ class Sending:
             raise ReviewError("A sending needs case, arm, sender, object and host; one is empty.")
         if "/" in self.host or "@" in self.host:
             raise ReviewError("Of an archive's address only its host belongs in the trail.")
-        if not (_SHA256.fullmatch(self.mask_sha256) and _SHA256.fullmatch(self.decision_sha256)):
+        if not (is_sha256(self.mask_sha256) and is_sha256(self.decision_sha256)):
             raise ReviewError("A sending's hashes must have 64 hex digits.")
 
 

@@ -17,7 +17,7 @@ export class Api {
   async ask(path, options = {}) {
     const headers = { ...options.headers, "X-Evenhand-Ticket": this.ticket };
     const response = await fetch(`${this.base}/${path}`, {
-      ...options, headers, cache: "no-store", credentials: "omit",
+      ...options, headers, cache: "no-store", credentials: "same-origin",
     });
     if (response.ok) return response;
     let answer = {};
