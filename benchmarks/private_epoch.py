@@ -65,7 +65,7 @@ def private_s(model: AdaptedModel, patients: list[TrainingPatient]) -> float:
             rate=rate,
             slices_at_most=SLICES,
             draw=slices,
-            loss=lambda batch: loss_of(model, batch, TRAINING),
+            loss=lambda batch: loss_of(model, batch),
             count=lambda batch: len(batch.masks),
         )
     return (time.perf_counter() - started) / max(1, drawn)

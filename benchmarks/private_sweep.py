@@ -218,7 +218,7 @@ def _clipped_only(ground: Ground, patients: list[TrainingPatient]) -> None:
             hints=False,
             slices_at_most=most,
         ),
-        loss=lambda batch: loss_of(model, batch, training),
+        loss=lambda batch: loss_of(model, batch),
         count=lambda batch: len(batch.masks),
     )
     model.eval()

@@ -12,7 +12,6 @@ import torch
 from small_models import CONFIG, HEAD_SIZE, IMAGE_SIZE, small_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from evenhand.config import TrainingConfig
 from evenhand.errors import ConfigError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.model.backbones import Backbone
@@ -135,7 +134,7 @@ class TestNothingMixesDevices:
             boxed=torch.arange(0),
             boxes=torch.rand(0, 4),
         )
-        assert loss_of(away, batch, TrainingConfig()).device == CUDA
+        assert loss_of(away, batch).device == CUDA
         assert asked == [("cuda", getattr(torch, precision), precision == "bfloat16")]
 
 

@@ -78,7 +78,6 @@ CHANGES = {
     "training__patients_per_step": (2, TRAINED - {"federated-private"}),
     "training__weight_decay": (0.5, TRAINED - {"federated-private"}),
     "training__tumour_slices": (3, TRAINED),
-    "training__missed_weight": (3.0, TRAINED),
     "training__box_jitter": (1, TRAINED),
     "training__intensity_jitter": (0.1, TRAINED),
     "federation__rounds": (2, {"federated"}),

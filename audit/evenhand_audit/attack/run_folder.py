@@ -195,5 +195,5 @@ def _loss(model: AdaptedModel, config: ExperimentConfig, patient: TrainingPatien
             patient, config.training, generator, image_size=model.config.image_size,
             slices_at_most=config.privacy.slices_per_patient,
         )  # fmt: skip
-        total += float(loss_of(model, batch, config.training))
+        total += float(loss_of(model, batch))
     return total / DRAWS

@@ -191,9 +191,6 @@ class TrainingConfig(Section):
     """Largest turn of a drawn slice."""
     scale_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Largest relative change of a drawn slice's size."""
-    missed_weight: Annotated[float, Field(ge=0.1, le=100)] = 1.0
-    """How much more it costs the prompt head to miss tumour than to find it falsely: more where
-    masks come out too small. Probabilities then are too high; calibrate them."""
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     calibration_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0

@@ -70,7 +70,6 @@ _LATER: Mapping[str, Mapping[str, object]] = {
         "mask_hints": 0.3,
         "sequence_dropout": 0.2,
         "calibration_share": 0.0,
-        "missed_weight": 1.0,
     },
     "federation": {"local_parts": [], "server_tau": 1e-3},
     "privacy": {"patient_shares": None},

@@ -66,11 +66,11 @@ class TrainingReport:
     moments: dict[str, Tensor] = field(repr=False)
 
 
-def loss_of(model: AdaptedModel, batch: Batch, config: TrainingConfig) -> Tensor:
+def loss_of(model: AdaptedModel, batch: Batch) -> Tensor:
     """Loss of a batch, computed where the model lies, in the precision that it trains in."""
     precision, kind = model.training_precision, model.device.type
     with torch.autocast(kind, dtype=precision, enabled=precision is not torch.float32):
-        return adapter_loss(model, batch, config.missed_weight)
+        return adapter_loss(model, batch)
 
 
 def train(
@@ -143,7 +143,7 @@ def train(
                 )
                 for i in chosen.tolist()
             ]
-            loss = loss_of(model, Batch.join(parts), config)
+            loss = loss_of(model, Batch.join(parts))
             optimiser.zero_grad()
             if loss.requires_grad:  # not where no drawn slice touches what is trained
                 loss.backward()  # type: ignore[no-untyped-call]

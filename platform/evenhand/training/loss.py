@@ -14,47 +14,32 @@ from evenhand.training.data import Batch
 __all__ = ["adapter_loss", "label_loss", "mask_loss"]
 
 
-def mask_loss(logits: Tensor, masks: Tensor, missed: float = 1.0) -> Tensor:
-    """Cross-entropy + (1 - soft Dice), both over all of (batch, h, w).
-
-    Args:
-        logits: of the tumour.
-        masks: 0 and 1.
-        missed: how much more what is missed counts than what is falsely found, in both parts.
-            Other than 1, soft Dice becomes the Tversky index (Salehi 2017) with weights of
-            `missed` / (1 + `missed`) and 1 / (1 + `missed`).
-    """
-    weight = 1 + (missed - 1) * masks
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, masks, weight)
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy + (1 - soft Dice), both over all of (batch, h, w)."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, masks)
     probability = logits.sigmoid()
     overlap = (probability * masks).sum()
-    lost, false = masks.sum() - overlap, probability.sum() - overlap
-    apart = 2 * (missed * lost + false) / (1 + missed)
-    return cross_entropy + 1 - (2 * overlap + 1) / (2 * overlap + apart + 1)
+    dice = (2 * overlap + 1) / (probability.sum() + masks.sum() + 1)
+    return cross_entropy + 1 - dice
 
 
-def label_loss(logits: Tensor, masks: Tensor, missed: float = 1.0) -> Tensor:
+def label_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """`mask_loss` of each label by itself, averaged.
 
     Args:
         logits: (batch, labels, h, w).
         masks: (batch, h, w), 0 or the number of a label.
-        missed: see `mask_loss`.
     """
-    numbered = enumerate(logits.unbind(1), start=1)
-    each = [mask_loss(one, (masks == number).float(), missed) for number, one in numbered]
+    each = [mask_loss(one, (masks == n).float()) for n, one in enumerate(logits.unbind(1), start=1)]
     return torch.stack(each).mean()
 
 
-def adapter_loss(model: AdaptedModel, batch: Batch, missed: float = 1.0) -> Tensor:
-    """Loss of everything that the adapter has: its automatic and its prompted mode.
-
-    `missed` is for the automatic mode, see `mask_loss`: a box says how large a tumour is.
-    """
+def adapter_loss(model: AdaptedModel, batch: Batch) -> Tensor:
+    """Loss of everything that the adapter has: its automatic and its prompted mode."""
     loss, masks = torch.zeros((), device=model.device), batch.masks.to(model.device)
     if model.head is not None:
         logits = model.propose_labels(batch.slices, batch.hidden, batch.hints).float()
-        loss = loss + label_loss(logits, masks, missed)
+        loss = loss + label_loss(logits, masks)
     prompted = model.config.decoder_lora_rank or (model.tail_blocks and model.head is None)
     if prompted and len(batch.boxed):
         logits = model.answer_boxes(batch.hidden[batch.boxed], batch.boxes).float()

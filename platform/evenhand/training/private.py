@@ -220,7 +220,7 @@ def train_private(
             rate=mechanism.sampling_rate,
             slices_at_most=privacy.slices_per_patient,
             draw=slices,
-            loss=lambda batch: loss_of(model, batch, training),
+            loss=lambda batch: loss_of(model, batch),
             count=lambda batch: len(batch.masks),
         )
         advance(1)
