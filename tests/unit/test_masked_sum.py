@@ -170,16 +170,13 @@ class TestHidden:
         with pytest.raises(FederationError, match="opened already"):
             hospitals["a"].unmask({name: masked[name].shares["a"] for name in "abcd"})
 
-    @pytest.mark.parametrize("minimum", [2, 3])
-    @pytest.mark.parametrize("bad", [0, 1, 2])
+    @pytest.mark.parametrize(("minimum", "bad"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
     def test_whatever_hospitals_are_told_one_sum_is_seen(self, minimum, bad):
         """Whoever is told what, and with `minimum` - 1 hospitals on the coordinator's side.
 
         It chooses who signs which list and who opens for which. The bad sign all lists and give
         all that they have. Of the honest one sum at most is seen, of all but the bad that open it.
         """
-        if bad >= minimum:
-            pytest.skip("so many see through any sum of the fewest")
         draw, sums = random.Random(0), 0
         for _ in range(2000):
             count = draw.randint(max(3, minimum), 6)
