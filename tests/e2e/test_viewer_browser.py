@@ -224,6 +224,7 @@ def test_carry_on(page, served):
     page.unroute("**/carry")
     page.keyboard.press("g")
     expect(suggestion).to_contain_text("on slices")
+    expect(walk).to_be_hidden()  # while it is under way Backspace stops it
     assert mine_ml(page) == taken
     page.keyboard.press("Backspace")
     expect(suggestion).to_be_hidden()

@@ -34,7 +34,7 @@ from evenhand.metrics.calibration import (
 from evenhand.metrics.lesions import LesionCounts, count_lesions
 from evenhand.metrics.surfaces import crop_to_masks, surface_distances
 
-__all__ = ["DEFINITIONS", "CaseScore", "EmptyMask", "score_case"]
+__all__ = ["DEFINITIONS", "CaseScore", "EmptyMask", "dice_of", "score_case"]
 
 EmptyMask = Literal["none", "reference", "prediction", "both"]
 """Which of a case's masks has no voxel."""
