@@ -153,7 +153,8 @@ def test_a_cancelled_signature_takes_nothing_away(browser, door_of):
     """
     page, expect = visit(browser, door_of("r3")), sync_api.expect
     choose_passphrase(page)
-    page.locator(".stMain").get_by_role("button", name="Open", exact=True).last.click()
+    # The third row; rows come one after the other.
+    page.locator(".stMain").get_by_role("button", name="Open", exact=True).nth(2).click()
     wait_ready(page)
     page.keyboard.press("b")
     box = page.locator("[data-plane=axial] canvas").bounding_box()
