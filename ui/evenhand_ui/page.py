@@ -23,6 +23,9 @@ __all__ = ["current_office", "main"]
 _ROOM = (
     ".stMainBlockContainer {padding: 0.8rem 1rem 1rem 1rem}"
     ".stAppHeader {background: transparent; height: 2rem; min-height: 2rem; pointer-events: none}"
+    # Streamlit's "Connection error", the only dialog with a Close: whoever paints must be able to
+    # go on without a server, and the viewer itself says that it does not answer.
+    ".stDialog:has(button[aria-label='Close']) {display: none}"
 )
 
 
