@@ -120,9 +120,9 @@ class TestInARun:
         """Neither training nor the temperature reads a volume of a test patient."""
         whole = CaseStore.volumes
 
-        def noted(store, case, sequences=None):
+        def noted(store, case, sequences=None, **more):
             calls.append(f"read {case.patient.patient_id}")
-            return whole(store, case, sequences)
+            return whole(store, case, sequences, **more)
 
         monkeypatch.setattr(CaseStore, "volumes", noted)
         config = config_of(arms=["pooled"], training__calibration_share=0.5)

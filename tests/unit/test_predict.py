@@ -60,7 +60,7 @@ def cache():
 def store_of(volume):
     """A store that gives this volume."""
     images = MappingProxyType({"FLAIR": volume})
-    return SimpleNamespace(volumes=lambda *_: SimpleNamespace(images=images, mask=None))
+    return SimpleNamespace(volumes=lambda *_, **__: SimpleNamespace(images=images, mask=None))
 
 
 def opened(model, cache, case, volume=None):
