@@ -15,13 +15,15 @@ from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, ReviewError
 from evenhand.experiment import arms, pipeline, stages
 from evenhand.experiment.layout import RunFolder
-from evenhand.ingest.corrections import admit_corrections
+from evenhand.ingest.corrections import admit_corrections, write_corrections
 from evenhand.model.backbones import Backbone
-from evenhand.review import Reason, Verdict
+from evenhand.review import Reason, Verdict, copies
 from evenhand_ui.answers import Answer
 from evenhand_ui.deciding import decide, keep_as_draft
 from evenhand_ui.feedback import write_feedback
 from evenhand_ui.office import office_of
+from evenhand_ui.runs import ReviewRun
+from evenhand_ui.trail_files import open_store
 from review_schemas import behind
 from tiny_experiment import config_of, run
 
@@ -75,6 +77,35 @@ def drawn(shape=(32, 32, 4)):
     mask = np.zeros(shape, dtype=np.uint8)
     mask[3:9, 20:27, 1:3] = 1
     return mask
+
+
+def test_a_folder_of_others_is_left_alone(walk):
+    """Masks that are not of corrections are neither deleted nor replaced, and no trail says so."""
+    first = walk.go("first")
+    (patient,) = first.split().test["north"]
+    correct(first, patient, drawn())
+    out = walk.folder / "study"
+    (out / "masks").mkdir(parents=True)
+    for name in (f"{patient}.nii.gz", "another.nii.gz"):
+        (out / "masks" / name).write_bytes(b"somebody's")
+    with pytest.raises(DataError, match="Choose an empty folder"):
+        write_feedback(first.path, out, arm="pooled")
+    assert {path.read_bytes() for path in (out / "masks").iterdir()} == {b"somebody's"}
+    assert not (out / "corrections.json").exists()
+    with open_store(ReviewRun.open(first.path, "pooled"), None) as trail:
+        assert list(copies(trail)) == []
+
+
+def test_again_replaces_its_own(walk):
+    """What an earlier call wrote and does not stand any more goes; a stranger's file stays."""
+    first = walk.go("first")
+    (patient,) = first.split().test["north"]
+    correct(first, patient, drawn())
+    out = walk.folder / "corrections"
+    write_feedback(first.path, out, arm="pooled")
+    (out / "masks" / "stranger.nii.gz").write_bytes(b"somebody's")
+    write_corrections(out, [])
+    assert [path.name for path in (out / "masks").iterdir()] == ["stranger.nii.gz"]
 
 
 def test_run_review_run(walk):

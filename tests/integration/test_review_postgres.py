@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 import review_schemas
 from evenhand.errors import ReviewError
@@ -191,6 +192,18 @@ def test_break_is_located(store, server):
         "UPDATE decisions SET reader = 'Dr. No' WHERE position = 2",
     )
     assert store.verify().broken_at == 2
+
+
+def test_a_check_is_of_one_moment(store, server):
+    """What is appended while a check runs is in none of its parts: no false alarm."""
+    store.append(decision())
+    with store.transaction() as session:
+        count = text("SELECT count(*) FROM decisions")
+        before = session.execute(count).scalar()
+        with ReviewStore(server.url) as other:
+            other.append(decision(case_id="n002"))
+        assert session.execute(count).scalar() == before
+    assert len(store.entries()) == 2
 
 
 def test_four_writers_at_once(store, server):

@@ -10,7 +10,12 @@ from evenhand.cases.hashing import array_sha256
 from evenhand.cases.store import CaseStore
 from evenhand.errors import ReviewError
 from evenhand.geometry import Affine
-from evenhand.ingest.corrections import Correction, admit_corrections, write_corrections
+from evenhand.ingest.corrections import (
+    Correction,
+    admit_corrections,
+    corrections_before,
+    write_corrections,
+)
 from evenhand.review import Author, Entry, MaskCopy, State, append_copy
 from evenhand_ui.readings import CaseReview, Plan, decided_mask, review_all
 from evenhand_ui.runs import ReviewRun
@@ -44,6 +49,7 @@ def write_feedback(
         ReviewError: the trail is broken; nothing is written.
         EvenhandError: run, database, mask or store cannot be read or written.
     """
+    corrections_before(out)  # a folder of somebody else's is refused before the trail names it
     run = ReviewRun.open(folder, arm)
     states = {State.CORRECTED} | ({State.ACCEPTED} if accepted else set())
     with open_store(run, database) as trail:

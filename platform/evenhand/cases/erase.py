@@ -53,6 +53,9 @@ _UNREACHED = (
 )
 _TRAILS = frozenset({"review.sqlite", "review.sqlite-wal", "review.sqlite-shm"})
 
+_PIECE = 1 << 20
+"""Bytes of a file that are searched at a time."""
+
 
 @dataclass(frozen=True)
 class Erasure:
@@ -206,15 +209,35 @@ def _clear_learned(home: Path) -> list[Erasure]:
 
 
 def mentions(root: Path, words: set[str]) -> list[Path]:
-    """Files under a folder whose path or content holds one of the words; trails are left out."""
+    """Files under a folder, or the file, whose path or content holds one of the words.
+
+    Trails are left out. A file that cannot be read counts: nobody knows that it does not.
+    """
     needles = [word.encode() for word in words]
-    return [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in _TRAILS
-        if any(word in part for word in words for part in path.relative_to(root).parts)
-        or any(needle in path.read_bytes() for needle in needles)
-    ]
+    found = []
+    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        try:
+            if not path.is_file() or path.name in _TRAILS:
+                continue
+            named = any(word in part for word in words for part in path.relative_to(root).parts)
+            if named or _holds(path, needles):
+                found.append(path)
+        except OSError:
+            found.append(path)
+    return found
+
+
+def _holds(path: Path, needles: Sequence[bytes]) -> bool:
+    """Whether a file has one of the needles in it; read piece by piece."""
+    overlap = max(map(len, needles), default=1)
+    tail = b""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            content = tail + piece
+            if any(needle in content for needle in needles):
+                return True
+            tail = content[-overlap:]
+    return False
 
 
 def write_proof(

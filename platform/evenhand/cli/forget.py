@@ -76,7 +76,9 @@ def _forget(
     )
     linked = {place.resolve() for each in run or () for place in each.glob("hospitals/*/store")}
     linked |= {copy.store for copy in written if copy.store is not None}
-    roots = (*(store or ()), *(run or ()), *(each / "studies" for each in node or ()), *copies)
+    roots = (*(store or ()), *(run or ()), *(each / "studies" for each in node or ()))
+    # Whatever else lies in such a folder is not ours to search.
+    roots += tuple(each / name for each in copies for name in ("corrections.json", "masks"))
     roots += tuple(sorted(linked - {each.resolve() for each in roots}))
     left = [path for root in roots for path in mentions(root, {name, *case_ids})]
     cases = sum(len(each.case_ids) for each in erased)
@@ -88,7 +90,7 @@ def _forget(
     for path in gone:
         typer.echo(f"- '{path}' had masks from review and is not there: was it moved or copied?")
     for path in left:
-        typer.echo(f"- still mentioned in '{path}'")
+        typer.echo(f"- still mentioned in '{path}', or it cannot be read")
     if left:
         raise DataError(f"{len(left)} file(s) still mention the patient; see above.")
 

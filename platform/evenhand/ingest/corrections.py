@@ -28,7 +28,13 @@ from evenhand.cases.store import CaseStore
 from evenhand.errors import DataError, ResourceError
 from evenhand.geometry import Affine
 
-__all__ = ["Correction", "admit_corrections", "read_corrections", "write_corrections"]
+__all__ = [
+    "Correction",
+    "admit_corrections",
+    "corrections_before",
+    "read_corrections",
+    "write_corrections",
+]
 
 _SCHEMA = 1
 
@@ -57,28 +63,49 @@ class Correction:
 def write_corrections(
     folder: Path, corrections: Sequence[tuple[Correction, NDArray[np.uint8], Affine]]
 ) -> None:
-    """Write corrections with their masks (i, j, k); what was in the folder before is replaced.
+    """Write corrections with their masks (i, j, k); those that were there before are replaced.
 
     Raises:
+        DataError: the folder has masks that no earlier call has written.
         ResourceError: the folder cannot be written.
     """
+    before = corrections_before(folder)
     try:
         masks = folder / "masks"
         masks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not before:
+            _write_list(folder, [])  # from here on the masks are known to be ours
         for correction, mask, affine in corrections:
             draft = masks / f".draft-{correction.case_id}.nii.gz"
             write_nifti(draft, mask, affine)
             draft.replace(masks / f"{correction.case_id}.nii.gz")
-        content = {"schema": _SCHEMA, "corrections": [asdict(one) for one, _, _ in corrections]}
-        write_atomically(
-            folder / "corrections.json", json.dumps(content, indent=1, sort_keys=True).encode()
-        )
-        known = {f"{one.case_id}.nii.gz" for one, _, _ in corrections}
-        for path in masks.glob("*.nii.gz"):
-            if path.name not in known:
-                path.unlink()
+        _write_list(folder, [one for one, _, _ in corrections])
+        for case_id in {one.case_id for one in before} - {one.case_id for one, _, _ in corrections}:
+            (masks / f"{case_id}.nii.gz").unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(f"'{folder}' cannot be written: {error.strerror}.") from None
+
+
+def corrections_before(folder: Path) -> list[Correction]:
+    """What an earlier call of `write_corrections` left in a folder that may be written.
+
+    Raises:
+        DataError: the folder has masks of somebody else, or its list is damaged.
+    """
+    if (folder / "corrections.json").exists():
+        return read_corrections(folder)
+    if any((folder / "masks").glob("*")):
+        raise DataError(
+            f"'{folder}' has a folder masks that is not of corrections; its masks would be "
+            "replaced. Choose an empty folder with --out."
+        )
+    return []
+
+
+def _write_list(folder: Path, corrections: Sequence[Correction]) -> None:
+    content = {"schema": _SCHEMA, "corrections": [asdict(one) for one in corrections]}
+    text = json.dumps(content, indent=1, sort_keys=True)
+    write_atomically(folder / "corrections.json", text.encode())
 
 
 def read_corrections(folder: Path) -> list[Correction]:

@@ -176,6 +176,9 @@ class ReviewStore:
         """
         try:
             engine = self._engine.execution_options(evenhand_write=write)
+            if not write and self._engine.dialect.name == "postgresql":
+                # All of it as of one moment: what is compared must not change in between.
+                engine = engine.execution_options(isolation_level="REPEATABLE READ")
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 if write and self._engine.dialect.name == "postgresql":
                     session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _PG_LOCK})
