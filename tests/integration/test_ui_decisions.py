@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from evenhand.cases.hashing import array_sha256
+from evenhand.cases.nifti import write_nifti
 from evenhand.metrics import score_case
 from evenhand.review import Verdict, claim_case
 from evenhand_ui import deciding, sitting
@@ -50,6 +51,21 @@ class TestSeen:
 
 class TestDecision:
     """A decision is what was on the screen, or it is none."""
+
+    def test_trained_again_meanwhile(self, desk):
+        """Nothing is said, seen or drawn about a new proposal by who still sees the one before."""
+        see(desk, [])
+        other = proposed_mask()
+        other[2:4, 2:4, 1] = 1
+        write_nifti(desk.office.run.mask_path("n001"), other, AFFINE)
+        late = desk.ask("POST", "seen", json={"slices": SEEN})
+        for answer in (decide(desk, "reject", reason="boundary"), save(desk, painted()), late):
+            assert answer.status_code == 409
+            assert answer.json()["changed"]
+        assert entries(desk) == []
+        assert desk.ask("GET", "draft").status_code == 204
+        desk.ask("GET", "proposal")
+        assert decide(desk, "reject", reason="boundary").json() == {"position": 1}
 
     def test_accept(self, desk):
         """After all slices with tumour: recorded, with what was seen and which model it was."""

@@ -196,6 +196,9 @@ def _viewer(
         if result.decided:
             _decided(office, item, reading, result.decided["position"], following)
             st.rerun()
+        if result.again:  # the viewer has told why; what it shows is loaded anew
+            st.session_state["generation"] = generation + 1
+            st.rerun()
         if result.lost:
             st.rerun()
 

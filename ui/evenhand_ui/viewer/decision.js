@@ -75,7 +75,8 @@ export class Decision {
       this.sent = null;
       app.refresh();
       if (error instanceof Refused && error.status === 401) app.renew();
-      if (error instanceof Refused && error.status === 412) app.askWhich();
+      if (error instanceof Refused && error.changed) app.askToLookAgain();
+      else if (error instanceof Refused && error.status === 412) app.askWhich();
       else panel.alert(error instanceof TypeError
         ? "The server does not answer; nothing was recorded. Try again." : error.message);
     }
