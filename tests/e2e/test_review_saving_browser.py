@@ -142,6 +142,28 @@ def test_the_proposal_changed(page, desk):
     expect(page.locator(VOLUMES)).to_have_text(painted)
 
 
+def test_the_answer_to_a_decision_is_lost(page, desk):
+    """Nobody hears that nothing was recorded when it was: the case comes anew."""
+    expect = sync_api.expect
+    open_case(page, desk, 5)
+    brush_stroke(page)
+    expect(page.locator(STATUS)).to_have_text("Saved")
+    sent = []
+
+    def lose(route):
+        sent.append(route.fetch().status)
+        route.abort()
+
+    page.route("**/decision", lose)
+    page.get_by_role("combobox", name="Reason").select_option("missed-tumour")
+    page.get_by_role("button", name="Record correction").click()
+    expect(page.get_by_text("The answer to your decision was lost")).to_be_visible()
+    assert sent == [200]
+    wait_ready(page)
+    expect(page.get_by_text("nothing was recorded")).to_have_count(0)
+    expect(page.get_by_role("button", name="Record correction")).to_be_enabled()
+
+
 def test_taking_the_other_where_there_is_none(page, desk):
     """Where the server has no draft any more, the screen goes back to the proposal as well."""
     expect = sync_api.expect
