@@ -12,7 +12,8 @@ from evenhand.cases.hashing import array_sha256
 from evenhand.cases.nifti import write_nifti
 from evenhand.metrics import score_case
 from evenhand.review import Verdict, claim_case
-from evenhand_ui import deciding, sitting
+from evenhand_ui import deciding, routes, sitting
+from evenhand_ui.drafts import Draft
 from evenhand_ui.masks import read_mask
 from evenhand_ui.office import office_of
 from review_run import AFFINE, TUMOUR_SLICES, make_review_run, proposed_mask
@@ -41,6 +42,18 @@ class TestSeen:
         monkeypatch.setattr(sitting, "HEAD_START", 1)
         assert see(desk, range(6)) == [2, 3, 4]
         assert decide(desk, "accept").status_code == 409
+
+    def test_what_comes_late_brings_nothing_back(self, desk, monkeypatch):
+        """A report or stroke that was on its way during the decision leaves no draft behind."""
+        place = desk.office.reading("n001", "Dr. Lee").place
+        monkeypatch.setattr(routes, "_hold", lambda office, reading: office.finish(reading))
+        for answer in (
+            desk.ask("POST", "seen", json={"slices": SEEN}),
+            save(desk, painted()),
+        ):
+            assert answer.status_code == 409
+            assert "decided meanwhile" in answer.json()["error"]
+        assert desk.office.drafts.read(place) == Draft()
 
     def test_readers_look_for_themselves(self, desk):
         """What one reader has seen, another has not."""

@@ -254,6 +254,15 @@ class Office:
         """Set once a case's image was handed out."""
         return self._opened.setdefault(case_id, threading.Event())
 
+    def demand_open(self, reading: Reading) -> None:
+        """Let nothing bring back what `finish` has dropped; called with the reading's lock held.
+
+        Raises:
+            ReviewError: the reading was decided since it was looked up.
+        """
+        if self._sittings.get(reading.place) is not reading.sitting:
+            raise ReviewError("This case was decided meanwhile; open it again to go on with it.")
+
     def finish(self, reading: Reading) -> None:
         """Forget draft and sitting: whoever comes back to the case looks at it anew."""
         with reading.lock:

@@ -293,6 +293,7 @@ def _save(office: Office, reading: Reading, request: Request, body: bytes) -> Re
     reading.demand(_shown(request))
     _hold(office, reading)
     with reading.lock:
+        office.demand_open(reading)
         draft = office.drafts.save(reading.place, body, box, base=base, strokes=strokes)
     return JSONResponse({"revision": draft.revision})
 
@@ -304,6 +305,7 @@ def _seen(office: Office, reading: Reading, request: Request, body: bytes) -> Re
     reading.demand(_shown(request))
     _hold(office, reading)
     with reading.lock:
+        office.demand_open(reading)
         reading.sitting.report(shown, time.monotonic())
         seen = tuple(sorted(reading.sitting.seen))
         office.drafts.note(reading.place, seen=seen, seconds=reading.sitting.seconds)
