@@ -50,6 +50,7 @@ class TestLesions:
         assert json.loads(row["lesions"]) == [vars(large), vars(small)]
         page = (tmp_path / "out" / "decisions.html").read_text(encoding="utf-8")
         assert "0.06, 6.0 x\n2.0, 5" in page
+        assert "slice (from 0, as stored)" in page, "the viewer counts from 1, and turned"
 
     def test_of_an_accepted_proposal(self, desk):
         """The proposal that was accepted is what was measured; what was rejected is not."""
