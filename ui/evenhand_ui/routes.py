@@ -10,6 +10,7 @@
     POST /evenhand/case/CASE/seen               slices shown; answers which are missing
     GET  /evenhand/case/CASE/prompt             whether the model can be asked
     POST /evenhand/case/CASE/prompt             box and points; answers a suggested mask of a slice
+    POST /evenhand/case/CASE/carry              a slice's mask; answers its neighbours' one by one
     POST /evenhand/case/CASE/decision           accept, correct, reject, cannot judge
 
 Streamlit's protection does not cover routes of one's own. Each request wants a
