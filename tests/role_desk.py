@@ -22,6 +22,7 @@ from evenhand_ui.tickets import WRITE
 from evenhand_ui.volumes import pack
 from review_people import WORDS, proxied
 from review_run import proposed_mask
+from screens import Screens
 
 HEADER_ROUTE = "/who"
 
@@ -31,6 +32,7 @@ def make_desk(folder, monkeypatch):
     monkeypatch.setattr(sitting, "HEAD_START", 1000)
     office_of.cache_clear()
     office = office_of(folder, None, None)
+    screens = Screens(office)
 
     async def who(request):
         return PlainTextResponse(request.headers.get(LOGIN_HEADER, "nobody"))
@@ -64,7 +66,9 @@ def make_desk(folder, monkeypatch):
         ticket = office.tickets.issue(
             who, opaque, action, now_s=time.time(), role=role, browser=browser
         )
-        headers = {"X-Evenhand-Ticket": ticket, **proxied(who), **(head or {})}
+        shown = screens.shown(method, path, case, who, role)
+        own = {"X-Evenhand-Ticket": ticket, "X-Evenhand-Reading": shown}
+        headers = {**own, **proxied(who), **(head or {})}
         return request(method, f"/evenhand/case/{opaque}/{path}", headers=headers, **more)
 
     return types.SimpleNamespace(office=office, request=request, ask=ask, folder=folder)

@@ -16,6 +16,7 @@ from evenhand_ui.routes import make_routes
 from evenhand_ui.tickets import WRITE
 from evenhand_ui.volumes import pack
 from review_run import TUMOUR_SLICES, proposed_mask
+from screens import Screens
 
 SEEN = list(TUMOUR_SLICES)
 """In the test's cases k runs upwards, so the viewer counts as the file does."""
@@ -25,6 +26,7 @@ def make_desk(folder, monkeypatch):
     """A run behind its routes, and a reader's requests to it."""
     monkeypatch.setattr(sitting, "HEAD_START", 1000)
     office = office_of(folder, None, None)
+    screens = Screens(office)
     transport = httpx.ASGITransport(Starlette(routes=make_routes(lambda: office)))
 
     async def send(method, path, **more):
@@ -40,7 +42,8 @@ def make_desk(folder, monkeypatch):
         opaque = office.tickets.opaque(case)
         if ticket is None:
             ticket = office.tickets.issue(reader, opaque, action, now_s=time.time())
-        headers = {"X-Evenhand-Ticket": ticket, **(head or {})}
+        shown = screens.shown(method, path, case, reader)
+        headers = {"X-Evenhand-Ticket": ticket, "X-Evenhand-Reading": shown, **(head or {})}
         return request(method, f"/evenhand/case/{opaque}/{path}", headers=headers, **more)
 
     return types.SimpleNamespace(office=office, request=request, ask=ask)

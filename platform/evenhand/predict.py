@@ -135,7 +135,7 @@ class OpenCase:
         """
         present = tuple(name for name in model.sequences if name in case.sequences)
         slices = display_slices(store.volumes(case, present, mask=False).images, model.sequences)
-        hidden = GrowingSlices(encoder, slices[:, 0])
+        hidden = GrowingSlices(encoder, slices[:, 0].clone())  # holds no other sequence
         return cls._with(model, slices, hidden), hidden
 
     @classmethod

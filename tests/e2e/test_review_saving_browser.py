@@ -114,6 +114,56 @@ def test_strokes_after_a_refused_save_are_kept(page, desk, status):
     expect(page.locator(STATUS)).to_have_text("Saved")
 
 
+def test_the_proposal_changed(page, desk):
+    """Who paints on a proposal that is none any more is told, keeps the stroke until they look."""
+    expect = sync_api.expect
+    open_case(page, desk, 4)
+    start = page.locator(VOLUMES).text_content()
+    sent = []
+
+    def refuse(route):
+        if route.request.method != "PUT":
+            route.continue_()
+            return
+        sent.append(route.request.headers)
+        route.fulfill(status=409, json={"error": "Changed.", "changed": True})
+
+    page.route("**/draft", refuse)
+    brush_stroke(page)
+    expect(page.get_by_text("The proposal has changed; look again")).to_be_visible()
+    painted = page.locator(VOLUMES).text_content()
+    assert painted != start
+    assert sent[0]["x-evenhand-reading"]
+    page.unroute("**/draft")
+    page.get_by_role("button", name="Look again").click()
+    expect(page.get_by_text("The proposal has changed; look again")).to_have_count(0)
+    wait_ready(page)
+    expect(page.locator(STATUS)).to_have_text("Saved")  # it was the same proposal after all
+    expect(page.locator(VOLUMES)).to_have_text(painted)
+
+
+def test_the_answer_to_a_decision_is_lost(page, desk):
+    """Nobody hears that nothing was recorded when it was: the case comes anew."""
+    expect = sync_api.expect
+    open_case(page, desk, 5)
+    brush_stroke(page)
+    expect(page.locator(STATUS)).to_have_text("Saved")
+    sent = []
+
+    def lose(route):
+        sent.append(route.fetch().status)
+        route.abort()
+
+    page.route("**/decision", lose)
+    page.get_by_role("combobox", name="Reason").select_option("missed-tumour")
+    page.get_by_role("button", name="Record correction").click()
+    expect(page.get_by_text("The answer to your decision was lost")).to_be_visible()
+    assert sent == [200]
+    wait_ready(page)
+    expect(page.get_by_text("nothing was recorded")).to_have_count(0)
+    expect(page.get_by_role("button", name="Record correction")).to_be_enabled()
+
+
 def test_taking_the_other_where_there_is_none(page, desk):
     """Where the server has no draft any more, the screen goes back to the proposal as well."""
     expect = sync_api.expect

@@ -68,7 +68,13 @@ def correct(run, case_id, mask):
     office = office_of(run.path, "pooled", None)
     reading = office.reading(case_id, "Dr. Lee")
     keep_as_draft(office, reading, mask)
-    answer = Answer(verdict=Verdict.CORRECT, reason=Reason.BOUNDARY, comment="", revision=1)
+    answer = Answer(
+        verdict=Verdict.CORRECT,
+        reason=Reason.BOUNDARY,
+        comment="",
+        revision=1,
+        shown=reading.place.name,
+    )
     return decide(office, reading, answer, now_s=time.time())
 
 

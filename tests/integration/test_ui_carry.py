@@ -1,6 +1,7 @@
 """A mask carried on to neighbouring slices by the routes, and which slice the model reads first."""
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 
 from evenhand.errors import ResourceError
 from evenhand.model.adapted import AdaptedModel
-from evenhand.model.embeddings import FrozenEncoder
+from evenhand.model.embeddings import EmbeddingCache, FrozenEncoder
+from evenhand_ui import assistant as assistant_module
 from evenhand_ui import prompting
 from evenhand_ui.drafts import Box
 from evenhand_ui.volumes import Canonical, pack
@@ -236,3 +238,58 @@ def test_nothing_is_read_ahead_while_a_case_opens(tmp_path, monkeypatch):
         assert order == []
     assert desk.wait()["state"] == "ready"
     assert order
+
+
+def test_few_half_read_cases_stay_in_memory(tmp_path, monkeypatch):
+    """Who goes from case to case fills no memory: the oldest half-read one is given up."""
+    folder = give_model(make_review_run(tmp_path / "run"))
+    install(monkeypatch.setattr, folder)
+    monkeypatch.setattr(assistant_module, "_KEPT_OPEN", 1)
+    allowed, original = threading.Semaphore(0), FrozenEncoder.__call__
+
+    def when_allowed(self, slices, index=None):
+        assert allowed.acquire(timeout=PATIENCE_S)
+        return original(self, slices, index)
+
+    monkeypatch.setattr(FrozenEncoder, "__call__", when_allowed)
+    desk = desk_of(folder)
+    assistant = desk.office.assistant
+    try:
+        allowed.release()
+        assert desk.wait("n001")["state"] == "ready"
+        assert desk.ask("GET", "prompt", case="n002").json()["state"] == "preparing"
+        allowed.release(2)  # the slice that is under way, and one of the next case
+        assert desk.wait("n002")["state"] == "ready"
+        assert list(assistant._growing) == ["n002"]
+        assert desk.ask("GET", "prompt", case="n001").json()["state"] == "preparing"
+    finally:
+        allowed.release(100)
+    assert desk.wait("n001")["state"] == "ready", "it is read again when somebody asks"
+
+
+def test_a_full_disk_does_not_take_the_model_away(tmp_path, monkeypatch):
+    """What is in memory answers prompts; it is written once there is room."""
+    folder = give_model(make_review_run(tmp_path / "run"))
+    install(monkeypatch.setattr, folder)
+    monkeypatch.setattr(assistant_module, "_WRITE_AGAIN_S", 0.05)
+    room, failed, original = threading.Event(), threading.Event(), EmbeddingCache.write
+
+    def write(self, case, values):
+        if not room.is_set():
+            failed.set()
+            raise ResourceError("The disk is full.")
+        original(self, case, values)
+
+    monkeypatch.setattr(EmbeddingCache, "write", write)
+    desk = desk_of(folder)
+    assert desk.wait()["state"] == "ready"
+    assert failed.wait(PATIENCE_S)
+    time.sleep(0.2)  # longer than a second try takes
+    said = {"slice": 0, "box": [4, 6, 0.5, 20, 14, 0.5]}
+    assert desk.ask("POST", "prompt", json=said).status_code == 200
+    room.set()
+    until = time.monotonic() + PATIENCE_S
+    while desk.office.assistant._growing and time.monotonic() < until:
+        time.sleep(0.02)
+    assert len(list((folder / "hospitals" / "north" / "embeddings").glob("*.npy"))) == 1
+    assert desk.ask("POST", "prompt", json=said).status_code == 200

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from evenhand.cases.hashing import array_sha256
+from evenhand.cases.nifti import write_nifti
 from evenhand.metrics import score_case
 from evenhand.review import Verdict, claim_case
-from evenhand_ui import deciding, sitting
+from evenhand_ui import deciding, routes, sitting
+from evenhand_ui.drafts import Draft
 from evenhand_ui.masks import read_mask
 from evenhand_ui.office import office_of
 from review_run import AFFINE, TUMOUR_SLICES, make_review_run, proposed_mask
@@ -41,6 +43,18 @@ class TestSeen:
         assert see(desk, range(6)) == [2, 3, 4]
         assert decide(desk, "accept").status_code == 409
 
+    def test_what_comes_late_brings_nothing_back(self, desk, monkeypatch):
+        """A report or stroke that was on its way during the decision leaves no draft behind."""
+        place = desk.office.reading("n001", "Dr. Lee").place
+        monkeypatch.setattr(routes, "_hold", lambda office, reading: office.finish(reading))
+        for answer in (
+            desk.ask("POST", "seen", json={"slices": SEEN}),
+            save(desk, painted()),
+        ):
+            assert answer.status_code == 409
+            assert "decided meanwhile" in answer.json()["error"]
+        assert desk.office.drafts.read(place) == Draft()
+
     def test_readers_look_for_themselves(self, desk):
         """What one reader has seen, another has not."""
         assert see(desk) == []
@@ -50,6 +64,21 @@ class TestSeen:
 
 class TestDecision:
     """A decision is what was on the screen, or it is none."""
+
+    def test_trained_again_meanwhile(self, desk):
+        """Nothing is said, seen or drawn about a new proposal by who still sees the one before."""
+        see(desk, [])
+        other = proposed_mask()
+        other[2:4, 2:4, 1] = 1
+        write_nifti(desk.office.run.mask_path("n001"), other, AFFINE)
+        late = desk.ask("POST", "seen", json={"slices": SEEN})
+        for answer in (decide(desk, "reject", reason="boundary"), save(desk, painted()), late):
+            assert answer.status_code == 409
+            assert answer.json()["changed"]
+        assert entries(desk) == []
+        assert desk.ask("GET", "draft").status_code == 204
+        desk.ask("GET", "proposal")
+        assert decide(desk, "reject", reason="boundary").json() == {"position": 1}
 
     def test_accept(self, desk):
         """After all slices with tumour: recorded, with what was seen and which model it was."""

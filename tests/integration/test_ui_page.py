@@ -323,7 +323,13 @@ class TestHistory:
         mask[0, 0, 0] = 1
         upload(open_case(open_page()), mask)
         reading = office(folder).reading("n001", "Dr. Lee")
-        answer = Answer(verdict=Verdict.CORRECT, reason=Reason.BOUNDARY, comment="", revision=1)
+        answer = Answer(
+            verdict=Verdict.CORRECT,
+            reason=Reason.BOUNDARY,
+            comment="",
+            revision=1,
+            shown=reading.place.name,
+        )
         decide(office(folder), reading, answer, now_s=time.time())
         open_case(open_page()).button(key="withdraw").click().run()
         assert entries(folder)[-1].decision.verdict is Verdict.WITHDRAW
@@ -343,7 +349,13 @@ class TestHistory:
         mask[0, 0, 0] = 1
         upload(open_case(open_page()), mask)
         reading = office(folder).reading("n001", "Dr. Lee")
-        answer = Answer(verdict=Verdict.CORRECT, reason=Reason.BOUNDARY, comment="", revision=1)
+        answer = Answer(
+            verdict=Verdict.CORRECT,
+            reason=Reason.BOUNDARY,
+            comment="",
+            revision=1,
+            shown=reading.place.name,
+        )
         decide(office(folder), reading, answer, now_s=time.time())
         assert draft(folder).revision == 0
         open_case(open_page(), reader="Dr. No")

@@ -50,6 +50,7 @@ class TestLesions:
         assert json.loads(row["lesions"]) == [vars(large), vars(small)]
         page = (tmp_path / "out" / "decisions.html").read_text(encoding="utf-8")
         assert "0.06, 6.0 x\n2.0, 5" in page
+        assert "slice (from 0, as stored)" in page, "the viewer counts from 1, and turned"
 
     def test_of_an_accepted_proposal(self, desk):
         """The proposal that was accepted is what was measured; what was rejected is not."""
@@ -156,6 +157,7 @@ class TestUnaided:
         decide(unaided, "correct", reason="boundary", revision=1)
         (first,) = unaided.office.store.entries()
         assert first.decision.signature is None
+        unaided.ask("GET", "proposal")
         decide(unaided, "correct", reason=Reason.MISSED_TUMOUR, revision=1)
         reading = unaided.office.reading("n001", "r1")
         shown = meaning_at(unaided.office, reading, unaided.office.to_sign[reading.place])
@@ -169,6 +171,24 @@ class TestUnaided:
         page = (tmp_path / "out" / "decisions.html").read_text(encoding="utf-8")
         assert "signed with decision\n2" in page
         assert "not signed" not in page
+
+    def test_nothing_is_said_of_what_was_not_shown(self, unaided):
+        """Who never got the answer to their unaided reading says nothing of the hidden proposal."""
+        save(unaided, painted())
+        decide(unaided, "correct", reason="boundary", revision=1)
+        again = decide(unaided, "correct", reason="boundary", revision=1)
+        stroke = save(unaided, painted(), base=1)
+        seen = unaided.ask("POST", "seen", json={"slices": [0]})
+        for answer in (again, stroke, seen):
+            assert answer.status_code == 409
+            assert answer.json()["changed"]
+            assert "The proposal has changed; look again" in answer.json()["error"]
+        assert len(unaided.office.store.entries()) == 1
+        reading = unaided.office.reading("n001", "r1")
+        assert reading.place not in unaided.office.to_sign
+        assert unaided.office.drafts.read(reading.place).revision == 1
+        unaided.ask("GET", "proposal")
+        assert decide(unaided, "correct", reason="boundary", revision=1).status_code == 200
 
     def test_only_ones_own(self, unaided):
         """A case that another has read unaided is no part of one's signature."""
@@ -222,6 +242,7 @@ class TestUnaided:
         """Before their own reading nobody sees what another has said, drawn or come to."""
         save(unaided, painted())
         decide(unaided, "correct", reason="boundary", revision=1)
+        unaided.ask("GET", "proposal")
         decide(unaided, "correct", reason="boundary", revision=1)
         sign(unaided, "r1")
         review = unaided.office.review("n001")

@@ -217,7 +217,13 @@ class TestSigning:
         page = visit(folder, headers, "r1")
         page.button(key="open-n001").click().run()
         reading = office(folder).reading("n001", "r1")
-        answer = Answer(verdict=Verdict.REJECT, reason=Reason.BOUNDARY, comment="", revision=0)
+        answer = Answer(
+            verdict=Verdict.REJECT,
+            reason=Reason.BOUNDARY,
+            comment="",
+            revision=0,
+            shown=reading.place.name,
+        )
         keep_for_signature(office(folder), reading, answer, now_s=time.time())
         page.session_state["to_sign"] = "n001"
         page.run()

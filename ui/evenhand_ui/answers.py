@@ -29,9 +29,14 @@ def meaning_of(verdict: Verdict, *, unaided_at: datetime | None = None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a reader has said. `revision` is the draft that was on the screen."""
+    """What a reader has said.
+
+    `revision` is the draft that was on the screen, `shown` the reading: the name of its place,
+    which tells the proposal, and whether it was hidden (`Reading.demand`).
+    """
 
     verdict: Verdict
     reason: Reason | None
     comment: str
     revision: int
+    shown: str

@@ -9,6 +9,7 @@ not wait for it.
 """
 
 import atexit
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Assistant", "Readiness"]
 
+_log = logging.getLogger(__name__)
+
 _WITHOUT_ADAPTER = "box-zero-shot"
 _KEPT_OPEN = 4
-"""Cases whose slices stay in memory; 60 MB for a large one."""
+"""Cases whose slices stay in memory, 60 MB for a large one; and cases half read, with image and
+activations, 250 MB for a large one."""
+_WRITE_AGAIN_S = 60.0
+"""How long activations that could not be written stay in memory before it is tried again."""
 _LAST_SLICE_S = 10.0
 """How long the end of the server waits for the slice that is being computed."""
 
@@ -65,6 +71,7 @@ class Assistant:
         self._faults: dict[str, str] = {}
         self._opened: dict[str, OpenCase] = {}
         self._growing: dict[str, tuple[OpenCase, GrowingSlices]] = {}
+        self._unwritten: dict[str, Case] = {}
         self._shown: dict[str, int] = {}
         self._model: AdaptedModel | None = None
         self._encoder: FrozenEncoder | None = None
@@ -209,7 +216,9 @@ class Assistant:
     def _prepare_all(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._wanted or self._ended)
+                pause = _WRITE_AGAIN_S if self._unwritten else None
+                if not self._news.wait_for(lambda: self._wanted or self._ended, pause):
+                    self._wanted.update(self._unwritten)
                 if self._ended:
                     return
                 case_id, case = self._wanted.popitem()
@@ -246,14 +255,34 @@ class Assistant:
             slices.near = self._shown.get(name, len(slices) // 2)
             slices.grow()
             with self._news:
-                self._growing[name] = (opened, slices)
-                self._ready.add(name)
+                self._keep(name, opened, slices)
                 if self._ended or any(other not in self._ready for other in self._wanted):
                     return False
-        cache.write(case, slices[:])
+        try:
+            cache.write(case, slices[:])
+        except ResourceError as error:  # all is in memory: the model can be asked all the same
+            _log.error("%s It is tried again.", error)
+            with self._news:
+                self._unwritten[name] = case
+            return True
         with self._news:
             self._growing.pop(name, None)
+            self._unwritten.pop(name, None)
         return True
+
+    def _keep(self, name: str, opened: "OpenCase", slices: "GrowingSlices") -> None:
+        """Answer prompts from a case that is half read; the oldest beyond a few is given up.
+
+        It is read again when somebody asks for it. Called with `_news` held.
+        """
+        self._growing.setdefault(name, (opened, slices))
+        self._ready.add(name)
+        while len(self._growing) > _KEPT_OPEN:
+            oldest = next(iter(self._growing))
+            del self._growing[oldest]
+            self._ready.discard(oldest)
+            self._wanted.pop(oldest, None)
+            self._unwritten.pop(oldest, None)
 
     def _grow(self, case: Case, model: "AdaptedModel") -> "tuple[OpenCase, GrowingSlices]":
         from evenhand.model.embeddings import FrozenEncoder

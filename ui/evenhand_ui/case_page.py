@@ -44,6 +44,11 @@ __all__ = ["show_case"]
 
 _log = logging.getLogger(__name__)
 
+_ANSWER_LOST = (
+    "The answer to your decision was lost on its way. The case was loaded again: its history says "
+    "whether the decision was recorded."
+)
+
 
 def show_case(
     office: Office, item: WorkItem, *, visitor: Visitor, role: Role, following: str | None
@@ -195,6 +200,11 @@ def _viewer(
         result = mount_viewer(key, _viewer_data(office, reading, readonly))
         if result.decided:
             _decided(office, item, reading, result.decided["position"], following)
+            st.rerun()
+        if result.again:  # what the viewer shows is loaded anew
+            st.session_state["generation"] = generation + 1
+            if result.again["why"] == "unknown":
+                st.session_state["message"] = _ANSWER_LOST
             st.rerun()
         if result.lost:
             st.rerun()

@@ -34,7 +34,7 @@ def _component() -> Callable[..., Any]:
 
 
 def mount_viewer(key: str, data: dict[str, Any]) -> Any:
-    """Mount the viewer; returns its triggers: `decided`, `renew` and `lost`.
+    """Mount the viewer; returns its triggers: `decided`, `renew`, `lost`, `again`.
 
     Args:
         key: must change with the case and with whatever replaces its masks.
@@ -46,6 +46,7 @@ def mount_viewer(key: str, data: dict[str, Any]) -> Any:
         on_decided_change=_nothing,
         on_renew_change=_nothing,
         on_lost_change=_nothing,
+        on_again_change=_nothing,
     )
 
 

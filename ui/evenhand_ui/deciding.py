@@ -185,6 +185,7 @@ def _prepared(
     )
     if holder.reader != reading.reader:
         raise ReviewError(f"{holder.reader} has taken this case over; nothing was recorded.")
+    reading.demand(answer.shown)
     draft = office.drafts.read(reading.place)
     if draft.revision != answer.revision:
         raise DraftConflictError(draft.revision)

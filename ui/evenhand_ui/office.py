@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.cases.records import Case
-from evenhand.errors import EvenhandError
+from evenhand.errors import EvenhandError, ReviewError
 from evenhand.review import STAGE_OF, Lesion, ReviewStore, Role, Stage
 from evenhand_ui.access import Presence
 from evenhand_ui.answers import Answer
@@ -31,13 +31,17 @@ from evenhand_ui.sitting import Sitting
 from evenhand_ui.tickets import TicketError, Tickets, page_key
 from evenhand_ui.volumes import Canonical, Pixels, encode_image
 
-__all__ = ["Office", "Reading", "office_of"]
+__all__ = ["Office", "ProposalChangedError", "Reading", "office_of"]
 
 _IMAGES_KEPT = 4
 _MASKS_KEPT = 32
 _LOOK_AHEAD_LIMIT_S = 60.0
 _TRANSFER_S = 1.0
 """What an image takes to the browser; reading the next one then would slow it down."""
+
+
+class ProposalChangedError(ReviewError):
+    """What came is about another proposal than the present one, or about none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,19 @@ class Reading:
     def stage(self) -> Stage:
         """As which reading of the case this is."""
         return STAGE_OF[self.role]
+
+    def demand(self, shown: str) -> None:
+        """Let pass only what was drawn or said before this reading; `shown` is its place's name.
+
+        Raises:
+            ProposalChangedError: it was another: the case was trained anew, or the proposal was
+                hidden and is not any more.
+        """
+        if shown != self.place.name:
+            raise ProposalChangedError(
+                "The proposal has changed; look again. Nothing was recorded or overwritten: "
+                "open the case anew to see the present proposal."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +253,15 @@ class Office:
     def _in_hand(self, case_id: str) -> threading.Event:
         """Set once a case's image was handed out."""
         return self._opened.setdefault(case_id, threading.Event())
+
+    def demand_open(self, reading: Reading) -> None:
+        """Let nothing bring back what `finish` has dropped; called with the reading's lock held.
+
+        Raises:
+            ReviewError: the reading was decided since it was looked up.
+        """
+        if self._sittings.get(reading.place) is not reading.sitting:
+            raise ReviewError("This case was decided meanwhile; open it again to go on with it.")
 
     def finish(self, reading: Reading) -> None:
         """Forget draft and sitting: whoever comes back to the case looks at it anew."""

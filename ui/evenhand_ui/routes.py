@@ -10,14 +10,17 @@
     POST /evenhand/case/CASE/seen               slices shown; answers which are missing
     GET  /evenhand/case/CASE/prompt             whether the model can be asked
     POST /evenhand/case/CASE/prompt             box and points; answers a suggested mask of a slice
+    POST /evenhand/case/CASE/carry              a slice's mask; answers its neighbours' one by one
     POST /evenhand/case/CASE/decision           accept, correct, reject, cannot judge
 
 Streamlit's protection does not cover routes of one's own. Each request wants a
 ticket in a header (`tickets.py`), which no foreign page can set; a foreign
 Origin is refused all the same. What the ticket's person may do in their role is
-looked up each time (`access.py`). Who must judge unaided gets nothing of the
-model. Bodies are capped while they are read, masks while they are unpacked.
-Nothing is cached but the viewer's code.
+looked up each time (`access.py`). What is drawn, seen and said comes with the
+reading that the viewer shows (X-Evenhand-Reading; 409: it is not the present
+one). Who must judge unaided gets nothing of the model. Bodies are capped while
+they are read, masks while they are unpacked. Nothing is cached but the viewer's
+code.
 """
 
 import json
@@ -48,7 +51,7 @@ from evenhand_ui.deciding import Answer, decide, keep_for_signature
 from evenhand_ui.drafts import Box, DraftConflictError
 from evenhand_ui.gate import LOGIN_HEADER
 from evenhand_ui.masks import read_uncertainty
-from evenhand_ui.office import Office, Reading
+from evenhand_ui.office import Office, ProposalChangedError, Reading
 from evenhand_ui.prompting import parts_of, read_prompt, read_seed, turn_slice
 from evenhand_ui.tickets import READ, WRITE, TicketError
 from evenhand_ui.volumes import Canonical, Pixels, grid_of, pack, unpack
@@ -174,7 +177,8 @@ def _refused(error: EvenhandError) -> JSONResponse:
         case ReviewAwayError() | ResourceError():
             return _refusal(503, str(error))
         case ReviewError():
-            return _refusal(409, str(error))
+            changed = isinstance(error, ProposalChangedError)
+            return _refusal(409, str(error), changed=changed)
         case _:
             return _refusal(422, str(error))
 
@@ -287,18 +291,22 @@ def _save(office: Office, reading: Reading, request: Request, body: bytes) -> Re
     strokes = _number(request.headers.get("x-evenhand-strokes", ""), "its strokes")
     box = Box.parse(request.headers.get("x-evenhand-box", ""), reading.canonical.turned_shape)
     unpack(body, box.shape)
+    reading.demand(_shown(request))
     _hold(office, reading)
     with reading.lock:
+        office.demand_open(reading)
         draft = office.drafts.save(reading.place, body, box, base=base, strokes=strokes)
     return JSONResponse({"revision": draft.revision})
 
 
-def _seen(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
+def _seen(office: Office, reading: Reading, request: Request, body: bytes) -> Response:
     shown = _json(body).get("slices")
     if not isinstance(shown, list) or not all(type(one) is int for one in shown):
         raise _RequestError(400, "A report of slices is a list of numbers.")
+    reading.demand(_shown(request))
     _hold(office, reading)
     with reading.lock:
+        office.demand_open(reading)
         reading.sitting.report(shown, time.monotonic())
         seen = tuple(sorted(reading.sitting.seen))
         office.drafts.note(reading.place, seen=seen, seconds=reading.sitting.seconds)
@@ -333,7 +341,7 @@ def _carry(office: Office, reading: Reading, request: Request, body: bytes) -> R
     )
 
 
-def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Response:
+def _decide(office: Office, reading: Reading, request: Request, body: bytes) -> Response:
     said = _json(body)
     try:
         answer = Answer(
@@ -341,9 +349,11 @@ def _decide(office: Office, reading: Reading, _: Request, body: bytes) -> Respon
             reason=Reason(said["reason"]) if said.get("reason") else None,
             comment=str(said.get("comment", "")),
             revision=int(said["revision"]),
+            shown=_shown(request),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         raise _RequestError(400, "This decision cannot be read; reload the page.") from None
+    reading.demand(answer.shown)
     if answer.verdict is Verdict.WITHDRAW:
         raise _RequestError(400, "A decision is withdrawn in its history.")
     with reading.lock:
@@ -369,6 +379,11 @@ def _hold(office: Office, reading: Reading) -> None:
     )
     if claim.reader != reading.reader:
         raise ReviewError(f"{claim.reader} has taken this case over; your draft is kept.")
+
+
+def _shown(request: Request) -> str:
+    """Which reading the viewer shows: what is sent is about that one, or about nothing."""
+    return request.headers.get("x-evenhand-reading", "")
 
 
 def _number(text: str, what: str) -> int:

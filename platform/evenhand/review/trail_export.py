@@ -90,7 +90,7 @@ demo, the reader wrote their own name and nobody checked it: that is no signatur
 {{ chain(trail.check.decisions, "decision") }}</p>
 <table><thead><tr><th>#</th><th>When (UTC)</th><th>Case</th><th>Reader</th><th>Decision</th>
 <th>Seconds</th><th>Strokes</th><th>Slices seen</th><th>Dice</th><th>HD95</th>
-<th>Lesions: ml, mm x mm, slice</th>
+<th>Lesions: ml, mm x mm, slice (from 0, as stored)</th>
 <th>Signed: name, time, meaning</th>
 <th>Mask before, after</th><th>Model, adapter</th><th>Hash</th></tr></thead><tbody>
 {% for e in trail.decisions %}{% set d = e.decision %}<tr>

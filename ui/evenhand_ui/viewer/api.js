@@ -6,16 +6,22 @@ export class Refused extends Error {
     this.status = status;
     this.answer = answer;
   }
+
+  // The reading on the screen is not the present one: trained anew, or judged in another window.
+  get changed() { return Boolean(this.answer.changed); }
 }
 
 export class Api {
   constructor(data) {
     this.base = `${location.origin}/evenhand/case/${data.case}`;
     this.ticket = data.ticket;
+    this.shown = data.draftKey;
   }
 
   async ask(path, options = {}) {
-    const headers = { ...options.headers, "X-Evenhand-Ticket": this.ticket };
+    const headers = {
+      ...options.headers, "X-Evenhand-Ticket": this.ticket, "X-Evenhand-Reading": this.shown,
+    };
     const response = await fetch(`${this.base}/${path}`, {
       ...options, headers, cache: "no-store", credentials: "same-origin",
     });

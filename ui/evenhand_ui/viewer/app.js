@@ -43,6 +43,7 @@ export class App {
       renew: () => this.renew(),
       conflict: () => this.askWhich(),
       lost: () => this.trigger("lost", Date.now()),
+      changed: () => this.askToLookAgain(),
     });
     this.started = performance.now();
     this.ready = this._load().catch((error) => this._broken(error));
@@ -88,6 +89,7 @@ export class App {
     this.watching = new Watching({
       api: this.api, must: this.data.must, missing: this.data.missing,
       readonly: this.data.readonly, renew: () => this.renew(), changed: () => this.refresh(),
+      stale: () => this.askToLookAgain(),
     });
     this._listen();
     this.refresh();
@@ -342,6 +344,15 @@ export class App {
     this.panel.alert(
       "Another window has changed this mask meanwhile. Nothing was overwritten.",
       [["Keep mine", () => this._settle("keepMine")], ["Take the other", () => this._settle("takeOther")]],
+    );
+  }
+
+  // What is drawn stays on the screen until the reader has read this: it is not taken along.
+  askToLookAgain() {
+    this.panel.alert(
+      "The proposal has changed; look again. Nothing was recorded about the present one. What you " +
+      "drew about the one before stays on the screen until then.",
+      [["Look again", () => this.trigger("again", { why: "changed", at: Date.now() })]],
     );
   }
 

@@ -61,8 +61,10 @@ export class Decision {
     if (this.sent || panel.verdicts[verdict].disabled) return;
     this.sent = verdict;
     app.refresh();
+    let asked = false;
     try {
       await app.saving.flush();
+      asked = true;
       const { position } = await app.api.tell("decision", {
         verdict, reason: panel.reason.value, comment: panel.comment.value,
         revision: app.saving.revision,
@@ -70,22 +72,35 @@ export class Decision {
       this.taken = true;
       if (position === null) panel.say("Not recorded yet: it waits for your signature");
       else panel.say("Recorded", "good");
-      this._tellPage({ position, verdict }, AGAIN_MS);
+      this._tellPage("decided", { position, verdict }, AGAIN_MS);
     } catch (error) {
+      if (asked && !(error instanceof Refused && error.answer.error)) {
+        this._answerLost();
+        return;
+      }
       this.sent = null;
       app.refresh();
       if (error instanceof Refused && error.status === 401) app.renew();
-      if (error instanceof Refused && error.status === 412) app.askWhich();
-      else panel.alert(error instanceof TypeError
-        ? "The server does not answer; nothing was recorded. Try again." : error.message);
+      if (error instanceof Refused && error.changed) app.askToLookAgain();
+      else if (error instanceof Refused && error.status === 412) app.askWhich();
+      else panel.alert(error.message);
     }
   }
 
-  // The page turns to the signature or to the next case. What it is told while it is being drawn can
+  // The server may have recorded it before the answer was lost: nothing is sent again before the
+  // reader has seen what stands.
+  _answerLost() {
+    this.app.panel.alert(
+      "The server did not answer. It is not known whether your decision was recorded. The case is " +
+      "loaded again as soon as the server is back.");
+    this._tellPage("again", { why: "unknown" }, AGAIN_MS);
+  }
+
+  // The page turns to the signature, to the next case, or to this one anew. What it is told while it is being drawn can
   // be lost, so it is told again, ever more rarely, until it has turned.
-  _tellPage(what, wait) {
-    this.app.trigger("decided", { ...what, at: Date.now() });
-    this.timer = setTimeout(() => this._tellPage(what, 2 * wait), wait);
+  _tellPage(name, what, wait) {
+    this.app.trigger(name, { ...what, at: Date.now() });
+    this.timer = setTimeout(() => this._tellPage(name, what, 2 * wait), wait);
   }
 }
 

@@ -8,8 +8,9 @@ const RETRY_MS = [1000, 2000, 4000, 8000];
 
 export class Saving {
   // `tell(text, kind)`: status line; `renew()`: ask for a new ticket; `conflict()`: ask the reader.
-  constructor({ api, volume, editor, key, tell, renew, conflict, lost }) {
-    Object.assign(this, { api, volume, editor, key, tell, renew, conflict, lost });
+  // `changed()`: the proposal is another one now.
+  constructor({ api, volume, editor, key, tell, renew, conflict, lost, changed }) {
+    Object.assign(this, { api, volume, editor, key, tell, renew, conflict, lost, changed });
     this.revision = 0;
     this.dirty = false;
     this.running = null;
@@ -167,7 +168,8 @@ export class Saving {
     } else {
       this.stopped = true;
       this.tell(error.message, "bad");
-      if (error.status === 409 || error.status === 403) this.lost();
+      if (error.changed) this.changed();
+      else if (error.status === 409 || error.status === 403) this.lost();
     }
   }
 }

@@ -7,8 +7,8 @@ const SEND_MS = 250;
 const BEAT_MS = 20000;
 
 export class Watching {
-  constructor({ api, must, missing, changed, renew, readonly }) {
-    Object.assign(this, { api, changed, renew, readonly });
+  constructor({ api, must, missing, changed, renew, stale, readonly }) {
+    Object.assign(this, { api, changed, renew, stale, readonly });
     this.must = new Set(must);
     this.missing = new Set(missing);
     this.shown = new Set(must.filter((k) => !this.missing.has(k)));
@@ -50,6 +50,7 @@ export class Watching {
       if (missing.some((k) => this.shown.has(k))) this._soon();
     } catch (error) {
       if (error instanceof Refused && error.status === 401) this.renew();
+      if (error instanceof Refused && error.changed) this.stale();
       // Whatever it was: what was shown is reported again with the next slice.
     }
   }
