@@ -83,6 +83,7 @@ ROWS: dict[str, Row] = {
     "krum, flipped x10": _strategy("krum", poison=-10.0),
     "fedavg, flipped x10": _strategy("fedavg", poison=-10.0),
     "qfedavg": _strategy("qfedavg"),
+    "tilted": _strategy("tilted"),
     "fedprox": _strategy("fedprox"),
     "fedadam": _strategy("fedadam"),
     "trimmed-mean": _strategy("trimmed-mean"),

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -158,12 +159,11 @@ def test_the_slice_on_the_screen_is_read_first(tmp_path, monkeypatch):
     """A prompt is answered after one slice, not after the volume; then its neighbours are read."""
     folder = give_model(make_review_run(tmp_path / "run"))
     install(monkeypatch.setattr, folder)
-    order, original = [], FrozenEncoder.__call__
+    order, original, allowed = [], FrozenEncoder.__call__, threading.Semaphore(1)
 
     def slow(self, slices, index=None):
         order.extend(index.tolist())
-        if len(order) > 1:
-            time.sleep(0.2)
+        assert allowed.acquire(timeout=PATIENCE_S)
         return original(self, slices, index)
 
     monkeypatch.setattr(FrozenEncoder, "__call__", slow)
@@ -172,11 +172,16 @@ def test_the_slice_on_the_screen_is_read_first(tmp_path, monkeypatch):
     while desk.ask("GET", "prompt?slice=4").json()["state"] != "ready":
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert len(order) < SHAPE[2]
-    # Another one goes before the rest.
+    # Another one goes before the rest: slice 0, which is the furthest and would be the last.
     said = {"slice": 0, "box": [4, 6, 0.5, 20, 14, 0.5]}
-    assert desk.ask("POST", "prompt", json=said).status_code == 200
-    assert len(order) < SHAPE[2]
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(desk.ask, "POST", "prompt", json=said)
+        while not answer.done() and time.monotonic() < until:
+            time.sleep(0.5)
+            allowed.release()
+    assert answer.result().status_code == 200
+    assert order.index(0) < SHAPE[2] - 1
+    allowed.release(SHAPE[2])
     case = desk.office.run.case("n001")
     while desk.office.assistant._growing and time.monotonic() < until:
         time.sleep(0.05)
@@ -196,18 +201,21 @@ def test_another_case_does_not_wait_for_the_volume(tmp_path, monkeypatch):
     """Who opens the next case is not kept waiting by the rest of the one before."""
     folder = give_model(make_review_run(tmp_path / "run"))
     install(monkeypatch.setattr, folder)
-    order, original = [], FrozenEncoder.__call__
+    order, original, allowed = [], FrozenEncoder.__call__, threading.Semaphore(1)
 
     def slow(self, slices, index=None):
         order.append(float(slices.sum()))
-        time.sleep(0.1)
+        assert allowed.acquire(timeout=PATIENCE_S)
         return original(self, slices, index)
 
     monkeypatch.setattr(FrozenEncoder, "__call__", slow)
     desk = desk_of(folder)
     desk.wait("n001")
+    assert desk.ask("GET", "prompt", case="n002").json()["state"] == "preparing"
+    allowed.release(2)  # the slice that is being read, and the first of the other case
     desk.wait("n002")
     assert len(order) < SHAPE[2]
+    allowed.release(2 * SHAPE[2])
     until = time.monotonic() + PATIENCE_S
     while desk.office.assistant._growing and time.monotonic() < until:
         time.sleep(0.05)

@@ -99,6 +99,10 @@ export class Prompts {
     if (this.walk || this.state !== "ready") return;
     const suggested = [this._here, this.slice].find((k) =>
       this.answered && volume.part(mainPlane, k, SUGGESTED));
+    if (this.answered && suggested === undefined) {
+      panel.say("Take or drop the suggestion first, or go to a slice that has it.", "bad");
+      return;
+    }
     const [slice, bit] = this.answered ? [suggested, SUGGESTED] : [this._here, MINE];
     const part = volume.part(mainPlane, slice, bit);
     if (!part) {
