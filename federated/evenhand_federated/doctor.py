@@ -164,7 +164,8 @@ def _policy(folder: HospitalFolder) -> Finding:
 def _log(folder: HospitalFolder) -> Finding:
     log = folder.messages()
     faults = log.faults()
-    fix = f"{faults[0]} Keep the file; begin another." if faults else ""
+    way_out = "Put messages.jsonl and messages.head aside and keep them; new ones are begun."
+    fix = f"{faults[0]} {way_out}" if faults else ""
     return Finding("message log", f"{len(log.entries())} lines", fix)
 
 

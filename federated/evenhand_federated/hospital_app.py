@@ -47,7 +47,10 @@ class _OnlyWhatIsAsked(ClientApp):
             return _refused(message, "tensors", str(error))
         answer = super().__call__(message, context)
         if answer.has_content():
-            answer.content = joined(answer.content)
+            try:
+                answer.content = joined(answer.content)
+            except FederationError as error:
+                return _refused(message, "an answer", str(error))
         return answer
 
 
@@ -94,7 +97,13 @@ class _Task:
         fewest = fewest_answers(terms.config(), terms.arm, len(terms.hospitals))
         key_path = self.folder.key_path
         return SecureRound(
-            home.path, home.name, context, fewest, roll=terms.roll, key_path=key_path
+            home.path,
+            home.name,
+            context,
+            fewest,
+            number=self.order.round,
+            roll=terms.roll,
+            key_path=key_path,
         )
 
 

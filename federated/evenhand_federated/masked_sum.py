@@ -56,6 +56,7 @@ __all__ = [
     "UnopenedSumError",
     "decode",
     "encode",
+    "is_key",
     "open_sum",
     "threshold_of",
 ]
@@ -95,6 +96,15 @@ def encode(values: NDArray[np.float64]) -> Ring:
 def decode(total: Ring) -> NDArray[np.float64]:
     """A sum of encoded numbers as numbers."""
     return total.view(np.int64).astype(np.float64) * STEP
+
+
+def is_key(content: bytes) -> bool:
+    """Whether bytes are a public key that masks can be agreed on with."""
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), content)
+    except ValueError:
+        return False
+    return True
 
 
 def threshold_of(hospitals: int, minimum: int) -> int:
@@ -157,13 +167,11 @@ class Contributor:
             .public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
         )
 
-    def mask(self, keys: Mapping[str, bytes], values: NDArray[np.float64]) -> Masked:
-        """Mask numbers for a sum among the owners of `keys`.
+    def check_keys(self, keys: Mapping[str, bytes]) -> None:
+        """Refuse keys that numbers would not be masked with, before anybody trains for it.
 
         Raises:
-            RefusedSumError: too few, or this hospital's key is not among them, or it has masked
-                in this round before.
-            FederationError: a number is out of range.
+            RefusedSumError: see `mask`.
         """
         if self.keys:
             raise RefusedSumError("Numbers were masked in this round already; they are sent once.")
@@ -174,6 +182,18 @@ class Contributor:
             )
         if keys.get(self.name) != self.public():
             raise RefusedSumError("This hospital's own key is not in the list. Nothing is sent.")
+        if not all(map(is_key, keys.values())):
+            raise RefusedSumError("A key is no key at all. Nothing is sent.")
+
+    def mask(self, keys: Mapping[str, bytes], values: NDArray[np.float64]) -> Masked:
+        """Mask numbers for a sum among the owners of `keys`.
+
+        Raises:
+            RefusedSumError: too few, or this hospital's key is not among them, or it has masked
+                in this round before.
+            FederationError: a number is out of range.
+        """
+        self.check_keys(keys)
         total = encode(values) + _stream(self._own_seed(), values.size)
         others = [name for name in keys if name != self.name]
         for name in others:

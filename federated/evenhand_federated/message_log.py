@@ -11,7 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from io import RawIOBase
@@ -118,8 +119,19 @@ class MessageLog:
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the log."""
-        entries, public = self.entries(), self._key.public
-        return [*chain_faults(entries, public), *head_faults(entries, self._head(), public)]
+        with self._unchanged():  # an entry that is being written is not in the one and in the other
+            entries, head, public = self.entries(), self._head(), self._key.public
+        return [*chain_faults(entries, public), *head_faults(entries, head, public)]
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """While nobody writes; a log that is not there is not made."""
+        if not self.path.exists():
+            yield
+            return
+        with self.path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
 
     def _head(self) -> Head | None:
         try:

@@ -1,7 +1,8 @@
 """A hospital's side of rounds in which only the sum is seen; imports no torch."""
 
 import fcntl
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,15 +41,26 @@ class SecureRound:
         hospital: its name.
         context: see `evenhand_federated.certified.context_of`.
         minimum: contributors that it asks for.
+        number: of the round in the study, the same in every run.
         roll: of the study.
         key_path: of its node's private key.
     """
 
     def __init__(
-        self, folder: Path, hospital: str, context: str, minimum: int, *, roll: Roll, key_path: Path
+        self,
+        folder: Path,
+        hospital: str,
+        context: str,
+        minimum: int,
+        *,
+        number: int,
+        roll: Roll,
+        key_path: Path,
     ) -> None:
+        self._number = number
         self._roll, self._key_path = roll, key_path
         self._path = folder / "secure-sum.json"
+        self._opened_path = folder / "secure-sums-opened.json"
         self._hospital = hospital
         self._context = context
         self._minimum = minimum
@@ -73,7 +85,7 @@ class SecureRound:
 
         Raises:
             RefusedSumError: one is of no hospital of the study, or its hospital has not signed it
-                for this round.
+                for this round, or this sum is not to be had.
         """
         keys, signatures = content.get("keys", {}), content.get("signatures", {})
         for name, key in keys.items():
@@ -87,6 +99,8 @@ class SecureRound:
                     f"The key that came for {name} is not one that {name} has signed for this "
                     "round: it is somebody else's, or an old one. Nothing is sent."
                 )
+        with self._held():
+            self._load().check_keys(keys)
         return dict(keys)
 
     def mask(
@@ -130,6 +144,7 @@ class SecureRound:
         came = [str(name) for name in message.content["came"]["names"]]
         with self._held():
             own = self._load()
+            self._refuse_other(came)
             own.agree(came)
             self._keep(own)
         statement = list_statement(self._context, own.keys, came)
@@ -146,9 +161,14 @@ class SecureRound:
         with self._held():
             own = self._load()
             signatures = message.content.get("signatures", {})
-            came = {name: bytes(part) for name, part in message.content["shares"].items()}
+            shares = message.content["shares"]
+            if not all(isinstance(part, bytes) for part in shares.values()):
+                raise RefusedSumError("What came as shares are none; refused.")
+            came = dict(shares.items())
+            self._refuse_other(came)
             statement = list_statement(self._context, own.keys, came)
             opened = own.unmask(came, self._roll.signers(statement, signatures))
+            self._note_opened(came)
             self._path.unlink()
         content = RecordDict(
             {
@@ -157,6 +177,28 @@ class SecureRound:
             }
         )
         return Message(content, reply_to=message)
+
+    def _refuse_other(self, came: Collection[str]) -> None:
+        """Refuse a second sum of a round among others: the two would differ by one hospital.
+
+        Whoever trains the same round again sends the same numbers again, also in another run.
+        """
+        before = self._opened().get(str(self._number))
+        if before is not None and before != sorted(came):
+            raise RefusedSumError(
+                f"Round {self._number} was opened for {', '.join(before)}; it is opened for no "
+                "others. The study goes on when these are there, or as a new one. Refused."
+            )
+
+    def _opened(self) -> dict[str, list[str]]:
+        if not self._opened_path.exists():
+            return {}
+        found: dict[str, list[str]] = json.loads(self._opened_path.read_text("utf-8"))
+        return found
+
+    def _note_opened(self, came: Collection[str]) -> None:
+        content = self._opened() | {str(self._number): sorted(came)}
+        write_atomically(self._opened_path, json.dumps(content).encode())
 
     def _signed(self, statement: bytes) -> ConfigRecord:
         return ConfigRecord({self._hospital: sign_as_node(self._key_path, statement)})

@@ -26,6 +26,7 @@ from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.masked_sum import (
     Unmasking,
     UnopenedSumError,
+    is_key,
     open_sum,
     threshold_of,
 )
@@ -104,7 +105,7 @@ class SecureFedAvg(DeployedFedAvg):
             key = reply.content.get("key", {}).get(name)
             signature = reply.content.get("signature", {}).get(name)
             statement = key_statement(self._context, name, key) if isinstance(key, bytes) else b""
-            if self._roll.is_signed(name, statement, signature):
+            if self._roll.is_signed(name, statement, signature) and is_key(key):
                 self._keys[name], signatures[name] = key, signature
             else:
                 self._uncertified[name] = "a key that it has not signed as the study names it"
@@ -239,6 +240,9 @@ def _fault(content: RecordDict, size: int, began: set[str]) -> str | None:
         return "an answer of another form"
     if "metrics" in content and (fault := figures_fault(content["metrics"])) is not None:
         return fault
-    if {*content["arrays"]} != {MASKED} or {*content["shares"]} != began:
+    shares = content["shares"]
+    if not all(isinstance(part, bytes) for part in shares.values()):
+        return "masks of another form"
+    if {*content["arrays"]} != {MASKED} or {*shares} != began:
         return "masks of another form"
     return tensor_fault(content["arrays"][MASKED], (size,), "uint64")

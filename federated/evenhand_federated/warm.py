@@ -104,11 +104,14 @@ def _forked(door: socket.socket, loaded: tuple[str, ...]) -> list[str] | None:
             with warnings.catch_warnings():
                 # Of threads: those of NumPy's library for matrices, which ends them before a fork.
                 warnings.simplefilter("ignore", DeprecationWarning)
+                connection.send(TAKEN)  # who waits no longer starts cold: nothing is forked then
                 child = os.fork() == 0
             if child:
-                _become(files)
+                try:
+                    _become(files)
+                except BaseException:  # noqa: BLE001 - a copy must never wait at the door
+                    os._exit(1)
                 return words
-            connection.send(TAKEN)
             return None
         finally:
             for file in files:

@@ -206,6 +206,19 @@ def unsigned(world):
     world.signatures.clear()
 
 
+def none_at_all(world):
+    """Neither keys nor signatures: nothing that could be looked at."""
+    world.keys.clear()
+    world.signatures.clear()
+
+
+def no_point(world):
+    """South has signed bytes that are no key: all would pay, and then fail."""
+    world.keys["south"] = b"\x02" + b"\xff" * 48
+    statement = key_statement(world.context(), "south", world.keys["south"])
+    world.signatures["south"] = world.sign("south", statement)
+
+
 class TestKeys:
     """A key of a round counts only if its hospital, which the study names, has signed it."""
 
@@ -219,6 +232,8 @@ class TestKeys:
             (of_an_older_run, "The key that came for south is not one that south has signed"),
             (tampered, "The key that came for south is not one that south has signed"),
             (unsigned, "is not one that"),
+            (none_at_all, "0 hospitals would take part in this sum"),
+            (no_point, "A key is no key at all"),
         ],
     )
     def test_refused_and_logged(self, world, attack, why):
@@ -341,6 +356,27 @@ class TestLists:
         signatures["east"] = whole[:-1] + bytes([whole[-1] ^ 1])
         why = "2 hospitals have signed this list"
         assert masked.refused(masked.unmask(self.CAME, signatures), why)
+
+    def test_a_round_is_opened_for_one_list(self, masked):
+        """Begun again, it gives the same numbers: another list would show whose are missing."""
+        mine = masked.agree(self.CAME).content["signature"]["north"]
+        signatures = masked.lists(self.CAME, ("east", "south")) | {"north": mine}
+        assert masked.unmask(self.CAME, signatures).has_content()
+        masked.begin()
+        masked.mask()
+        why = "Round 1 was opened for east, north, south"
+        other = ("north", "east", "west")
+        assert masked.refused(masked.agree(other), why)
+        assert masked.refused(masked.unmask(("north", *OTHERS), {}), why)
+        mine = masked.agree(self.CAME).content["signature"]["north"]
+        signatures = masked.lists(self.CAME, ("east", "south")) | {"north": mine}
+        assert masked.unmask(self.CAME, signatures).has_content()
+
+    def test_a_share_that_is_a_number(self, masked):
+        """As bytes it would be as many as it says."""
+        masked.masked["east"]["north"] = 30_000_000_000
+        why = "What came as shares are none"
+        assert masked.refused(masked.unmask(("north", *OTHERS), {}), why)
 
     def test_a_list_without_oneself(self, masked):
         """North has sent its numbers, and knows it; nor is a list of too few one."""

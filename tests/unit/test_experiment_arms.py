@@ -62,6 +62,16 @@ class TestArms:
         assert [arm.name for arm in arms] == ["warm-start", "federated-private"]
         assert arms[0].hospitals == ()
 
+    def test_parts_of_ones_own_do_not_start_from_phantoms(self):
+        """Half of an adapter from phantoms and half at random is what nobody means."""
+        start = {"phantoms": 4}
+        with pytest.raises(ValueError, match=r"leave federated out of warm_start\.arms"):
+            config_of(
+                federation__local_parts=["head.leave.*"], arms=["federated"], warm_start=start
+            )
+        start["arms"] = ["local", "pooled"]
+        config_of(federation__local_parts=["head.leave.*"], arms=["federated"], warm_start=start)
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_note(self, kind):
         """Every arm says in the report what it is."""

@@ -7,6 +7,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from evenhand.errors import FederationError
 from evenhand_federated import hospital_app
+from evenhand_federated.answers import tensor_fault
 from evenhand_federated.hospital import NODE_VARIABLE
 from evenhand_federated.message_log import weigh
 from evenhand_federated.node import HospitalNode
@@ -62,6 +63,25 @@ def test_is_few_requests():
     FakeGrid({})  # makes messages possible
     assert len(get_all_nested_objects(Message(many, 10, "train"))) > 100
     assert len(get_all_nested_objects(Message(joined(many), 10, "train"))) < 10
+
+
+def npy(header):
+    """A file of NumPy's that begins so and has nothing in it."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["{'descr': '|u1', 'fortran_order': False, 'shape': (1125899906842624,), }", "{'descr': ("],
+    ids=["huge", "unclosed"],
+)
+def test_a_header_that_numpy_breaks_on(header):
+    """A petabyte, and a header without an end: a sentence, not an error that ends the study."""
+    array = Array("uint8", (4,), "numpy.ndarray", npy(header))
+    assert tensor_fault(array, (4,), "uint8") == "a tensor that cannot be read"
+    content = RecordDict({"arrays": ArrayRecord({"in one piece": array})})
+    with pytest.raises(FederationError, match="cannot be read"):
+        taken_apart(content)
 
 
 @pytest.mark.parametrize(

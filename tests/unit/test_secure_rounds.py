@@ -59,7 +59,8 @@ def part_of(folder, name, number=1, minimum=2):
     home.mkdir(exist_ok=True)
     context = context_of("study", number, LINK_NODE_ID)
     key_path = folder / "keys" / name
-    return SecureRound(home, name, context, minimum, roll=roll_of(folder), key_path=key_path)
+    more = {"number": number, "roll": roll_of(folder), "key_path": key_path}
+    return SecureRound(home, name, context, minimum, **more)
 
 
 def secure_node(folder, name, *, quiet=(), change=lambda content: content, minimum=2):

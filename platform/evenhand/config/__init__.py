@@ -349,6 +349,15 @@ class ExperimentConfig(Section):
         return {**raw, "privacy": privacy}
 
     @model_validator(mode="after")
+    def _whole_start(self) -> "ExperimentConfig":
+        if self.federation.local_parts and self.warm_start.starts("federated"):
+            raise ValueError(
+                "federation.local_parts start at random at each hospital, which a start from "
+                "phantoms would not reach; leave federated out of warm_start.arms"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _phantoms_fit(self) -> "ExperimentConfig":
         if self.warm_start.phantoms and (self.data.labels or self.data.sequences[0] != "FLAIR"):
             raise ValueError(
