@@ -36,7 +36,8 @@ from evenhand.cases.store import CaseStore
 from evenhand.geometry import Affine
 from evenhand.review import ReviewStore
 from evenhand_ui.drafts import Box
-from evenhand_ui.tickets import WRITE, Tickets, page_key
+from evenhand_ui.office import Office, office_of
+from evenhand_ui.tickets import WRITE
 from evenhand_ui.volumes import pack
 
 PAUSE_S = 0.5
@@ -98,10 +99,12 @@ def memory_mib(pid: int, field: str) -> float:
 class Reader:
     """One reader with a case of their own."""
 
-    def __init__(self, number: int, url: str, tickets: Tickets, shape: Shape) -> None:
+    def __init__(self, number: int, url: str, office: Office, shape: Shape) -> None:
         self.number = number
         self.name = f"reader-{number}"
-        self.opaque = tickets.opaque(f"c{number:03d}")
+        tickets, case_id = office.tickets, f"c{number:03d}"
+        self.opaque = tickets.opaque(case_id)
+        self.shown = office.reading(case_id, self.name).place.name  # as the page tells the viewer
         self.ticket = tickets.issue(self.name, self.opaque, WRITE, now_s=time.time())
         self.client = httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False)
         self.shape = shape
@@ -112,7 +115,8 @@ class Reader:
 
     def ask(self, kind: str, method: str, path: str, opaque: str = "", **more: object) -> int:
         """Send a request of one's own and note how long it took."""
-        headers = {"X-Evenhand-Ticket": self.ticket, **more.pop("head", {})}  # type: ignore[dict-item]
+        own = {"X-Evenhand-Ticket": self.ticket, "X-Evenhand-Reading": self.shown}
+        headers = own | more.pop("head", {})  # type: ignore[operator]
         began = time.perf_counter()
         answer = self.client.request(
             method,
@@ -190,9 +194,9 @@ def main() -> None:
         folder = Path(name) / "run"
         make_run(folder, (i, j, k), options.readers)
         with served(folder) as (pid, url):
-            tickets = Tickets(page_key(folder / "review" / "page.key"), scope="federated")
+            office = office_of(folder, "federated", None)
             before = memory_mib(pid, "VmRSS")
-            readers = [Reader(n, url, tickets, (i, j, k)) for n in range(options.readers)]
+            readers = [Reader(n, url, office, (i, j, k)) for n in range(options.readers)]
             all_at_once([threading.Thread(target=r.work, args=(options.saves,)) for r in readers])
             all_at_once([threading.Thread(target=r.check, args=(readers,)) for r in readers])
             all_at_once([threading.Thread(target=r.decide) for r in readers])
