@@ -15,7 +15,6 @@ import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner
 
-from evenhand.cases import erase
 from evenhand.cases.erase import mentions
 from evenhand.cases.store import CaseStore
 from evenhand.cli import app
@@ -402,33 +401,6 @@ class TestForget:
             assert call(*words)[0] == StoreError.exit_code
         assert (run / "hospitals" / "north" / "embeddings").exists()
         assert not (tmp_path / "p.json").exists()
-
-    def test_a_folder_that_names_the_patient_is_a_mention(self, tmp_path):
-        """Its files need not hold the name themselves; what is above the root does not count."""
-        root = tmp_path / "p-one"
-        (root / "kept" / "p-one" / "deep").mkdir(parents=True)
-        (root / "kept" / "p-one" / "deep" / "image").write_bytes(b"x")
-        (root / "other").write_bytes(b"x")
-        assert mentions(root, {"p-one"}) == [root / "kept" / "p-one" / "deep" / "image"]
-
-    def test_a_name_across_two_pieces_is_a_mention(self, tmp_path, monkeypatch):
-        """Files are read piece by piece; where a piece ends must not hide a name."""
-        monkeypatch.setattr(erase, "_PIECE", 8)
-        for number in range(10):
-            (tmp_path / f"{number}").write_bytes(b"." * number + b"p-one")
-        (tmp_path / "other").write_bytes(b"p-on" + b"." * 8 + b"e")
-        assert mentions(tmp_path, {"p-one"}) == sorted(tmp_path.glob("[0-9]"))
-        assert mentions(tmp_path / "3", {"p-one"}) == [tmp_path / "3"]
-
-    def test_what_cannot_be_read_counts(self, tmp_path, monkeypatch):
-        """Nobody knows that such a file does not mention the patient; the proof is written."""
-        (tmp_path / "locked").write_bytes(b"x")
-
-        def refused(path, needles):
-            raise PermissionError(13, "Permission denied", str(path))
-
-        monkeypatch.setattr(erase, "_holds", refused)
-        assert mentions(tmp_path, {"p-one"}) == [tmp_path / "locked"]
 
     def test_a_file_that_still_mentions_the_patient_is_reported(self, run, tmp_path):
         """A deletion that is not whole does not look like one."""
