@@ -22,11 +22,14 @@ BUSY = """
 import os, subprocess, sys, time
 run = os.environ["EVENHAND_SIMULATION"]
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-open(run + "/pids", "w").write(f"{os.getpid()} {worker.pid}")
+with open(run + "/pids", "w") as file:
+    file.write(f"{os.getpid()} {worker.pid}")
 homes = [os.environ.get(name, "") for name in ("FLWR_HOME", "EVENHAND_RAY_FOLDER")]
-open(run + "/homes", "w").write(" ".join(homes))
+with open(run + "/homes.new", "w") as file:
+    file.write(" ".join(homes))
+os.replace(run + "/homes.new", run + "/homes")
 """
-"""A simulation that has started a worker."""
+"""A simulation that has started a worker; where ``homes`` stands, both files are whole."""
 
 ROUND = """
 import os
