@@ -16,6 +16,9 @@ ROUND = Mechanism(sampling_rate=0.05, noise_multiplier=30.0, steps=1)
 """So cheap that thousands fit the grant."""
 
 
+_PATIENCE_S = 120.0
+
+
 @dataclass(frozen=True)
 class Aftermath:
     """What is left when all are dead.
@@ -56,6 +59,15 @@ def _start(folder: Path) -> int:
     return child
 
 
+def _wait_for_work(folder: Path) -> None:
+    """Wait until something has left: on a crowded machine kills may come before any work."""
+    end = time.monotonic() + _PATIENCE_S
+    while not (folder / "left").exists() or not (folder / "left").stat().st_size:
+        if time.monotonic() > end:
+            raise RuntimeError("no process has charged anything")
+        time.sleep(0.05)
+
+
 def kill_many(
     folder: Path, *, kills: int, processes: int, seed: int, longest_s: float
 ) -> Aftermath:
@@ -80,6 +92,7 @@ def kill_many(
             if os.WTERMSIG(status) != signal.SIGKILL:
                 raise RuntimeError("a process ended before it was killed")
             running.append(_start(folder))
+        _wait_for_work(folder)
     finally:
         for victim in running:
             with contextlib.suppress(ProcessLookupError):

@@ -17,7 +17,7 @@ __all__ = ["PASSWORD", "USER", "Orthanc", "needs_orthanc", "running_orthanc"]
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 USER, PASSWORD = "reader", "loopback-only"
-_START_SECONDS = 30
+_START_SECONDS = 120
 
 needs_orthanc = pytest.mark.skipif(
     shutil.which("Orthanc") is None or not PLUGIN.exists(),

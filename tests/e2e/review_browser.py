@@ -95,12 +95,17 @@ def served_changed(folder, scratch, change):
     with subprocess.Popen([*command, f"--server.port={port}"], env=environment) as process:
         try:
             until = time.monotonic() + START_LIMIT_MS / 1000
-            while not is_listening(port) and time.monotonic() < until:
+            while not is_listening(port):
+                assert process.poll() is None, "the page ended; was its port taken meanwhile?"
+                assert time.monotonic() < until, "the page did not start"
                 time.sleep(0.2)
             yield port
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def served_with_short_tickets(folder, scratch, seconds):

@@ -64,8 +64,9 @@ def provider():
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             until = time.monotonic() + START_LIMIT_MS / 1000
-            while not is_listening(port) and time.monotonic() < until:
+            while not is_listening(port):
                 assert process.poll() is None, "the provider ended"
+                assert time.monotonic() < until, "the provider did not start"
                 time.sleep(0.2)
             yield port
         finally:

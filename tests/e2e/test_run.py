@@ -88,7 +88,11 @@ def open_doors(out):
     """Ports on which processes of a run listen to more than this machine."""
     inodes = set()
     for pid, _ in processes_of(out):
-        for handle in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            handles = list(Path(f"/proc/{pid}/fd").iterdir())
+        except OSError:  # it has ended meanwhile
+            continue
+        for handle in handles:
             try:
                 target = str(handle.readlink())
             except OSError:

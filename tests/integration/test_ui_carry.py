@@ -176,12 +176,13 @@ def test_the_slice_on_the_screen_is_read_first(tmp_path, monkeypatch):
     said = {"slice": 0, "box": [4, 6, 0.5, 20, 14, 0.5]}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(desk.ask, "POST", "prompt", json=said)
-        while not answer.done() and time.monotonic() < until:
-            time.sleep(0.5)
-            allowed.release()
+        _, slices = desk.office.assistant._growing["n001"]
+        while not slices._waiting:  # however long the request takes on its way
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        allowed.release(SHAPE[2])
     assert answer.result().status_code == 200
     assert order.index(0) < SHAPE[2] - 1
-    allowed.release(SHAPE[2])
     case = desk.office.run.case("n001")
     while desk.office.assistant._growing and time.monotonic() < until:
         time.sleep(0.05)

@@ -164,8 +164,8 @@ def test_more_comparisons_need_a_larger_gap():
 
 def test_with_hardly_any_patients_no_gap_is_named_at_once():
     """Two patients, one spread of none and a level of a large family: infinite, and no search."""
-    started = time.perf_counter()
+    started = time.process_time()  # what it computes, not what else the machine does
     assert detectable_gap((0.0, 0.1), (20, 2), 2e-7) == float("inf")
     assert detectable_gap((0.1, 0.1), (2, 2), 0.05) == float("inf")
     assert np.isfinite(detectable_gap((0.1, 0.1), (4, 4), 2e-7))
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10

@@ -39,12 +39,17 @@ def served(centre, tmp_path):
     port = centre.settings().port
     certificate, key = centre.path / "server.crt", centre.path / "server.key"
     door.start("127.0.0.1", port, certificate=certificate, key=key)
-    end = time.monotonic() + 20
-    while not door.is_open and time.monotonic() < end:
+    end = time.monotonic() + 120
+    while not door.is_open:
+        assert door.is_alive, "the door did not open; was its port taken meanwhile?"
+        assert time.monotonic() < end
         time.sleep(0.05)
     yield door
     door.stop()
-    assert not any("uvicorn" in thread.name for thread in threading.enumerate())
+    for thread in threading.enumerate():
+        if "uvicorn" in thread.name:
+            thread.join(120)
+            assert not thread.is_alive()
 
 
 def fixes(findings):

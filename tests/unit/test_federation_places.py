@@ -23,7 +23,7 @@ from evenhand_federated import node_service
 from evenhand_federated.certificates import make_node_key, node_key_of
 from evenhand_federated.coordinator import EnrolmentAnswer, Invitation, Member, StudyState
 from evenhand_federated.node_service import node_command, node_environment, run_node, write_unit
-from evenhand_federated.serve import check_port, free_port
+from evenhand_federated.serve import check_port
 from federation_places import admit_by_name, make_coordinator, make_hospital, make_study
 
 
@@ -259,7 +259,10 @@ class TestSentences:
             port = busy.getsockname()[1]
             with pytest.raises(ResourceError, match=f"Port {port} on 127.0.0.1 cannot be had"):
                 check_port("127.0.0.1", port)
-        check_port("127.0.0.1", free_port())
+        with socket.socket() as kept:  # bound and not listening: nobody else is given it
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind(("127.0.0.1", 0))
+            check_port("127.0.0.1", kept.getsockname()[1])
 
     @pytest.mark.parametrize(
         "words",

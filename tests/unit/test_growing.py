@@ -7,6 +7,9 @@ import torch
 
 from evenhand.model.growing import GrowingSlices
 
+PATIENCE_S = 120
+"""A thread may have to wait for its turn on a crowded machine."""
+
 
 class Encoder:
     """Ten times the number of the slice; notes what was asked, and can be held up."""
@@ -22,7 +25,7 @@ class Encoder:
         (number,) = index.tolist()
         self.asked.append(number)
         self.begun.set()
-        assert self.go.wait(10)
+        assert self.go.wait(PATIENCE_S)
         return np.full((1, 2, 3, 3), 10 * float(slices[number, 0, 0]), dtype=np.float16)
 
 
@@ -56,15 +59,15 @@ def test_who_reads_goes_first():
 
     filler = threading.Thread(target=fill)
     filler.start()
-    assert encoder.begun.wait(10)
+    assert encoder.begun.wait(PATIENCE_S)
     read = []
     reader = threading.Thread(target=lambda: read.append(slices[30:31]))
     reader.start()
     while not slices._waiting:
         assert reader.is_alive()
     encoder.go.set()
-    reader.join(10)
-    filler.join(10)
+    reader.join(PATIENCE_S)
+    filler.join(PATIENCE_S)
     assert encoder.asked[:2] == [0, 30]
     assert sorted(encoder.asked) == list(range(40))
     assert read[0][0, 0, 0, 0] == 300

@@ -1,12 +1,16 @@
 """Rules of admitting cases: whole or not at all, again after a kill, and one bad file costs one."""
 
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,7 @@ from evenhand.errors import DataError, StoreError
 from evenhand.geometry import Affine
 from evenhand.ingest.admit import admit
 from evenhand.ingest.recipes import Content
-from evenhand.ingest.workers import run_isolated
+from evenhand.ingest.workers import run_isolated, serve
 
 HERE = str(Path(__file__).parent)
 
@@ -114,6 +118,9 @@ def test_the_number_of_processes_does_not_show_in_the_store(tmp_path: Path) -> N
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
+MARK = "EVENHAND_TEST_OF_KILLS"
+PATIENCE_S = 120
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -126,19 +133,51 @@ admit([Made(n) for n in range(12)], Path(sys.argv[1]), "north", jobs=2)
 def test_after_kills_the_store_is_the_same_byte_for_byte(tmp_path: Path) -> None:
     """Killed at random points and run again, an ingest ends where an undisturbed one does."""
     admit([Made(n) for n in range(12)], tmp_path / "calm", "north", jobs=2)
-    chance = random.Random(4)
-    words = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
-    for _ in range(4):
-        process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.3, 3.0))
+    chance, killed = random.Random(4), tmp_path / "killed"
+    words = [sys.executable, "-c", KILLED, str(killed)]
+    own = os.environ | {MARK: str(tmp_path)}
+    for cases in (0, 1, 5, 9):
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=own)
+        _wait_until(lambda c=cases: len(list(killed.glob("cases/c*"))) >= c, process)
+        time.sleep(chance.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        if (tmp_path / "killed" / "store.json").exists():
-            for case in CaseStore(tmp_path / "killed"):
-                assert CaseStore(tmp_path / "killed").volumes(case).images  # whole, checksum right
-    time.sleep(1)  # orphans notice and end
+        if (killed / "store.json").exists():
+            for case in CaseStore(killed):
+                assert CaseStore(killed).volumes(case).images  # whole, checksum right
+    assert len(list(killed.glob("cases/c*"))) >= 9
     subprocess.run(words, check=True)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "calm")
+    _wait_until(lambda: not _living(tmp_path))  # orphans too, which leave nothing behind the last
+    assert contents(killed) == contents(tmp_path / "calm")
+
+
+def _wait_until(condition: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
+    """Wait, however crowded the machine is, or until a process has ended."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition() and (process is None or process.poll() is None):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _living(folder: Path) -> list[Path]:
+    """Processes of the test that are still there."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{MARK}={folder}\0".encode() in (process / "environ").read_bytes():
+                found.append(process)
+    return found
+
+
+def test_a_worker_whose_parent_is_gone_does_nothing(tmp_path: Path) -> None:
+    """Killed before its worker had begun: the task that waits in the pipe is not done."""
+    ours, theirs = Pipe()
+    with ours, theirs:
+        ours.send_bytes(pickle.dumps((Path.touch, tmp_path / "touched")))
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        serve(theirs.fileno(), 2**31, parent=gone.pid)
+    assert not (tmp_path / "touched").exists()
 
 
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:

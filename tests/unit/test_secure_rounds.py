@@ -34,6 +34,9 @@ NAMES = {11: "north", 12: "east", 13: "south", 14: "west"}
 PATIENTS = {"north": 7, "east": 20, "south": 6, "west": 15}
 START = state_of(1, 2)
 
+LIMIT_S = 300
+"""A message lives so long. The fake grid waits for nobody, but hospitals look at the clock."""
+
 
 def stirred(name):
     """Training whose result depends on the state, the round and the hospital."""
@@ -98,12 +101,17 @@ def federate(folder, nodes, *, secure=True, rounds=2, strategy="fedavg"):
     options = {"patience_s": 0.01, "grace_s": 0, "combiner": combiner}
     made = (
         SecureFedAvg(
-            plan, folder, study="study", roll=roll_of(folder.path.parent), timeout_s=1, **options
+            plan,
+            folder,
+            study="study",
+            roll=roll_of(folder.path.parent),
+            timeout_s=LIMIT_S,
+            **options,
         )
         if secure
         else DeployedFedAvg(plan, folder, **options)
     )
-    made.start(grid=grid, initial_arrays=ArrayRecord(START), num_rounds=rounds, timeout=1)
+    made.start(grid=grid, initial_arrays=ArrayRecord(START), num_rounds=rounds, timeout=LIMIT_S)
     return read_checkpoint(folder)[1], grid
 
 
@@ -294,8 +302,8 @@ def test_through_the_hospitals_app(tmp_path, tiny_stores, monkeypatch):
     plan = FederationPlan("federated", 1, 0, {11: "north", 12: "south"}, 2)
     options = {"patience_s": 1, "grace_s": 0}
     options["roll"] = study.terms.roll
-    SecureFedAvg(plan, folder, study=study.digest, timeout_s=1, **options).start(
-        grid=grid, initial_arrays=ArrayRecord(START), num_rounds=1, timeout=1
+    SecureFedAvg(plan, folder, study=study.digest, timeout_s=LIMIT_S, **options).start(
+        grid=grid, initial_arrays=ArrayRecord(START), num_rounds=1, timeout=LIMIT_S
     )
     counts = [len(own.train_patients(study)) for own in hospitals.values()]
     mean = sum(count * count for count in counts) / sum(counts)

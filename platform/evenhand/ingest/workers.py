@@ -142,7 +142,7 @@ def run_isolated(
 
 def _start(memory_bytes: int, modules: tuple[str, ...]) -> _Worker:
     ours, theirs = Pipe()
-    call = f"serve({theirs.fileno()}, {memory_bytes}, {modules!r})"
+    call = f"serve({theirs.fileno()}, {memory_bytes}, {modules!r}, parent={os.getpid()})"
     code = f"from evenhand.ingest.workers import serve; {call}"
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
         [sys.executable, "-c", code],
@@ -193,9 +193,10 @@ def _answer(worker: _Worker, ready: bool, seconds: float) -> Answer | None:
     return None
 
 
-def serve(descriptor: int, memory_bytes: int, modules: Sequence[str] = ()) -> None:
+def serve(descriptor: int, memory_bytes: int, modules: Sequence[str] = (), *, parent: int) -> None:
     """Be a worker: answer tasks from a pipe until it closes. Called in the new process."""
-    parent = os.getppid()
+    if os.getppid() != parent:  # killed before this process had begun, with a task in the pipe
+        return
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     pipe = Connection(descriptor)
     for module in modules:
