@@ -3,8 +3,10 @@
 One JSON line an entry. Each bears the hash of the one before it and the hospital's signature, as
 the privacy ledger's do (`evenhand.privacy.chain`), so a line that was changed or taken out of
 the middle is found. A signed file beside it (`.head`) says how far it goes, so lines cut off its
-end are found, too, and nothing is written behind such a cut. A log and a head that are put back
-together to older copies hang together: note the last number now and then. No line names a patient.
+end are found, too, and nothing is written behind such a cut. A process that is killed may leave an
+unfinished line, which goes, or a head that is behind, which is brought up before the next line. A
+log and a head that are put back together to older copies hang together: note the last number now
+and then. No line names a patient.
 """
 
 import fcntl
@@ -90,12 +92,10 @@ class MessageLog:
             with self.path.open("ab+", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
-                content = file.read()
+                content = _whole(file.read())
                 if kind == "received" and _knows(content, facts.get("message")):
                     raise FederationError("This message was here before: somebody replays it.")
-                latest = _latest(content)
-                self._refuse_cut(latest)
-                before = latest[-1] if latest else None
+                before = self._last(content)
                 at = datetime.now(UTC).isoformat(timespec="milliseconds")
                 at = max(at, before.at) if before else at  # a clock that was set back a little
                 entry = seal(before, at, kind, body, self._key)
@@ -113,14 +113,19 @@ class MessageLog:
         Raises:
             FederationError: a line is not one.
         """
-        if not self.path.exists():
-            return []
-        return _entries(self.path.read_bytes())
+        with self._unchanged():
+            return self._read()
 
     def faults(self) -> list[Fault]:
         """Everything that is wrong with the log."""
         with self._unchanged():  # an entry that is being written is not in the one and in the other
-            entries, head, public = self.entries(), self._head(), self._key.public
+            return self._faults(self._read(), self._head())
+
+    def _read(self) -> list[Entry]:
+        return _entries(_whole(self.path.read_bytes())) if self.path.exists() else []
+
+    def _faults(self, entries: list[Entry], head: Head | None) -> list[Fault]:
+        public = self._key.public
         return [*chain_faults(entries, public), *head_faults(entries, head, public)]
 
     @contextmanager
@@ -150,14 +155,30 @@ class MessageLog:
             os.ftruncate(file.fileno(), size)
             raise
 
-    def _refuse_cut(self, latest: list[Entry]) -> None:
-        faults = list(head_faults(latest, self._head(), self._key.public))
-        if faults:
+    def _last(self, content: bytes) -> Entry | None:
+        """The entry that the next one follows, after a look whether it is the last one written.
+
+        Where the head is not at it a process was killed before it wrote one, or somebody was here:
+        then all is looked at, and the head is brought up if nothing else is wrong.
+        """
+        lines, head = content.splitlines(), self._head()
+        last = _entry(lines[-1], len(lines)) if lines else None
+        if last and head and not list(head_faults([last], head, self._key.public)):
+            return last
+        if faults := self._faults(_entries(content), head):
             raise FederationError(
                 f"The end of the message log '{self.path}' is not what was written: {faults[0]} "
                 f"Move the log and '{self.head_path.name}' away and keep them: new ones are begun, "
                 "and the old ones are the evidence."
             )
+        if last:
+            write_atomically(self.head_path, json.dumps(asdict(Head.of(last, self._key))).encode())
+        return last
+
+
+def _whole(content: bytes) -> bytes:
+    """A log without the line that a killed process has not finished: nothing left after that."""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def _entries(content: bytes) -> list[Entry]:
@@ -165,8 +186,9 @@ def _entries(content: bytes) -> list[Entry]:
 
 
 def _append(file: RawIOBase, line: bytes, size: int) -> None:
-    """Bring a line to the disk whole, or leave the file as it was: of `size` bytes."""
+    """Bring a line to the disk whole behind `size` bytes, or leave the file with these alone."""
     try:
+        os.ftruncate(file.fileno(), size)
         rest = line
         while rest:
             rest = rest[file.write(rest) or 0 :]
@@ -181,13 +203,6 @@ def _knows(content: bytes, message_id: object) -> bool:
         entry.kind == "received" and entry.body().get("message") == message_id
         for entry in _entries(content)
     )
-
-
-def _latest(content: bytes) -> list[Entry]:
-    """The last two entries: a process that was killed may have left the head one behind."""
-    lines = content.splitlines()
-    first = max(len(lines) - 2, 0)
-    return [_entry(line, number) for number, line in enumerate(lines[first:], start=first + 1)]
 
 
 def _entry(line: bytes, number: int) -> Entry:

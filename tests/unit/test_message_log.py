@@ -1,10 +1,18 @@
 """A hospital's log of messages is whole, or it is noticed that it is not."""
 
+import json
+import os
+import signal
+import sys
+from itertools import count
+
 import pytest
 from typer.testing import CliRunner
 
+from evenhand import artifacts
 from evenhand.cli import app as command_line
 from evenhand.errors import FederationError, ResourceError
+from evenhand.privacy.chain import Entry
 from evenhand.privacy.keys import HospitalKey
 from evenhand_federated import message_log
 from evenhand_federated.message_log import MessageLog
@@ -75,6 +83,29 @@ class TestCutLog:
         assert log.faults() == []
         assert len(log.entries()) == 6
 
+    def test_a_head_put_back_by_itself(self, log):
+        """What may be written is what is found right: all lines are there, so it is brought up."""
+        before = log.head_path.read_bytes()
+        for number in range(3):
+            log.add("refused", what=f"later {number}")
+        log.head_path.write_bytes(before)
+        assert log.faults() == []
+        log.add("refused", what="last")
+        assert (len(log.entries()), log.faults()) == (8, [])
+
+    def test_a_forged_line_is_not_covered_by_a_new_head(self, log):
+        """A line that the hospital has not signed is no line of a process that was killed."""
+        last = json.loads(log.path.read_bytes().splitlines()[-1])
+        forged = last | {"position": 5, "previous": last["hash"]}
+        forged["hash"] = Entry(**forged).right_hash()
+        with log.path.open("ab") as file:
+            file.write(json.dumps(forged).encode() + b"\n")
+        before = log.head_path.read_bytes()
+        assert "has not signed" in str(log.faults()[0])
+        with pytest.raises(FederationError, match=r"has not signed it.*Move the log"):
+            log.add("refused", what="another")
+        assert log.head_path.read_bytes() == before
+
     def test_begun_anew(self, log):
         """After both files were put aside the next message begins a log."""
         for path in (log.path, log.head_path):
@@ -94,3 +125,73 @@ class TestCutLog:
             log.add("refused", what="another")
         assert log.path.read_bytes() == before
         assert log.faults() == []
+
+
+def add_and_die(log, at):
+    """Add an entry in a process that is killed before it runs line `at` of what writes it.
+
+    Returns:
+        Whether it was killed, and not done before.
+    """
+    child = os.fork()
+    if child == 0:
+        steps = count()
+
+        def trace(frame, event, _argument):
+            if frame.f_code.co_filename not in (message_log.__file__, artifacts.__file__):
+                return None
+            if event == "line" and next(steps) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        try:
+            sys.settrace(trace)
+            log.add("refused", what=f"killed at {at}")
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+@pytest.mark.parametrize("entries", [0, 3])
+def test_killed_twice_at_every_step(tmp_path, entries):
+    """Wherever two processes die, what was confirmed is there, and the next line goes on."""
+    kills = 0
+    for at in count():
+        log = MessageLog(tmp_path / str(at) / "log.jsonl", HospitalKey.open(tmp_path / "key"))
+        for number in range(entries):
+            log.add("refused", what=f"number {number}")
+        killed = [add_and_die(log, at), add_and_die(log, at)]
+        if not any(killed):
+            break
+        kills += sum(killed)
+        assert log.faults() == []
+        log.add("refused", what="afterwards")
+        assert log.faults() == []
+        said = [entry.body()["what"] for entry in log.entries()]
+        assert said[:entries] == [f"number {number}" for number in range(entries)]
+        assert said[-1] == "afterwards"
+        assert len(said) <= entries + 3
+    assert kills > 40
+
+
+@pytest.mark.parametrize("left", [1, 40, -1])
+def test_killed_in_the_middle_of_a_line(tmp_path, left):
+    """The unfinished line goes; a confirmed one that somebody cuts short is missed."""
+    log = MessageLog(tmp_path / "log.jsonl", HospitalKey.open(tmp_path / "key"))
+    for number in range(2):
+        log.add("refused", what=f"number {number}")
+    head, whole = log.head_path.read_bytes(), log.path.read_bytes()
+    log.add("refused", what="third")
+    third = log.path.read_bytes()[len(whole) :]
+    log.path.write_bytes(whole + third[:left])
+    assert "entry 3" in str(log.faults()[0])
+    with pytest.raises(FederationError, match="Move the log"):
+        log.add("refused", what="over it")
+    log.head_path.write_bytes(head)
+    assert log.faults() == []
+    log.add("refused", what="again")
+    said = [entry.body()["what"] for entry in log.entries()]
+    assert said == ["number 0", "number 1", "again"]
+    assert log.faults() == []
