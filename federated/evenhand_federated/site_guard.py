@@ -15,7 +15,6 @@ A program has 30 s from its start to ask for its task, so what is heavy is impor
 
 import shlex
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -75,11 +74,12 @@ def main(arguments: list[str]) -> None:
     program, *rest = arguments
     if program != CLIENT_PROGRAM:
         _refuse(program)
+    from flwr import __version__ as flower  # what is loaded: pip may be replacing what is installed
     from flwr.supernode.cli import flwr_clientapp as command
     from flwr.supernode.runtime import run_clientapp
 
     install = getattr(run_clientapp, "install_from_fab", None)
-    if install is None or not version("flwr").startswith(_FLOWER):
+    if install is None or not flower.startswith(_FLOWER):
         raise FederationError("This version of Flower cannot be guarded; install flwr 1.41.")
 
     def guarded(content: bytes, *args: Any, **options: Any) -> Any:

@@ -8,7 +8,7 @@ and ends with its message: nothing of one message is seen by the next.
 
 A program that Flower starts by name is `warm_start`, which asks this process over a socket in
 the node's own folder (0700). Where nobody answers, or where Evenhand or Flower was updated since
-this process was started, it starts cold.
+this process was started, or is just being updated, it starts cold, and the node's output says so.
 """
 
 import gc
@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from evenhand_federated.warm_start import LARGEST, NAME, TAKEN, near
@@ -37,6 +37,10 @@ _LOADED = (
     "evenhand_federated.hospital_app",
     "evenhand_federated.node",
     "evenhand_federated.site_guard",
+)
+_UPDATED = (
+    "Evenhand, Flower or torch was updated since this node was started: its programs start cold, "
+    "some seconds later. Start the node again."
 )
 _PATIENCE_S = 5.0
 """How long whoever knocks may take to say what it wants."""
@@ -99,7 +103,10 @@ def _forked(door: socket.socket, loaded: tuple[str, ...]) -> list[str] | None:
         content, files, _, _ = socket.recv_fds(connection, LARGEST, 2)
         try:
             words = [str(word) for word in json.loads(content)]
-            if _versions() != loaded or threading.active_count() > 1 or len(files) != 2:
+            if not loaded or _versions() != loaded:
+                print(_UPDATED, file=sys.stderr, flush=True)  # noqa: T201 - the node's own output
+                return None
+            if threading.active_count() > 1 or len(files) != 2:
                 return None
             with warnings.catch_warnings():
                 # Of threads: those of NumPy's library for matrices, which ends them before a fork.
@@ -131,8 +138,11 @@ def _become(files: list[int]) -> None:
 
 
 def _versions() -> tuple[str, ...]:
-    """Of what is installed at this moment."""
-    return version("evenhand"), version("flwr"), version("torch")
+    """Of what is installed at this moment; empty while pip replaces one of it."""
+    try:
+        return version("evenhand"), version("flwr"), version("torch")
+    except PackageNotFoundError:
+        return ()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,12 @@ from evenhand.errors import ConfigError
 
 __all__ = ["load_config", "load_section"]
 
+_MOVED = {
+    "privacy.warm_start_phantoms": "phantoms",
+    "privacy.warm_start_epochs": "epochs",
+}
+"""Keys of before, and what they are called in [warm_start] by now."""
+
 AnySection = TypeVar("AnySection", bound=Section)
 
 
@@ -84,6 +90,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 def _check_keys(raw: Mapping[str, Any], section: type[Section], prefix: str, where: str) -> None:
     known = section.model_fields
     for key, value in raw.items():
+        if key not in known and (now := _MOVED.get(f"{prefix}{key}")):
+            raise ConfigError(
+                f"'{where}' has the key '{prefix}{key}', which is '{now}' in [warm_start] by now "
+                "(warm_start.arms says for which arms; before it was for federated-private alone)."
+            )
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(known)}."

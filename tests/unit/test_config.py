@@ -56,6 +56,18 @@ def test_corrections_never_go_into_a_hospitals_own_stores(plain: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [("warm_start_phantoms", "warm_start.phantoms"), ("warm_start_epochs", "warm_start.epochs")],
+)
+def test_a_key_that_has_moved_is_shown_its_place(plain: Path, old: str, new: str) -> None:
+    """A config of before says what its key is called by now; the way that is named works."""
+    section, key = new.split(".")
+    with pytest.raises(ConfigError, match=rf"privacy\.{old}', which is '{key}' in \[{section}\]"):
+        load_config(plain, [f"privacy.{old}=4"])
+    assert getattr(load_config(plain, [f"{new}=4"]).warm_start, key) == 4
+
+
+@pytest.mark.parametrize(
     ("override", "wanted"),
     [
         ("trainning.epochs=1", "unknown key 'trainning'; did you mean 'training'?"),

@@ -163,7 +163,7 @@ class TestPrograms:
 
     def test_another_flower_is_refused(self, north, monkeypatch):
         """The seam may still be there and mean something else."""
-        monkeypatch.setattr(site_guard, "version", lambda _: "1.42.0")
+        monkeypatch.setattr("flwr.__version__", "1.42.0")
         monkeypatch.setattr("flwr.supernode.cli.flwr_clientapp", lambda: None)
         monkeypatch.setattr(site_guard.sys, "argv", ["x"])
         with pytest.raises(FederationError, match="cannot be guarded"):

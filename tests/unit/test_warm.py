@@ -7,14 +7,16 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
 
 import pytest
+from flwr.supernode.runtime import run_clientapp
 
 from evenhand_federated import site_guard, warm, warm_start
 from evenhand_federated.hospital import NODE_VARIABLE
 from federation_places import make_coordinator, make_hospital
 
-LIMIT_S = 60
+LIMIT_S = 240
 
 
 def until(there):
@@ -96,6 +98,37 @@ def test_nobody_answers(north, started_cold):
 )
 def test_not_taken(tmp_path, content, loaded):
     """What was loaded before an update is not run; nor is what comes without outputs."""
+    refused(tmp_path, content, loaded or warm._versions())
+
+
+@pytest.mark.parametrize("when", ["loaded before", "loaded meanwhile"])
+def test_while_pip_replaces_a_package(tmp_path, monkeypatch, capfd, when):
+    """The process that waits goes on, nothing is forked, and the node's output says why."""
+    loaded = warm._versions()
+
+    def gone(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(warm, "version", gone)
+    if when == "loaded meanwhile":
+        loaded = warm._versions()
+    refused(tmp_path, b'["flwr-clientapp"]', loaded)
+    assert "Start the node again" in capfd.readouterr().err
+
+
+def test_the_guard_looks_at_the_flower_that_is_loaded(monkeypatch):
+    """A program that was forked does not end because pip has just taken a package away."""
+    ran = []
+    monkeypatch.setattr("importlib.metadata.Distribution.from_name", None)
+    monkeypatch.setattr("flwr.supernode.cli.flwr_clientapp", lambda: ran.append(sys.argv))
+    monkeypatch.setattr(run_clientapp, "install_from_fab", run_clientapp.install_from_fab)
+    monkeypatch.setattr(sys, "argv", [])
+    site_guard.run(["flwr-clientapp", "--token", "t"])
+    assert ran == [["flwr-clientapp", "--token", "t"]]
+
+
+def refused(tmp_path, content, loaded):
+    """Assert that the warm process takes no request, and says so to whoever asks."""
     folder = tmp_path / "programs"
     folder.mkdir()
     with (
@@ -107,7 +140,7 @@ def test_not_taken(tmp_path, content, loaded):
         door.listen()
         answer = threads.submit(knock, folder, content)
         with suppress(ValueError):
-            assert warm._forked(door, loaded or warm._versions()) is None
+            assert warm._forked(door, loaded) is None
         assert answer.result(timeout=LIMIT_S) == b""
 
 
