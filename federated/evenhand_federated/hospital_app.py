@@ -248,6 +248,10 @@ def _order(message: Message, study: SignedStudy) -> RoundOrder:
     order = RoundOrder.of(message.content["config"])
     if order.arm != study.terms.arm:
         raise FederationError(f"The study is about {study.terms.arm}; something else was asked.")
+    if not 1 <= order.round <= study.terms.rounds:  # a later one would end all that are to come
+        raise FederationError(
+            f"The study has {study.terms.rounds} rounds; {order.round} was asked."
+        )
     return order
 
 

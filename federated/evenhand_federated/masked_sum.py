@@ -15,15 +15,20 @@ others hold. Three exchanges a round, and a fourth where somebody dropped out in
 Whoever drops out before 2 is left out; before 4, the others' shares do. If one drops out before 2
 and another before 4, the round cannot be opened. Keys and lists are signed by hospitals that the
 study names (`evenhand_federated.certified`), so a coordinator can neither answer for one nor
-tell two lists of the same sum. Why the fourth exchange is needed only then, and what holds where
-hospitals work with the coordinator: docs/decisions/0012-certified-keys.md. With two contributors,
-each can work out the other's numbers from the sum.
+tell two lists of the same sum. A share is encrypted for one way alone, from whom and for whom, so a
+hospital that opens gives one share of each mask, and never those that it has made itself. The mask
+of two hospitals depends on what they were told to train from: where they were told different
+adapters it does not cancel, and nothing comes to light. Why the fourth exchange is needed only
+then, and what holds where hospitals work with the coordinator:
+docs/decisions/0012-certified-keys.md. With two contributors, each can work out the other's numbers
+from the sum.
 
 From Flower 1.41 come the shares (Shamir), the key agreement and the encryption. Not its masks:
 these have a seed of 32 bits, which can be tried out. Here they are AES-256 in counter mode. Nor
 its quantisation, which clips: here a number out of range is refused.
 """
 
+import base64
 import hashlib
 import json
 import secrets
@@ -158,6 +163,8 @@ class Contributor:
     agreed: tuple[str, ...] = ()
     """The list of those whose numbers came that this hospital signed."""
     has_opened: bool = False
+    told: str = ""
+    """Hash of what its numbers were made from."""
 
     def public(self) -> bytes:
         """What the others need to share a mask with it."""
@@ -185,8 +192,15 @@ class Contributor:
         if not all(map(is_key, keys.values())):
             raise RefusedSumError("A key is no key at all. Nothing is sent.")
 
-    def mask(self, keys: Mapping[str, bytes], values: NDArray[np.float64]) -> Masked:
+    def mask(
+        self, keys: Mapping[str, bytes], values: NDArray[np.float64], told: str = ""
+    ) -> Masked:
         """Mask numbers for a sum among the owners of `keys`.
+
+        Args:
+            keys: of all, this hospital's own too.
+            values: its numbers.
+            told: hash of what they were made from; masks cancel among those who were told the same.
 
         Raises:
             RefusedSumError: too few, or this hospital's key is not among them, or it has masked
@@ -194,10 +208,11 @@ class Contributor:
             FederationError: a number is out of range.
         """
         self.check_keys(keys)
+        self.told = told
         total = encode(values) + _stream(self._own_seed(), values.size)
         others = [name for name in keys if name != self.name]
         for name in others:
-            total = _with_pair(total, self.name, name, self._pair_seed(keys[name], "mask"), 1)
+            total = _with_pair(total, self.name, name, self._pair_seed(keys[name]), 1)
         names = sorted(keys)
         threshold = threshold_of(len(names), self.minimum)
         parts = create_shares(self.seed, threshold, len(names))
@@ -205,7 +220,7 @@ class Contributor:
         return Masked(
             values=total,
             shares={
-                name: encrypt(self._pair_key(keys[name]), part)
+                name: encrypt(self._share_key(keys[name], self.name, name), part)
                 for name, part in zip(names, parts, strict=True)
             },
         )
@@ -217,7 +232,7 @@ class Contributor:
             RefusedSumError: as `unmask`, or another list was agreed on.
         """
         self._check_list(came)
-        self.agreed = tuple(sorted(came))
+        self.agreed = tuple(sorted(set(came)))
 
     def check_opening(self, came: Collection[str], signed_by: Collection[str]) -> None:
         """Refuse to open a sum of those whose numbers came.
@@ -254,26 +269,27 @@ class Contributor:
         self.has_opened = True
         try:
             shares = {
-                name: decrypt(self._pair_key(self.keys[name]), part) for name, part in came.items()
+                name: decrypt(self._share_key(self.keys[name], name, self.name), part)
+                for name, part in came.items()
             }
         except InvalidToken:
             raise RefusedSumError("A share was not meant for this hospital; refused.") from None
         gone = set(self.keys) - set(came)
-        pairs = {name: self._pair_seed(self.keys[name], "mask") for name in sorted(gone)}
+        pairs = {name: self._pair_seed(self.keys[name]) for name in sorted(gone)}
         return Unmasking(shares, pairs)
 
     def _check_list(self, came: Collection[str]) -> None:
         if not self.keys or self.has_opened:
             raise RefusedSumError("This sum was opened already, or never begun; refused.")
         fewest = threshold_of(len(self.keys), self.minimum)
-        if len(came) < fewest or not set(came) <= set(self.keys):
+        if len(set(came)) < fewest or not set(came) <= set(self.keys):
             raise RefusedSumError(
                 f"A sum of {len(came)} hospitals was to be opened; this hospital asks for "
                 f"{fewest} of the {len(self.keys)} that began it. Refused."
             )
         if self.name not in came:
             raise RefusedSumError("This hospital is not on the list of those who sent; refused.")
-        if self.agreed and self.agreed != tuple(sorted(came)):
+        if self.agreed and self.agreed != tuple(sorted(set(came))):
             raise RefusedSumError(
                 f"This hospital has signed that numbers of {', '.join(self.agreed)} came; now it "
                 f"is told {', '.join(sorted(came))}. Refused."
@@ -290,6 +306,7 @@ class Contributor:
             "keys": {name: key.hex() for name, key in self.keys.items()},
             "agreed": self.agreed,
             "has_opened": self.has_opened,
+            "told": self.told,
         }
         return json.dumps(content)
 
@@ -309,8 +326,13 @@ class Contributor:
         other = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), public)
         return bytes(generate_shared_key(self._key(), other))
 
-    def _pair_seed(self, public: bytes, use: str) -> bytes:
-        return _derived(self._pair_key(public), f"{use} {self.context}")
+    def _pair_seed(self, public: bytes) -> bytes:
+        return _derived(self._pair_key(public), f"mask {self.told} {self.context}")
+
+    def _share_key(self, public: bytes, giver: str, holder: str) -> bytes:
+        """Of one way between two: with one key for both, a hospital would open its own shares."""
+        secret = _derived(self._pair_key(public), f"share of {giver} for {holder} {self.context}")
+        return base64.urlsafe_b64encode(secret)  # as Fernet wants it
 
     def _own_seed(self) -> bytes:
         return _derived(self.seed, f"own {self.context}")
@@ -335,14 +357,20 @@ def open_sum(
 
     Raises:
         UnopenedSumError: too few have opened it, nobody knows a mask that is left, or what a
-            hospital sent is no share or no seed.
+            hospital sent is no share or no seed, or not of these masks.
     """
     try:
-        return _open_sum(masked, opened, set(began), context, minimum)
+        total = _open_sum(masked, opened, set(began), context, minimum)
     except (ValueError, TypeError, IndexError, OverflowError):
         raise UnopenedSumError(
             "The sum cannot be opened: a hospital sent something that is no share of a mask."
         ) from None
+    if np.abs(total).max(initial=0.0) > LARGEST * len(masked):
+        raise UnopenedSumError(
+            "The sum makes no sense: a mask is left in it. A hospital sent a wrong share or seed, "
+            "or hospitals were told different things. Nothing of it is used."
+        )
+    return total
 
 
 def _open_sum(

@@ -1,6 +1,7 @@
 """A hospital's side of rounds in which only the sum is seen; imports no torch."""
 
 import fcntl
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -126,7 +127,7 @@ class SecureRound:
         keys = self.check_keys(content)
         with self._held():
             own = self._load()
-            masked = own.mask(keys, values)
+            masked = own.mask(keys, values, _told(content))
             self._keep(own)
         return RecordDict(
             {
@@ -220,3 +221,18 @@ class SecureRound:
 
     def _keep(self, own: Contributor) -> None:
         write_atomically(self._path, own.to_json().encode())
+
+
+def _told(content: RecordDict) -> str:
+    """Hash of what a hospital is told to train from, the same wherever the same was told.
+
+    A coordinator that sends others an adapter that teaches them nothing, and one hospital the real
+    one, would have that one's update alone in the sum (Pasquini et al. 2022).
+    """
+    order = {name: str(value) for name, value in content["config"].items()}
+    digest = hashlib.sha256(json.dumps(order, sort_keys=True).encode())
+    for name, one in sorted(content["arrays"].items()):
+        values = one.numpy()
+        digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

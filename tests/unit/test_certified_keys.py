@@ -378,6 +378,23 @@ class TestLists:
         why = "What came as shares are none"
         assert masked.refused(masked.unmask(("north", *OTHERS), {}), why)
 
+    def test_its_own_shares_as_those_of_others(self, masked):
+        """It would open its own mask alone; with what others share with it, it were bare."""
+        for name in OTHERS:
+            masked.masked[name] = {"north": masked.masked["north"][name]}
+        why = "A share was not meant for this hospital"
+        assert masked.refused(masked.unmask(("north", *OTHERS), {}), why)
+
+    @pytest.mark.parametrize("number", [0, -1, 4, 10**9])
+    def test_a_round_that_the_study_does_not_have(self, masked, number):
+        """It were the latest that was begun here, and all that are to come were over."""
+        masked.number = number
+        assert masked.ask(KEYS).has_error()
+        assert f"The study has 3 rounds; {number} was asked" in masked.last()[1]["why"]
+        masked.begin(2)
+        masked.mask()
+        assert masked.trained == [1, 2]
+
     def test_a_list_without_oneself(self, masked):
         """North has sent its numbers, and knows it; nor is a list of too few one."""
         assert masked.refused(masked.agree(OTHERS), "This hospital is not on the list")

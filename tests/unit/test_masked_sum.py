@@ -153,7 +153,7 @@ class TestHidden:
         sent = hospitals["a"].mask(keys, np.ones(64)).values
         for name in "bc":
             hospitals[name].mask(keys, np.ones(64))
-        opened = [hospitals[name]._pair_seed(keys["a"], "mask") for name in "bc"]
+        opened = [hospitals[name]._pair_seed(keys["a"]) for name in "bc"]
         bare = sent
         for name, seed in zip("bc", opened, strict=True):
             bare = masked_sum._with_pair(bare, "a", name, seed, -1)
@@ -224,6 +224,102 @@ class TestHidden:
         """Fewer than needed cannot take off an own mask."""
         with pytest.raises(FederationError, match="2 hospitals gave a share, 3 are needed"):
             run(VALUES, opens={"a", "b"})
+
+
+class TestCoordinatorThatCheats:
+    """Attacks on what the protocol of Bonawitz et al. leaves to the implementation."""
+
+    def test_a_hospital_is_handed_its_own_shares(self):
+        """One alone would open its own mask, and the others its pairs: its numbers were bare.
+
+        a, b and c sign and open a list without d, so they give what they share with d. d is told
+        that all came, which nobody signs, and what should be the others' shares are its own.
+        """
+        hospitals, keys = begin(VALUES)
+        masked = {name: one.mask(keys, VALUES[name]) for name, one in hospitals.items()}
+        came = ("a", "b", "c")
+        for name in came:
+            hospitals[name].agree(came)
+        pairs = {}
+        for name in came:
+            shares = {other: masked[other].shares[name] for other in came}
+            pairs[name] = hospitals[name].unmask(shares, came).pairs["d"]
+        reflected = dict(masked["d"].shares)
+        with pytest.raises(RefusedSumError, match="not meant for this hospital"):
+            bare(masked["d"].values, hospitals["d"].unmask(reflected), pairs)
+
+    def test_the_attack_works_where_shares_have_one_key_for_both_ways(self, monkeypatch):
+        """Else the test above would show nothing: so it was before."""
+        monkeypatch.setattr(
+            Contributor, "_share_key", lambda own, public, _giver, _holder: own._pair_key(public)
+        )
+        with pytest.raises(AssertionError, match="bare"):
+            self.test_a_hospital_is_handed_its_own_shares()
+
+    def test_hospitals_are_told_different_adapters(self):
+        """With one that teaches b and c nothing, the sum would be a's numbers: nothing comes."""
+        values = VALUES | {"b": np.zeros(3), "c": np.zeros(3), "d": np.zeros(3)}
+        hospitals, keys = begin(values)
+        for told in ("same", ""):
+            hospitals, keys = begin(values)
+            masked = {
+                name: one.mask(keys, values[name], told or name) for name, one in hospitals.items()
+            }
+            opened = {
+                name: one.unmask({other: part.shares[name] for other, part in masked.items()})
+                for name, one in hospitals.items()
+            }
+            numbers = {name: one.values for name, one in masked.items()}
+            options = {"began": values, "context": CONTEXT, "minimum": 2}
+            if told:
+                np.testing.assert_allclose(open_sum(numbers, opened, **options), VALUES["a"])
+            else:
+                with pytest.raises(UnopenedSumError, match="makes no sense"):
+                    open_sum(numbers, opened, **options)
+
+    def test_a_name_twice_is_one_hospital(self):
+        """Three are needed here; two do not become three by being named twice."""
+        hospitals, keys = begin(VALUES)
+        hospitals["a"].mask(keys, VALUES["a"])
+        with pytest.raises(RefusedSumError, match="asks for 3 of the 4"):
+            hospitals["a"].agree(["a", "b", "b"])
+
+
+class TestHospitalThatCheats:
+    """What a hospital can break is noticed: the round ends, and nothing is learned from it."""
+
+    @pytest.mark.parametrize("lie", ["share of another's mask", "own share", "seed of a pair"])
+    def test_a_wrong_share_or_seed(self, lie):
+        """Where it can be read as one, the sum is noise, far out of any range."""
+        hospitals, keys = begin(VALUES)
+        came = ("a", "b", "c")
+        masked = {name: hospitals[name].mask(keys, VALUES[name]) for name in came}
+        for name in came:
+            hospitals[name].agree(came)
+        opened = {}
+        for name in came:
+            shares = {other: masked[other].shares[name] for other in came}
+            opened[name] = hospitals[name].unmask(shares, came)
+        numbers = {name: one.values for name, one in masked.items()}
+        options = {"began": VALUES, "context": CONTEXT, "minimum": 2}
+        plain = sum(VALUES[name] for name in came)
+        np.testing.assert_allclose(open_sum(numbers, opened, **options), plain, atol=3 * STEP)
+        shares, pairs = dict(opened["a"].shares), dict(opened["a"].pairs)
+        of = {"share of another's mask": (shares, "b"), "own share": (shares, "a")}
+        where, whose = of.get(lie, (pairs, "d"))
+        where[whose] = where[whose][:-1] + bytes([where[whose][-1] ^ 1])
+        with pytest.raises(UnopenedSumError, match=r"makes no sense|no share of a mask"):
+            open_sum(numbers, opened | {"a": Unmasking(shares, pairs)}, **options)
+
+
+def bare(numbers, opened, pairs):
+    """Fail with what d sent, if its mask can be taken off with what it and the others opened."""
+    parts = [opened.shares[name] for name in "abc"]
+    seed = masked_sum._derived(masked_sum.combine_shares(parts), f"own {CONTEXT}")
+    total = numbers - masked_sum._stream(seed, numbers.size)
+    for name, pair in pairs.items():
+        total = masked_sum._with_pair(total, "d", name, pair, -1)
+    assert np.abs(decode(total) - VALUES["d"]).max() > STEP, "bare"
 
 
 class TestMinimum:

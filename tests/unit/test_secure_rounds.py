@@ -364,6 +364,31 @@ def test_the_list_is_signed_only_where_somebody_dropped_out(tmp_path, quiet, kin
     assert Counter(message.metadata.message_type for message in grid.sent) == kinds
 
 
+@pytest.mark.parametrize("what", ["arrays", "config"])
+def test_one_hospital_is_told_something_else(tmp_path, what):
+    """A sum of one real update and of others that the coordinator knows would show that one."""
+    inner = secure_node(tmp_path, "north")
+
+    def node(message):
+        if message.metadata.message_type == "train":
+            changed = RecordDict(dict(message.content.items()))
+            if what == "arrays":
+                changed["arrays"] = ArrayRecord(state_of(3, 4))
+            else:
+                changed["config"] = ConfigRecord({**message.content["config"], "steady": 2})
+            message.content = changed
+        return inner(message)
+
+    with pytest.raises(UnopenedSumError, match="hospitals were told different things"):
+        federate(ArmFolder(tmp_path / "hidden"), nodes_with(tmp_path, {11: node}))
+    assert read_checkpoint(ArmFolder(tmp_path / "hidden")) == (0, None)
+
+
+def nodes_with(tmp_path, others):
+    """All hospitals, some of them played by the test."""
+    return {node: secure_node(tmp_path, name) for node, name in NAMES.items()} | others
+
+
 def test_too_few_sign(tmp_path):
     """The round ends with a sentence; no adapter comes of it."""
     gone = {"south": {"quiet": ("train",)}, "west": {"quiet": (AGREE,)}}
