@@ -1,6 +1,7 @@
 """The adapter after the last finished round, on disk: what a stopped arm goes on from."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -8,8 +9,12 @@ from torch import Tensor
 
 from evenhand.errors import FederationError, ResourceError
 from evenhand.experiment.layout import ArmFolder
+from evenhand.training.resume import KeptTraining
 
-__all__ = ["finished_rounds", "read_checkpoint", "write_checkpoint"]
+__all__ = ["finished_rounds", "kept_start", "read_checkpoint", "start_work", "write_checkpoint"]
+
+_START = "warm-start"
+"""Folder in which `evenhand.experiment.warm_start` keeps what it makes."""
 
 
 def write_checkpoint(folder: ArmFolder, number: int, state: Mapping[str, Tensor]) -> None:
@@ -54,3 +59,18 @@ def read_checkpoint(folder: ArmFolder) -> tuple[int, dict[str, Tensor] | None]:
 def finished_rounds(folder: ArmFolder) -> int:
     """Rounds that an arm has behind it. A record alone does not count: a round may have failed."""
     return read_checkpoint(folder)[0]
+
+
+def kept_start(folder: ArmFolder) -> Path:
+    """Where a training on phantoms is kept while it lasts."""
+    return folder.path / _START / "training.safetensors"
+
+
+def start_work(folder: ArmFolder) -> int:
+    """How much of a start from phantoms is done: a number that grows with what a restart keeps.
+
+    Raises:
+        DataError: the training that was kept is damaged.
+    """
+    files = sum(path.is_file() for path in (folder.path / _START).rglob("*"))
+    return files + KeptTraining(kept_start(folder)).steps + folder.start_path.exists()

@@ -142,7 +142,9 @@ class StudyState:
 
     Attributes:
         status: submitted until it finished, was stopped or has failed for good.
-        attempts: times that it was started since the last finished round.
+        attempts: times that it was started since it got any further.
+        rounds_at_start: finished rounds at the latest start.
+        work_at_start: what was done of its start from phantoms then.
         run_id: Flower's, of the latest start.
         reason: why it stopped.
     """
@@ -150,6 +152,7 @@ class StudyState:
     status: Literal["submitted", "finished", "stopped", "failed"] = "submitted"
     attempts: int = 0
     rounds_at_start: int = 0
+    work_at_start: int = 0
     run_id: int | None = None
     reason: str = ""
 

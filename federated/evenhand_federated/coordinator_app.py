@@ -17,7 +17,8 @@ from evenhand.model.adapter_files import load_onto, save_adapter
 from evenhand.model.weights import find
 from evenhand.progress import progress_bar
 from evenhand.training.personal import shared_part
-from evenhand_federated.checkpoint import read_checkpoint
+from evenhand.training.resume import KeptTraining
+from evenhand_federated.checkpoint import kept_start, read_checkpoint
 from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.masked_sum import UnopenedSumError
@@ -92,12 +93,13 @@ def _strategy(study: SignedStudy, plan: FederationPlan, arm: ArmFolder) -> Deplo
 
 
 def _start_from_phantoms(arm: ArmFolder, config: ExperimentConfig, model: AdaptedModel) -> None:
-    """Train on phantoms if the study says so, once: after a restart it is there."""
+    """Train on phantoms if the study says so, once: after a restart it goes on, or is there."""
     if not config.warm_start.starts(config.arms[0]):
         return
     if not arm.start_path.exists():
         with progress_bar() as bar:
-            trained = train_on_phantoms(RunFolder(arm.path), config, model, bar)
+            kept = KeptTraining(kept_start(arm))
+            trained = train_on_phantoms(RunFolder(arm.path), config, model, bar, kept)
         own = config.fingerprint()
         save_adapter(arm.start_path, model, config_fingerprint=own, training=trained)
     load_onto(arm.start_path, model)

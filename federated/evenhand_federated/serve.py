@@ -19,7 +19,7 @@ import httpx
 
 from evenhand.errors import EvenhandError, FederationError, ResourceError
 from evenhand_federated.bundle import write_app
-from evenhand_federated.checkpoint import finished_rounds
+from evenhand_federated.checkpoint import finished_rounds, start_work
 from evenhand_federated.coordinator import COORDINATOR_VARIABLE, SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.door import Door
 from evenhand_federated.flower import QUICK, environment, operate, program, write_connection
@@ -32,7 +32,8 @@ _POLL_S = 1.0
 _LAUNCH_LIMIT_S = 90.0
 """How long a started run may take until its ServerApp holds the study."""
 ATTEMPTS = 3
-"""Starts of a study without one more finished round, after which it is given up."""
+"""Starts of a study without one more finished round, nor more done of a start from phantoms, after
+which it is given up."""
 
 
 def free_port() -> int:
@@ -169,8 +170,10 @@ class Coordinator:
 
     def _start(self, digest: str, name: str) -> bool:
         state = self._folder.state(digest)
-        done = finished_rounds(self._folder.arm(digest))
-        attempts = 1 if done > state.rounds_at_start else state.attempts + 1
+        arm = self._folder.arm(digest)
+        done, work = finished_rounds(arm), start_work(arm)
+        got_further = done > state.rounds_at_start or work > state.work_at_start
+        attempts = 1 if got_further else state.attempts + 1
         if attempts > ATTEMPTS:
             self._folder.change_state(digest, status="failed")
             self._tell(f"Given up: {name}: {state.reason or 'it ended without a word'}")
@@ -178,7 +181,9 @@ class Coordinator:
         app = self._flower / "app"
         write_app(app, digest)
         reason = "the link did not take the run; see logs/superlink.log"
-        self._folder.change_state(digest, attempts=attempts, rounds_at_start=done, reason=reason)
+        self._folder.change_state(
+            digest, attempts=attempts, rounds_at_start=done, work_at_start=work, reason=reason
+        )
         answer = operate(self._flower, "run", str(app))
         self._folder.change_state(digest, run_id=int(answer["run-id"]), reason="")
         self._launched[digest] = time.monotonic()

@@ -6,7 +6,9 @@ import torch
 from evenhand.experiment import warm_start
 from evenhand.experiment.layout import ArmFolder, build_model
 from evenhand.model.backbones import Backbone
+from evenhand.training.resume import KeptTraining
 from evenhand_federated import coordinator_app
+from evenhand_federated.checkpoint import start_work
 from tiny_experiment import config_of
 
 
@@ -39,6 +41,32 @@ def test_phantoms_are_trained_on_once(small, tmp_path):
     learned = first.adapter_state()
     assert any(not torch.equal(one, fresh[name]) for name, one in learned.items())
     assert all(torch.equal(one, learned[name]) for name, one in again.adapter_state().items())
+
+
+def test_killed_while_it_trains_on_phantoms(small, tmp_path, monkeypatch):
+    """It goes on from the last epoch, ends where it would have, and what is kept only grows."""
+    config = config_of(arms=["federated"], warm_start={"phantoms": 4, "epochs": 3})
+    calm, first, again = (build_model(config) for _ in range(3))
+    coordinator_app._start_from_phantoms(ArmFolder(tmp_path / "calm"), config, calm)
+    arm, keep, work = ArmFolder(tmp_path / "killed"), KeptTraining.keep, []
+
+    def killed_at_the_second(self, *state):
+        self.every_s = 0
+        work.append(start_work(arm))
+        if len(work) == 2:
+            raise KeyboardInterrupt
+        keep(self, *state)
+
+    monkeypatch.setattr(KeptTraining, "keep", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        coordinator_app._start_from_phantoms(arm, config, first)
+    coordinator_app._start_from_phantoms(arm, config, again)
+    assert len(work) == 2 + 2, "of three epochs the first was not trained again"
+    work.append(start_work(arm))
+    assert work == sorted(work)
+    assert work[0] < work[1] == work[2] < work[3] < work[4]
+    for name, one in calm.adapter_state().items():
+        assert torch.equal(one, again.adapter_state()[name]), name
 
 
 def test_a_study_without_phantoms_starts_at_random(small, tmp_path):

@@ -1,10 +1,13 @@
 """What the serving process starts and starts again, and when it gives a study up."""
 
 import pytest
+import torch
 
 from evenhand.errors import FederationError
+from evenhand.training.moments import write_moments
 from evenhand_federated import coordinator_app
 from evenhand_federated import serve as serving
+from evenhand_federated.checkpoint import kept_start
 from evenhand_federated.coordinator import CoordinatorFolder, Member
 from evenhand_federated.masked_sum import UnopenedSumError
 from evenhand_federated.serve import ATTEMPTS, Coordinator
@@ -84,6 +87,20 @@ class TestServing:
         for _ in range(ATTEMPTS + 3):
             Coordinator(centre, lambda _: None).step()
         assert centre.state(study.digest).status == "submitted"
+
+    def test_a_start_from_phantoms_that_gets_further_is_progress(self, centre, study):
+        """Killed over and over while it trains on phantoms, a study goes on as long as it moves."""
+        start = kept_start(centre.arm(study.digest))
+        start.parent.mkdir(parents=True)
+        for number in range(ATTEMPTS + 3):
+            Coordinator(centre, lambda _: None).step()
+            write_moments(start, {"losses": torch.zeros(number + 1)})
+        assert centre.state(study.digest).status == "submitted"
+        for _ in range(ATTEMPTS):
+            assert centre.state(study.digest).status == "submitted"
+            Coordinator(centre, lambda _: None).step()
+        Coordinator(centre, lambda _: None).step()
+        assert centre.state(study.digest).status == "failed"
 
     def test_stopped(self, centre, study):
         """A study that is stopped while it runs is ended, and not started again."""

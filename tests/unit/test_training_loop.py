@@ -15,6 +15,7 @@ from evenhand.errors import DataError
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loop import Schedule, loss_of, train
 from evenhand.training.loss import adapter_loss, mask_loss
+from evenhand.training.resume import KeptTraining
 
 CONFIG = TrainingConfig(patients_per_step=2, tumour_slices=2, other_slices=1, box_slices=1)
 
@@ -190,3 +191,40 @@ class TestLoss:
         mixed = small_model(precision="bfloat16", training_precision="float32")
         assert mixed.precision is torch.bfloat16
         assert torch.equal(loss_of(mixed, batch), loss_of(small_model(), batch))
+
+
+@pytest.mark.parametrize("stopped_at", [1, 3])
+def test_a_kept_training_goes_on_bit_for_bit(patients, tmp_path, stopped_at):
+    """Stopped within an epoch, it goes on from the one before, as if nothing had been."""
+    per_epoch, epochs = 2, 3
+    calm = small_model()
+    undisturbed = run(calm, patients, epochs=epochs)
+    kept, steps = KeptTraining(tmp_path / "kept", every_s=0), []
+
+    def stop(step):
+        steps.append(step)
+        if sum(steps) == stopped_at * per_epoch - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(small_model(), patients, epochs=epochs, kept=kept, advance=stop)
+    assert kept.steps == (stopped_at - 1) * per_epoch
+    torch.rand(5)
+    model, told = small_model(), []
+    report = run(model, patients, epochs=epochs, kept=kept, advance=told.append)
+    before = (stopped_at - 1) * per_epoch
+    assert told == [before] * (before > 0) + [1] * (per_epoch * epochs - before)
+    assert report.steps == per_epoch * epochs
+    assert (report.first_loss, report.last_loss) == (
+        undisturbed.first_loss,
+        undisturbed.last_loss,
+    )
+    for name, one in calm.adapter_state().items():
+        assert torch.equal(one, model.adapter_state()[name]), name
+
+
+def test_a_training_is_not_kept_at_every_epoch(patients, tmp_path):
+    """Epochs may take less time than writing them down."""
+    kept = KeptTraining(tmp_path / "kept", every_s=1000)
+    run(small_model(), patients, epochs=2, kept=kept)
+    assert kept.steps == 0

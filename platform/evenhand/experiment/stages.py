@@ -19,6 +19,7 @@ from evenhand.ingest.phantom import make_phantoms
 from evenhand.model.adapted import AdaptedModel
 from evenhand.training.data import TrainingPatient, refuse_other_labels
 from evenhand.training.loop import Schedule, TrainingReport, train
+from evenhand.training.resume import KeptTraining
 
 __all__ = ["prepare_cases", "prepare_embeddings", "stepper", "train_whole"]
 
@@ -173,8 +174,9 @@ def train_whole(
     *,
     label: str,
     bar: Progress,
+    kept: KeptTraining | None = None,
 ) -> TrainingReport:
-    """Train all epochs of the config in one piece, with a line of progress.
+    """Train all epochs of the config in one piece, with a line of progress; `kept` as in `train`.
 
     Raises:
         DataError: there is no patient.
@@ -189,5 +191,6 @@ def train_whole(
             epochs=training.epochs,
             schedule=Schedule(training.learning_rate),
             seed=config.seed,
+            kept=kept,
             advance=lambda step: bar.advance(task, step),
         )

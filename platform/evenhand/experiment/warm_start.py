@@ -17,6 +17,7 @@ from evenhand.ingest.bids import ingest_bids
 from evenhand.ingest.phantom import make_phantoms
 from evenhand.model.adapted import AdaptedModel
 from evenhand.training.data import load_patients
+from evenhand.training.resume import KeptTraining
 
 __all__ = ["train_on_phantoms"]
 
@@ -31,9 +32,16 @@ _JITTER = 0.6
 
 
 def train_on_phantoms(
-    run: RunFolder, config: ExperimentConfig, model: AdaptedModel, bar: Progress
+    run: RunFolder,
+    config: ExperimentConfig,
+    model: AdaptedModel,
+    bar: Progress,
+    kept: KeptTraining | None = None,
 ) -> dict[str, Any]:
-    """Make synthetic patients without any planted bias and train the adapter on them."""
+    """Make synthetic patients without any planted bias and train the adapter on them.
+
+    Patients and embeddings that are there already are not made again; `kept` as in `train`.
+    """
     each = -(-config.warm_start.phantoms // _SITES)
     phantom = PhantomConfig(
         patients={f"phantom{number}": each for number in range(_SITES)},
@@ -62,5 +70,5 @@ def train_on_phantoms(
         changed["epochs"] = config.warm_start.epochs
     training = config.training.model_copy(update=changed)
     config = config.model_copy(update={"training": training})
-    report = train_whole(model, patients, config, label="warm start", bar=bar)
+    report = train_whole(model, patients, config, label="warm start", bar=bar, kept=kept)
     return {"seconds": report.seconds, "train_patients": 0, "phantoms": report.patients}

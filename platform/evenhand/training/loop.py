@@ -17,6 +17,7 @@ from evenhand.training.loss import adapter_loss
 from evenhand.training.moments import moments_of, remember
 from evenhand.training.patient_weights import epoch_order, read_patient_weights
 from evenhand.training.personal import stays
+from evenhand.training.resume import KeptTraining
 
 __all__ = ["Schedule", "TrainingReport", "loss_of", "train"]
 
@@ -85,6 +86,7 @@ def train(
     moments: Mapping[str, Tensor] | None = None,
     drift: Mapping[str, Tensor] | None = None,
     free: Sequence[str] = (),
+    kept: KeptTraining | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> TrainingReport:
     """Train all of the adapter with AdamW; without weights every epoch sees every patient once.
@@ -101,7 +103,8 @@ def train(
         moments: what the optimiser remembered at the end of the piece before; None: nothing.
         drift: what this piece is corrected by, see `evenhand.training.drift`; None: nothing.
         free: patterns of tensors that nothing is held to: there is no common one.
-        advance: told 1 after each step.
+        kept: where it is kept epoch by epoch, and goes on from after a stop; None: nowhere.
+        advance: told 1 after each step, and how many were kept.
 
     Raises:
         DataError: there is no patient, or `moments` are of another model.
@@ -121,12 +124,14 @@ def train(
     per_epoch = math.ceil(len(patients) / config.patients_per_step)
     steps = epochs * len(torch.arange(len(patients)).chunk(per_epoch))
     rates = [schedule.at(step / (epochs * per_epoch)) for step in range(steps)]
-    losses: list[float] = []
     held = [one for name, one in named.items() if not stays(name, free)] if proximal else []
     start = [one.detach().clone() for one in held]
     model.train()
     torch.manual_seed(seed)  # of dropout
-    for _ in range(epochs):
+    kept = kept or KeptTraining(None)
+    if losses := kept.load(model, optimiser, named, generator):
+        advance(len(losses))
+    for _ in range(len(losses) * epochs // max(1, steps), epochs):
         order = epoch_order(len(patients), weights, generator)
         for chosen in order.chunk(per_epoch):
             rate = rates[len(losses)]
@@ -155,6 +160,7 @@ def train(
                 drifting.correct(named, drift, rate / sum(rates))
             losses.append(loss.item())
             advance(1)
+        kept.keep(model, optimiser, named, generator, losses)
     model.eval()
     quarter = max(1, len(losses) // 4)
     return TrainingReport(
