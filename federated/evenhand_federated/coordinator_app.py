@@ -21,6 +21,7 @@ from evenhand.training.resume import KeptTraining
 from evenhand_federated.checkpoint import kept_start, read_checkpoint
 from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.kept_opening import KeptOpening
 from evenhand_federated.masked_sum import UnopenedSumError
 from evenhand_federated.orders import fewest_answers
 from evenhand_federated.prompt_grid import PromptGrid
@@ -136,6 +137,7 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
             timeout=terms.federation.round_timeout_s,
         )
         done, state = read_checkpoint(arm)
+    KeptOpening(arm.path).end()  # of a coordinator that was lost when all was written down
     if state is None:
         raise FederationError(f"The study {terms.name} left no adapter.")
     model.load_adapter({**model.adapter_state(), **state})

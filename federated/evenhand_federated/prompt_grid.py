@@ -4,7 +4,7 @@ Flower 1.41 looks every 3 seconds, and makes two requests of each tensor on each
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -47,18 +47,18 @@ class PromptGrid:
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send, and wait for all answers, or as long as `timeout` says."""
+        """Send, and give all answers as they come, as long as `timeout` says."""
         missing = set(self._push(list(messages)))
-        until = None if timeout is None else self._clock() + timeout
-        replies: list[Message] = []
+        return self._came(missing, None if timeout is None else self._clock() + timeout)
+
+    def _came(self, missing: set[str], until: float | None) -> Iterator[Message]:
         while missing:
             came = list(self._inner.pull_messages(missing))
-            replies += map(_readable, came)
             missing -= {reply.metadata.reply_to_message_id for reply in came}
+            yield from map(_readable, came)
             if not missing or (until is not None and self._clock() >= until):
                 break
             self._sleep(_PAUSE_S)
-        return replies
 
     def _push(self, messages: list[Message]) -> Iterable[str]:
         """Send tensors in one piece; the messages get their ids, and stay as they are."""

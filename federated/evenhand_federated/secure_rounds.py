@@ -1,11 +1,13 @@
 """Rounds in which the coordinator sees only the sum: `evenhand_federated.masked_sum` in messages.
 
 What is summed is a hospital's update times its patients, and behind it the number of patients.
-Neither is told in clear. What is made of the mean goes on as ever, so the strategies that need
-no more than the mean can be had (fedavg, fedprox, fedadam, fedyogi).
+Neither is told in clear. What came is kept while it is opened, so that a coordinator that is lost
+meanwhile finishes the round without anybody (`evenhand_federated.kept_opening`). What is made of
+the mean goes on as ever, so the strategies that need no more than the mean can be had (fedavg,
+fedprox, fedadam, fedyogi).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,26 +16,33 @@ from flwr.app import (
     ArrayRecord,
     ConfigRecord,
     Message,
+    MessageType,
     MetricRecord,
     RecordDict,
 )
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from evenhand.errors import FederationError
 from evenhand_federated.answers import figures_fault, tensor_fault
 from evenhand_federated.certified import Roll, context_of, key_statement, list_statement
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.kept_opening import KeptOpening, Opening
 from evenhand_federated.masked_sum import (
     Unmasking,
     UnopenedSumError,
     is_key,
-    open_sum,
     threshold_of,
 )
 from evenhand_federated.orders import FAILED
 from evenhand_federated.secure_hospital import AGREE, KEYS, MASKED, UNMASK
 
 __all__ = ["SecureFedAvg"]
+
+Numbers = NDArray[np.float64]
+
+_NOBODY = 1
+"""Node id in the message that the mean is put into; it is not sent."""
 
 
 class SecureFedAvg(DeployedFedAvg):
@@ -57,16 +66,24 @@ class SecureFedAvg(DeployedFedAvg):
         self._timeout_s = timeout_s
         self._grid: Grid | None = None
         self._keys: dict[str, bytes] = {}
+        self._kept = KeptOpening(self._folder.path)
+        self._finished: Numbers | None = None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Collect keys, then send the adapter to those who gave one.
 
+        Nobody is asked where all that the round needs had come before the coordinator was lost.
+
         Raises:
             FederationError: too few gave a key.
         """
         self._grid = grid
+        self._finished = self._kept_sum(server_round + self._plan.done)
+        if self._finished is not None:
+            self._arrays = arrays
+            return []
         messages = list(super().configure_train(server_round, arrays, config, grid))
         if not messages:
             return []
@@ -76,7 +93,7 @@ class SecureFedAvg(DeployedFedAvg):
             message.metadata.dst_node_id: RecordDict({"config": order}) for message in messages
         }
         self._context = context_of(self._study, number, messages[0].metadata.run_id)
-        signatures = self._take_keys(self._ask(KEYS, asked))
+        signatures = self._take_keys(dict(self._ask(KEYS, asked)))
         if len(self._keys) < self._plan.minimum_hospitals:
             wrong = "".join(f" {name}: {why}." for name, why in self._uncertified.items())
             raise FederationError(
@@ -120,9 +137,26 @@ class SecureFedAvg(DeployedFedAvg):
             UnopenedSumError: it cannot be; hospitals have trained in vain.
         """
         try:
-            return super().aggregate_train(server_round, replies)
+            if self._finished is None:
+                arrays = super().aggregate_train(server_round, replies)[0]
+            else:
+                number, answer = server_round + self._plan.done, self._as_answer(self._finished)
+                arrays = self._combined(number, [answer])
         except FederationError as error:
+            self._kept.end()  # it cannot be opened by trying again
             raise UnopenedSumError(str(error)) from None
+        self._kept.end()
+        return arrays, None
+
+    def _kept_sum(self, number: int) -> Numbers | None:
+        """The sum of a round, where enough of it came before the coordinator was lost."""
+        kept = self._kept.read()
+        if kept is None or kept.number != number:
+            return None
+        try:
+            return kept.total()
+        except UnopenedSumError:
+            return None
 
     def _sorted(
         self, replies: Iterable[Message]
@@ -160,19 +194,19 @@ class SecureFedAvg(DeployedFedAvg):
             parts = {other: reply.content["shares"][name] for other, reply in answered.items()}
             content = {"config": order, "shares": ConfigRecord(parts), "signatures": signatures}
             asked[nodes[name]] = RecordDict(content)
-        opened = {
-            name: Unmasking(dict(reply.content["shares"]), dict(reply.content["pairs"]))
-            for name, reply in self._ask(UNMASK, asked).items()
-            if {*reply.content} == {"shares", "pairs"}
-        }
-        total = open_sum(
+        opening = Opening(
+            number,
+            self._context,
+            self._plan.minimum_hospitals,
+            tuple(self._keys),
             {name: reply.content["arrays"][MASKED].numpy() for name, reply in answered.items()},
-            opened,
-            began=self._keys,
-            context=self._context,
-            minimum=self._plan.minimum_hospitals,
         )
-        return [self._as_answer(total)]
+        self._kept.begin(opening)
+        for name, reply in self._ask(UNMASK, asked):
+            if (answer := _unmasking(reply.content)) is not None:
+                opening.opened[name] = answer
+                self._kept.add(name, answer)
+        return [self._as_answer(opening.total())]
 
     def _agreed(
         self, order: ConfigRecord, answered: Mapping[str, Message], needed: int
@@ -193,7 +227,7 @@ class SecureFedAvg(DeployedFedAvg):
         statement = list_statement(self._context, self._keys, answered)
         told = {
             name: reply.content.get("signature", {}).get(name)
-            for name, reply in self._ask(AGREE, asked).items()
+            for name, reply in self._ask(AGREE, asked)
         }
         signed = self._roll.signers(statement, told)
         if len(signed) < needed:
@@ -203,7 +237,7 @@ class SecureFedAvg(DeployedFedAvg):
             )
         return {name: told[name] for name in sorted(signed)}
 
-    def _as_answer(self, total: np.ndarray[Any, np.dtype[np.float64]]) -> Message:
+    def _as_answer(self, total: Numbers) -> Message:
         patients, at, state = round(float(total[-1])), 0, {}
         if patients < 1 or abs(total[-1] - patients) > 1e-3:
             raise UnopenedSumError("The sum makes no sense; a hospital sent something else.")
@@ -213,25 +247,33 @@ class SecureFedAvg(DeployedFedAvg):
             state[name] = Array(np.asarray(one + mean, dtype=one.dtype))
             at += one.size
         content = {"arrays": ArrayRecord(state), "metrics": MetricRecord({"patients": patients})}
-        return Message(RecordDict(content), reply_to=self._sent[0])
+        return Message(RecordDict(content), _NOBODY, MessageType.TRAIN)
 
-    def _ask(self, kind: str, contents: Mapping[int, RecordDict]) -> dict[str, Message]:
-        """Answers to a question of each node, by hospital; errors and silence are left out."""
+    def _ask(self, kind: str, contents: Mapping[int, RecordDict]) -> Iterator[tuple[str, Message]]:
+        """Answers to a question of each node as they come; errors and silence are left out."""
         if self._grid is None:
             raise FederationError("No round was begun.")
         messages = [
             Message(content, node, kind, ttl=self._timeout_s) for node, content in contents.items()
         ]
-        replies = list(self._grid.send_and_receive(messages, timeout=self._timeout_s))
+        replies = self._grid.send_and_receive(messages, timeout=self._timeout_s)
         asked = {
             one.metadata.message_id: self._plan.hospitals[one.metadata.dst_node_id]
             for one in messages
         }
-        return {
-            asked[reply.metadata.reply_to_message_id]: reply
-            for reply in replies
-            if reply.has_content() and reply.metadata.reply_to_message_id in asked
-        }
+        for reply in replies:
+            if reply.has_content() and reply.metadata.reply_to_message_id in asked:
+                yield asked[reply.metadata.reply_to_message_id], reply
+
+
+def _unmasking(content: RecordDict) -> Unmasking | None:
+    """What opens a sum, in an answer; None where it is something else."""
+    if {*content.config_records} != {"shares", "pairs"}:
+        return None
+    shares, pairs = dict(content["shares"]), dict(content["pairs"])
+    if not all(isinstance(part, bytes) for part in (*shares.values(), *pairs.values())):
+        return None
+    return Unmasking(shares, pairs)
 
 
 def _fault(content: RecordDict, size: int, began: set[str]) -> str | None:

@@ -149,11 +149,15 @@ class RecordedFedAvg(FedAvg):
                 return None, None
             raise FederationError(self._too_few(number, answered, failed))
         # In the order of names: a float sum in order of arrival would differ from run to run.
-        arrays = self._combiner.combine(number, self._arrays, self._opened(number, answered))
+        return self._combined(number, self._opened(number, answered)), None
+
+    def _combined(self, number: int, answers: list[Message]) -> ArrayRecord | None:
+        """Put a round's answers together, and write it down."""
+        arrays = self._combiner.combine(number, self._arrays, answers)
         if arrays is not None:
             self._combiner.save(self._folder.path, number)
             write_checkpoint(self._folder, number, arrays.to_torch_state_dict())
-        return arrays, None
+        return arrays
 
     def _opened(self, number: int, answered: Mapping[str, Message]) -> list[Message]:  # noqa: ARG002
         """What is put together, of what was answered in a round: here all of it."""

@@ -63,3 +63,14 @@ def test_nothing_asked_nothing_waited_for():
     """A round that asks nobody ends at once, though nothing limits it."""
     came, waits, inner = ask({}, {}, None)
     assert (came, waits, inner.looks) == ([], [], 0)
+
+
+def test_answers_are_given_as_they_come():
+    """What has come can be written down before the slowest hospital has answered."""
+    inner = LateGrid({7: answer, 8: answer}, {8: 4})
+    grid = PromptGrid(inner, sleep=lambda _: None)
+    replies = grid.send_and_receive([Message(RecordDict(), node, "query") for node in inner.nodes])
+    assert len(inner.sent) == 2, "sent whether anybody looks at the answers or not"
+    next(iter(replies))
+    assert inner.looks == 1
+    assert len(list(replies)) == 1

@@ -1,0 +1,120 @@
+"""A coordinator that is lost while a hidden sum is opened: what had come finishes the round."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from flwr.app import ArrayRecord
+
+from evenhand.config import FederationConfig
+from evenhand.experiment.layout import ArmFolder
+from evenhand_federated import strategy as strategy_module
+from evenhand_federated.checkpoint import read_checkpoint, write_checkpoint
+from evenhand_federated.kept_opening import KeptOpening
+from evenhand_federated.masked_sum import UnopenedSumError
+from evenhand_federated.secure_rounds import SecureFedAvg
+from evenhand_federated.strategies import combiner_of
+from evenhand_federated.strategy import FederationPlan
+from evenhand_federated.testing import FakeGrid
+from federation_fakes import silent
+from secure_fakes import LIMIT_S, NAMES, PATIENTS, close, hidden, in_clear, nodes_with, roll_of
+
+
+class Lost(BaseException):
+    """The coordinator's process is gone."""
+
+
+def lost_at_the_opening(tmp_path, monkeypatch, *, after, gone=()):
+    """Two rounds whose coordinator is lost in the second.
+
+    Args:
+        tmp_path: of all.
+        monkeypatch: the test's.
+        after: answers that had come and were written; None: all, but not the adapter.
+        gone: who does not answer while it is trained.
+    """
+    add, counted = KeptOpening.add, Counter()
+
+    def dying(self, hospital, answer):
+        counted[self.read().number] += 1
+        if counted[2] and after is not None and counted[2] > after:
+            raise Lost
+        add(self, hospital, answer)
+
+    def no_checkpoint(folder, number, state):
+        if number == 2:
+            raise Lost
+        write_checkpoint(folder, number, state)
+
+    nodes = {name: {"quiet": ("train",)} for name in gone}
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptOpening, "add", dying)
+        patch.setattr(strategy_module, "write_checkpoint", no_checkpoint)
+        with pytest.raises(Lost):
+            hidden(tmp_path, nodes)
+    folder = ArmFolder(tmp_path / "hidden")
+    assert read_checkpoint(folder)[0] == 1
+    assert len(folder.read_rounds()) == 2
+    return folder
+
+
+def go_on(folder, nodes):
+    """Start again, as the ServerApp does; the adapter and the grid."""
+    done, state = read_checkpoint(folder)
+    grid = FakeGrid(nodes)
+    plan = FederationPlan("federated", 2, done, NAMES, 2)
+    options = {"patience_s": 0.01, "grace_s": 0, "combiner": combiner_of(FederationConfig())}
+    SecureFedAvg(
+        plan, folder, study="study", roll=roll_of(folder.path.parent), timeout_s=LIMIT_S, **options
+    ).start(grid=grid, initial_arrays=ArrayRecord(state), num_rounds=2 - done, timeout=LIMIT_S)
+    return read_checkpoint(folder)[1], grid
+
+
+@pytest.mark.parametrize(
+    ("after", "gone"), [(None, ()), (3, ()), (None, ("south",))], ids=["all", "enough", "a list"]
+)
+def test_a_round_that_was_opened_is_finished_without_anybody(tmp_path, monkeypatch, after, gone):
+    """Nobody is asked, so nobody has to be there, nobody trains and nobody pays again."""
+    folder = lost_at_the_opening(tmp_path, monkeypatch, after=after, gone=gone)
+    found, grid = go_on(folder, dict.fromkeys(NAMES, silent))
+    assert grid.sent == []
+    assert close(found, in_clear(tmp_path, without=gone))
+    assert [record["round"] for record in folder.read_rounds()] == [1, 2]
+    assert list(folder.path.glob("opening.*")) == []
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_round_that_was_not_opened_is_trained_again(tmp_path, monkeypatch, after):
+    """With too few answers nothing can be opened: the same hospitals train and open it anew."""
+    folder = lost_at_the_opening(tmp_path, monkeypatch, after=after)
+    found, grid = go_on(folder, nodes_with(tmp_path, {}))
+    assert Counter(message.metadata.message_type for message in grid.sent)["train"] == 4
+    assert close(found, in_clear(tmp_path))
+    assert list(folder.path.glob("opening.*")) == []
+
+
+def test_what_is_kept_is_the_owners_alone_and_says_no_more_than_the_sum(tmp_path, monkeypatch):
+    """Masked numbers and one share of each mask from each hospital, as came; no adapter."""
+    folder = lost_at_the_opening(tmp_path, monkeypatch, after=2)
+    assert {path.stat().st_mode & 0o777 for path in folder.path.glob("opening.*")} == {0o600}
+    kept = KeptOpening(folder.path).read()
+    assert (kept.number, set(kept.masked), len(kept.opened)) == (2, set(PATIENTS), 2)
+    with pytest.raises(UnopenedSumError, match="2 hospitals gave a share, 3 are needed"):
+        kept.total()
+
+
+@pytest.mark.parametrize("what", ["cut", "rubbish", "of another round"])
+def test_what_was_kept_and_cannot_be_used_is_passed_over(tmp_path, monkeypatch, what):
+    """A line that was cut off, a damaged file, or a round before: the round is trained again."""
+    folder = lost_at_the_opening(tmp_path, monkeypatch, after=3)
+    answers, numbers = folder.path / "opening.jsonl", folder.path / "opening.safetensors"
+    if what == "cut":
+        answers.write_bytes(answers.read_bytes()[:-5])
+    elif what == "rubbish":
+        numbers.write_bytes(b"rubbish")
+    else:
+        kept = KeptOpening(folder.path).read()
+        KeptOpening(folder.path).begin(replace(kept, number=1))
+    found, grid = go_on(folder, nodes_with(tmp_path, {}))
+    assert grid.sent
+    assert close(found, in_clear(tmp_path))
