@@ -28,6 +28,9 @@ from evenhand_federated.study import SignedStudy
 
 __all__ = ["agree", "app", "give_key", "train", "unmask"]
 
+_OPENS = "shares that open the sum"
+"""How the log calls them."""
+
 _ASKED = ("train", KEYS, AGREE, UNMASK)
 """All that a hospital can be asked; its logs, for one, are not among it."""
 
@@ -104,7 +107,13 @@ class _Task:
             number=self.order.round,
             roll=terms.roll,
             key_path=key_path,
+            was_opened=self._was_opened(),
         )
+
+    def _was_opened(self) -> bool:
+        facts = {"what": _OPENS, "digest": self.study.digest, "round": self.order.round}
+        sent = (one.body() for one in self.folder.messages().entries() if one.kind == "sent")
+        return any(facts.items() <= body.items() for body in sent)
 
 
 def _guarded(what: str) -> Callable[[Handler], Callable[[Message, Context], Message]]:
@@ -142,7 +151,7 @@ def agree(task: _Task) -> tuple[str, Message]:
 @_guarded("shares of those whose numbers came")
 def unmask(task: _Task) -> tuple[str, Message]:
     """Open such a sum, once."""
-    return "shares that open the sum", task.secure_round().answer_unmask(task.message)
+    return _OPENS, task.secure_round().answer_unmask(task.message)
 
 
 @app.train()

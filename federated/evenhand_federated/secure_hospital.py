@@ -43,6 +43,7 @@ class SecureRound:
         context: see `evenhand_federated.certified.context_of`.
         minimum: contributors that it asks for.
         number: of the round in the study, the same in every run.
+        was_opened: whether the hospital's log says that shares of this round left before.
         roll: of the study.
         key_path: of its node's private key.
     """
@@ -57,8 +58,10 @@ class SecureRound:
         number: int,
         roll: Roll,
         key_path: Path,
+        was_opened: bool = False,
     ) -> None:
         self._number = number
+        self._was_opened = was_opened
         self._roll, self._key_path = roll, key_path
         self._path = folder / "secure-sum.json"
         self._opened_path = folder / "secure-sums-opened.json"
@@ -185,6 +188,12 @@ class SecureRound:
         Whoever trains the same round again sends the same numbers again, also in another run.
         """
         before = self._opened().get(str(self._number))
+        if before is None and self._was_opened:
+            raise RefusedSumError(
+                f"The message log says that round {self._number} was opened here, and "
+                f"'{self._opened_path.name}', which says for whom, does not know it: it was put "
+                "back to an older copy, or lost. Go on with a new study. Refused."
+            )
         if before is not None and before != sorted(came):
             raise RefusedSumError(
                 f"Round {self._number} was opened for {', '.join(before)}; it is opened for no "
