@@ -52,6 +52,7 @@ from numpy.typing import NDArray
 from evenhand.errors import FederationError
 
 __all__ = [
+    "CHECKS",
     "LARGEST",
     "STEP",
     "Contributor",
@@ -65,6 +66,9 @@ __all__ = [
     "open_sum",
     "threshold_of",
 ]
+
+CHECKS = 2
+"""Zeros behind a hospital's numbers: where a mask is left in a sum they are not zero any more."""
 
 STEP = 2.0**-24
 """Distance of two numbers that can be told apart; each is rounded by half of it at most."""
@@ -130,6 +134,7 @@ class Masked:
     """What a hospital sends in the second exchange."""
 
     values: Ring
+    """Its numbers, and `CHECKS` more."""
     shares: Mapping[str, bytes]
     """Of its own mask's seed, encrypted, by who is to hold it."""
 
@@ -209,6 +214,7 @@ class Contributor:
         """
         self.check_keys(keys)
         self.told = told
+        values = np.concatenate([values, np.zeros(CHECKS)])
         total = encode(values) + _stream(self._own_seed(), values.size)
         others = [name for name in keys if name != self.name]
         for name in others:
@@ -365,12 +371,12 @@ def open_sum(
         raise UnopenedSumError(
             "The sum cannot be opened: a hospital sent something that is no share of a mask."
         ) from None
-    if np.abs(total).max(initial=0.0) > LARGEST * len(masked):
+    if total[-CHECKS:].any():
         raise UnopenedSumError(
             "The sum makes no sense: a mask is left in it. A hospital sent a wrong share or seed, "
             "or hospitals were told different things. Nothing of it is used."
         )
-    return total
+    return total[:-CHECKS]
 
 
 def _open_sum(

@@ -170,7 +170,7 @@ class HospitalNode:
             self._steps_here(),
             epochs=federation.local_epochs,
             schedule=schedule,
-            seed=_seed_of(self.config.seed, self.home.name, order.round),
+            seed=_seed_of(self.config.seed, self.home.name, order.round, self._own_to),
             proximal=federation.proximal if federation.strategy == "fedprox" else 0.0,
             moments=kept.tensors,
             drift=drift,
@@ -186,6 +186,15 @@ class HospitalNode:
             if number < kept.number:
                 self.home.moments_path(order.arm, number).unlink(missing_ok=True)
         return {"first_loss": report.first_loss, "last_loss": report.last_loss}
+
+    @property
+    def _own_to(self) -> str:
+        """What draws depend on besides: in a hidden study on its digest.
+
+        Two studies of all hospitals but one must not get the same numbers of the others: the
+        difference of their sums would be the update of that one.
+        """
+        return self.digest if self.config.federation.secure_sum else ""
 
     def _steps_here(self) -> TrainingConfig:
         """How steps are made up at a hospital."""
@@ -248,11 +257,12 @@ def trained_and_leaving(
     return tuple(model.choose_trainable(patterns)), tuple(leaving)
 
 
-def _seed_of(seed: int, hospital: str, number: int) -> int:
+def _seed_of(seed: int, hospital: str, number: int, own_to: str) -> int:
     """A seed of its own for each hospital and round, the same on every machine."""
     import hashlib
 
-    digest = hashlib.sha256(f"{seed}/{hospital}/{number}".encode()).digest()
+    text = f"{seed}/{hospital}/{number}" + (f"/{own_to}" if own_to else "")
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 

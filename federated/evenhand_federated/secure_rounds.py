@@ -29,6 +29,7 @@ from evenhand_federated.certified import Roll, context_of, key_statement, list_s
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.kept_opening import KeptOpening, Opening
 from evenhand_federated.masked_sum import (
+    CHECKS,
     Unmasking,
     UnopenedSumError,
     is_key,
@@ -162,7 +163,7 @@ class SecureFedAvg(DeployedFedAvg):
         self, replies: Iterable[Message]
     ) -> tuple[dict[str, Message], dict[str, str], set[int]]:
         answered, failed, codes = {}, dict(self._uncertified), set[int]()
-        size = 1 + sum(int(np.prod(one.shape)) for one in self._arrays.values())
+        size = 1 + CHECKS + sum(int(np.prod(one.shape)) for one in self._arrays.values())
         for hospital, reply in self._by_hospital(replies).items():
             if reply.has_error():
                 failed[hospital] = reply.error.reason or f"error {reply.error.code}"

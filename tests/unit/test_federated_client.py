@@ -421,6 +421,19 @@ class TestOrders:
         assert trained[0]["seed"] != trained[1]["seed"]
         assert trained[0]["seed"] == trained[2]["seed"]
 
+    @pytest.mark.parametrize("is_hidden", [False, True])
+    def test_two_hidden_studies_draw_differently(self, run, trained, is_hidden):
+        """Else the difference of two sums were the update of who is in one of them alone."""
+        config = make_config(federation={"rounds": 3, "secure_sum": is_hidden})
+        for digest in ("a" * 64, "b" * 64, "a" * 64):
+            split = run.split()
+            home = run.hospital("north")
+            own = HospitalNode(home, config, split.train["north"], digest=digest)
+            own.train_round(RoundOrder("federated", 1), state_of(1, 2))
+        first, second, again = (call["seed"] for call in trained)
+        assert first == again
+        assert (first != second) == is_hidden
+
     def test_rounds_of(self):
         """Each federated arm has its own number of rounds; no other arm has any."""
         config = make_config()

@@ -319,7 +319,7 @@ def bare(numbers, opened, pairs):
     total = numbers - masked_sum._stream(seed, numbers.size)
     for name, pair in pairs.items():
         total = masked_sum._with_pair(total, "d", name, pair, -1)
-    assert np.abs(decode(total) - VALUES["d"]).max() > STEP, "bare"
+    assert np.abs(decode(total)[:3] - VALUES["d"]).max() > STEP, "bare"
 
 
 class TestMinimum:
