@@ -11,7 +11,7 @@ from evenhand_ui.office import office_of
 from evenhand_ui.routes import make_routes
 from evenhand_ui.tickets import WRITE
 
-PATIENCE_S = 60
+PATIENCE_S = 240
 _OPEN = []
 
 

@@ -115,6 +115,14 @@ def litter(folder):
     return [path for path in folder.scratch.iterdir() if "torchinductor" not in path.name]
 
 
+def left(folder):
+    """Processes and files of a run that are left, once those that were killed had time to die."""
+    end = time.monotonic() + 60
+    while processes_of(folder.out) and time.monotonic() < end:
+        time.sleep(0.1)
+    return processes_of(folder.out), litter(folder)
+
+
 def stamps(out):
     """When each finished arm and each embedding was written."""
     files = [*out.glob("arms/*/arm.json"), *out.glob("hospitals/*/embeddings/*")]
@@ -142,10 +150,10 @@ def walked(tmp_path_factory):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         folder.stopped, folder.said_when_stopped = finish(process)
-        folder.left_when_stopped = processes_of(out), litter(folder)
+        folder.left_when_stopped = left(folder)
         folder.stamps_when_stopped = stamps(out)
         folder.status, folder.output = finish(command(folder, "run", "walk.toml", "--out", "out"))
-        folder.left = processes_of(out), litter(folder)
+        folder.left = left(folder)
         folder.stamps = stamps(out)
         yield folder
 

@@ -38,7 +38,7 @@ def coordinator(tmp_path, monkeypatch):
 
 def page():
     """The page, drawn once."""
-    return AppTest.from_file(federation_script.__file__, default_timeout=30).run()
+    return AppTest.from_file(federation_script.__file__, default_timeout=300).run()
 
 
 def test_it_shows_what_the_terminal_shows(coordinator):

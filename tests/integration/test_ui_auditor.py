@@ -64,7 +64,7 @@ def draw(path):
         office = office_of(Path(os.environ["EVENHAND_REVIEW_RUN"]), None, None)
         entrance.draw(office, Who(visitor, Role.AUDITOR))
 
-    page = AppTest.from_function(script, kwargs={"path": path}, default_timeout=60).run()
+    page = AppTest.from_function(script, kwargs={"path": path}, default_timeout=300).run()
     assert not page.exception
     return page
 
@@ -140,7 +140,7 @@ class TestAudit:
         """From the table the case itself is one press away, for looking."""
         monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: {}))
         script = Path(__file__).parents[2] / "ui" / "evenhand_ui" / "script.py"
-        page = AppTest.from_file(script, default_timeout=60).run()
+        page = AppTest.from_file(script, default_timeout=300).run()
         page.text_input(key="reader").set_value("Dr. Lee").run()
         page.selectbox(key="role").set_value(Role.AUDITOR).run()
         page.session_state["open_case"] = "n001"

@@ -65,7 +65,7 @@ def decide(folder, **changes):
 def review(*arguments):
     """Run the command as a person does."""
     command = [Path(sys.executable).with_name("evenhand"), "review", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     # The terminal wraps lines where it likes.
     return done.returncode, done.stdout, " ".join(done.stderr.split())
 

@@ -215,14 +215,14 @@ class TestAtOnce:
         def slowly(path, case, mask):
             if case.case_id == "n001":
                 begun.set()
-                assert go.wait(30)
+                assert go.wait(120)
             write(path, case, mask)
 
         monkeypatch.setattr(deciding, "keep_correction", slowly)
         save(desk, painted())
         with ThreadPoolExecutor(2) as pool:
             answer = pool.submit(decide, desk, "correct", reason="boundary", revision=1)
-            assert begun.wait(30)
+            assert begun.wait(120)
             yield types.SimpleNamespace(answer=answer, go=go, pool=pool)
             go.set()
 
@@ -235,10 +235,10 @@ class TestAtOnce:
             assert save(desk, painted(), **more).status_code == 200
             return decide(desk, "correct", reason="missed-tumour", revision=1, **more)
 
-        assert deciding_lee.pool.submit(other).result(timeout=20).json() == {"position": 1}
+        assert deciding_lee.pool.submit(other).result(timeout=120).json() == {"position": 1}
         assert not deciding_lee.answer.done()
         deciding_lee.go.set()
-        assert deciding_lee.answer.result(timeout=30).json() == {"position": 2}
+        assert deciding_lee.answer.result(timeout=120).json() == {"position": 2}
 
     def test_nothing_slips_under_it(self, desk, deciding_lee):
         """A stroke from a second window is not in the decision, and is told so, not lost."""
@@ -246,7 +246,7 @@ class TestAtOnce:
         later[2:6, 2:6, 1] = 1
         saving = deciding_lee.pool.submit(save, desk, later, base=1)
         deciding_lee.go.set()
-        assert deciding_lee.answer.result(timeout=30).json() == {"position": 1}
-        assert saving.result(timeout=30).status_code == 412
+        assert deciding_lee.answer.result(timeout=120).json() == {"position": 1}
+        assert saving.result(timeout=120).status_code == 412
         (entry,) = entries(desk)
         assert entry.decision.corrected_sha256 == array_sha256(painted())

@@ -41,7 +41,7 @@ def cookies(monkeypatch):
 
 def open_page():
     """Run the page once."""
-    page = AppTest.from_file(APP, default_timeout=30).run()
+    page = AppTest.from_file(APP, default_timeout=300).run()
     assert not page.exception
     return page
 
@@ -235,7 +235,7 @@ class TestCase:
         page = open_case(open_page())
         opaque = page.query_params["case"]
         assert opaque == viewer_data(page)["case"]
-        again = AppTest.from_file(APP, default_timeout=30)
+        again = AppTest.from_file(APP, default_timeout=300)
         again.query_params["case"] = opaque
         again.run()
         again.text_input(key="reader").set_value("Dr. Lee").run()
@@ -245,7 +245,7 @@ class TestCase:
     @pytest.mark.parametrize("case", ["n001", "../../x", "0" * 20])
     def test_address_that_was_made_up(self, case):
         """An address that was never handed out leads to the worklist."""
-        page = AppTest.from_file(APP, default_timeout=30)
+        page = AppTest.from_file(APP, default_timeout=300)
         page.query_params["case"] = case
         page.run()
         assert not page.exception
@@ -264,7 +264,7 @@ class TestCase:
         before = viewer_data(open_case(open_page()))
         for cookie, known in ((before["readerCookie"], True), ("RHIuIE5v.00", False)):
             cookies["evenhand_reader"] = cookie
-            page = AppTest.from_file(APP, default_timeout=30)
+            page = AppTest.from_file(APP, default_timeout=300)
             page.query_params["case"] = before["case"]
             page.run()
             assert (len(list(viewers(page.main))) == 1) is known

@@ -61,7 +61,7 @@ def office(folder):
 def visit(folder, headers, who):
     """Open the page as somebody; as whom it is known is what the gate has signed."""
     headers[LOGIN_HEADER] = office(folder).tickets.sign_login(f"{who}@hospital")
-    page = AppTest.from_file(APP, default_timeout=60).run()
+    page = AppTest.from_file(APP, default_timeout=300).run()
     assert not page.exception
     return page
 
@@ -99,7 +99,7 @@ class TestLogin:
     def test_nobody(self, folder, headers, header):
         """Without a rightly signed login there is no case on the page, and no name field."""
         headers[LOGIN_HEADER] = header
-        page = AppTest.from_file(APP, default_timeout=60).run()
+        page = AppTest.from_file(APP, default_timeout=300).run()
         assert "not on the list" in page.error[0].value
         assert not page.text_input
         assert "n001" not in words(page)

@@ -94,7 +94,7 @@ def test_saving_waits_for_whoever_saves(tmp_path):
         saving.start()
         saving.join(timeout=0.3)
         assert not (tmp_path / "r.json").exists()
-    saving.join(timeout=30)
+    saving.join(timeout=120)
     assert (tmp_path / "r.json").exists()
 
 

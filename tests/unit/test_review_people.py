@@ -229,7 +229,7 @@ class TestAtOnce:
 
         def fits(passphrase, _kept):
             begun.release()
-            assert go.wait(30)
+            assert go.wait(120)
             return passphrase == WORDS
 
         monkeypatch.setattr(sys.modules["evenhand.review.people"], "_fits", fits)
@@ -245,22 +245,22 @@ class TestAtOnce:
         """While one signs, another's claim is taken at once."""
         go, begun, try_it = held
         signing = try_it(WORDS)
-        assert begun.acquire(timeout=30)
+        assert begun.acquire(timeout=120)
         with ThreadPoolExecutor(1) as pool:
             claim = pool.submit(claim_case, store, "federated", "n001", "r2", now_s=0)
-            assert claim.result(timeout=10).reader == "r2"
+            assert claim.result(timeout=120).reader == "r2"
         assert not signing.done()
         go.set()
-        assert signing.result(timeout=30) is None
+        assert signing.result(timeout=120) is None
 
     def test_no_more_than_five(self, store, held):
         """Of twelve at once five are looked at; after them even the right one has to wait."""
         go, begun, try_it = held
         tries = [try_it("wrong words") for _ in range(12)]
         for _ in range(5):
-            assert begun.acquire(timeout=30)
+            assert begun.acquire(timeout=120)
         go.set()
-        why = [str(one.exception(timeout=30)) for one in tries]
+        why = [str(one.exception(timeout=120)) for one in tries]
         assert sum("not your passphrase" in one for one in why) == 5
         assert sum("try again in 15 min" in one for one in why) == 7
         assert not begun.acquire(blocking=False)
@@ -271,13 +271,13 @@ class TestAtOnce:
         """Who is right is let through, but wrong ones that came meanwhile block all the same."""
         go, begun, try_it = held
         right = try_it(WORDS)
-        assert begun.acquire(timeout=30)
+        assert begun.acquire(timeout=120)
         wrong = [try_it("wrong words") for _ in range(4)]
         for _ in wrong:
-            assert begun.acquire(timeout=30)
+            assert begun.acquire(timeout=120)
         go.set()
-        assert right.result(timeout=30) is None
-        assert all(one.exception(timeout=30) for one in wrong)
+        assert right.result(timeout=120) is None
+        assert all(one.exception(timeout=120) for one in wrong)
         with pytest.raises(ReviewError, match="try again"):
             check_passphrase(store, "r1", WORDS, now_s=101)
 
@@ -287,14 +287,14 @@ class TestAtOnce:
         go.set()
         for _ in range(2):
             for _ in range(4):
-                assert "not your" in str(try_it("wrong words").exception(timeout=30))
-            assert try_it(WORDS).result(timeout=30) is None
+                assert "not your" in str(try_it("wrong words").exception(timeout=120))
+            assert try_it(WORDS).result(timeout=120) is None
 
     def test_cleared_meanwhile(self, store, held):
         """A passphrase that was cleared while it was looked at signs nothing."""
         go, begun, try_it = held
         signing = try_it(WORDS)
-        assert begun.acquire(timeout=30)
+        assert begun.acquire(timeout=120)
         clear_passphrase(store, "r1", by=BY)
         go.set()
-        assert "changed just now" in str(signing.exception(timeout=30))
+        assert "changed just now" in str(signing.exception(timeout=120))
