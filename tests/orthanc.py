@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import requests
+
+from evenhand_federated.serve import free_port
 
 __all__ = ["PASSWORD", "USER", "Orthanc", "needs_orthanc", "running_orthanc"]
 
@@ -35,7 +36,7 @@ class Orthanc:
 @contextmanager
 def running_orthanc(folder: Path) -> Iterator[Orthanc]:
     """Start an empty archive whose files lie in `folder`, and end it afterwards."""
-    port, dicom_port = _free_port(), _free_port()
+    port, dicom_port = free_port(), free_port()
     settings = {
         "Name": "tests",
         "StorageDirectory": str(folder / "storage"),
@@ -63,12 +64,6 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
     finally:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait(address: str, process: subprocess.Popen) -> None:

@@ -6,6 +6,7 @@ ends with it, and when it is started again unfinished studies go on from their l
 round. A study that gets no further in several starts is given up, with the reason.
 """
 
+import secrets
 import socket
 import subprocess
 import sys
@@ -31,16 +32,24 @@ _START_LIMIT_S = 120.0
 _POLL_S = 1.0
 _LAUNCH_LIMIT_S = 90.0
 """How long a started run may take until its ServerApp holds the study."""
+_PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to outgoing connections, from 32768 on."""
 ATTEMPTS = 3
 """Starts of a study without one more finished round, nor more done of a start from phantoms, after
 which it is given up."""
 
 
 def free_port() -> int:
-    """A port on loopback that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that is free, and that no outgoing connection is given meanwhile.
+
+    Raises:
+        ResourceError: none of many is free.
+    """
+    for port in secrets.SystemRandom().sample(_PORTS, 200):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ResourceError("No port on loopback is free. End what listens on so many.")
 
 
 def check_port(host: str, port: int) -> None:

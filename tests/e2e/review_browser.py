@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evenhand.review import ReviewStore
+from evenhand_federated.serve import free_port
 from evenhand_ui.options import RUN_VARIABLE, STREAMLIT_OPTIONS
 from review_run import asymmetric, make_run_of, stored_as
 
@@ -32,13 +33,6 @@ SPACING_MM = (1.0, 1.0, 1.5)
 
 STATUS = ".evenhand:not([data-left]) .status"
 VOLUMES = ".evenhand:not([data-left]) .volumes"
-
-
-def free_port():
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def is_listening(port):

@@ -13,13 +13,13 @@ from review_browser import (
     CHROMIUM,
     CHROMIUM_ARGS,
     START_LIMIT_MS,
-    free_port,
     is_listening,
     served,
     wait_ready,
 )
 
 from evenhand.review import ReviewStore, Verdict
+from evenhand_federated.serve import free_port
 from review_people import WORDS, with_people
 from review_run import make_review_run
 

@@ -8,13 +8,14 @@ from review_browser import (
     STATUS,
     VOLUMES,
     brush_stroke,
-    free_port,
     open_case,
     open_first,
     served,
     served_with_short_tickets,
     wait_ready,
 )
+
+from evenhand_federated.serve import free_port
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 

@@ -23,7 +23,7 @@ from evenhand_federated import node_service
 from evenhand_federated.certificates import make_node_key, node_key_of
 from evenhand_federated.coordinator import EnrolmentAnswer, Invitation, Member, StudyState
 from evenhand_federated.node_service import node_command, node_environment, run_node, write_unit
-from evenhand_federated.serve import check_port
+from evenhand_federated.serve import check_port, free_port
 from federation_places import admit_by_name, make_coordinator, make_hospital, make_study
 
 
@@ -263,6 +263,15 @@ class TestSentences:
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             kept.bind(("127.0.0.1", 0))
             check_port("127.0.0.1", kept.getsockname()[1])
+
+    def test_a_free_port(self):
+        """It can be had, differs from call to call, and is none that Linux gives to others."""
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        found = {free_port() for _ in range(5)}
+        assert len(found) > 1
+        assert all(port < first for port in found)
+        for port in found:
+            check_port("127.0.0.1", port)
 
     @pytest.mark.parametrize(
         "words",
