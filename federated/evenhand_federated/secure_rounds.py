@@ -23,6 +23,7 @@ from evenhand.errors import FederationError
 from evenhand_federated.answers import figures_fault, tensor_fault
 from evenhand_federated.certified import Roll, context_of, key_statement, list_statement
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.fixed_point import Ring, ring_of
 from evenhand_federated.masked_sum import (
     Unmasking,
     UnopenedSumError,
@@ -57,6 +58,7 @@ class SecureFedAvg(DeployedFedAvg):
         self._timeout_s = timeout_s
         self._grid: Grid | None = None
         self._keys: dict[str, bytes] = {}
+        self._ring = ring_of(self._plan.precision)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -133,7 +135,7 @@ class SecureFedAvg(DeployedFedAvg):
             if reply.has_error():
                 failed[hospital] = reply.error.reason or f"error {reply.error.code}"
                 codes.add(reply.error.code)
-            elif (fault := _fault(reply.content, size, set(self._keys))) is not None:
+            elif (fault := _fault(reply.content, size, self._ring, set(self._keys))) is not None:
                 failed[hospital] = fault
                 codes.add(FAILED)
             else:
@@ -204,8 +206,9 @@ class SecureFedAvg(DeployedFedAvg):
         return {name: told[name] for name in sorted(signed)}
 
     def _as_answer(self, total: np.ndarray[Any, np.dtype[np.float64]]) -> Message:
-        patients, at, state = round(float(total[-1])), 0, {}
-        if patients < 1 or abs(total[-1] - patients) > 1e-3:
+        counted, at, state = float(total[-1]) / self._ring.one, 0, {}
+        patients = round(counted)
+        if patients < 1 or abs(counted - patients) > 1e-3:
             raise UnopenedSumError("The sum makes no sense; a hospital sent something else.")
         for name in sorted(self._arrays):
             one = self._arrays[name].numpy()
@@ -234,7 +237,7 @@ class SecureFedAvg(DeployedFedAvg):
         }
 
 
-def _fault(content: RecordDict, size: int, began: set[str]) -> str | None:
+def _fault(content: RecordDict, size: int, ring: Ring, began: set[str]) -> str | None:
     """Why a masked answer cannot be summed; None where it can."""
     if {*content.array_records} != {"arrays"} or {*content.config_records} != {"shares"}:
         return "an answer of another form"
@@ -245,4 +248,4 @@ def _fault(content: RecordDict, size: int, began: set[str]) -> str | None:
         return "masks of another form"
     if {*content["arrays"]} != {MASKED} or {*shares} != began:
         return "masks of another form"
-    return tensor_fault(content["arrays"][MASKED], (size,), "uint64")
+    return tensor_fault(content["arrays"][MASKED], (size,), ring.dtype.name)
