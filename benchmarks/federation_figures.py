@@ -1,22 +1,33 @@
-"""What robust strategies and hidden sums cost, on made-up updates; prints two tables.
+"""What robust strategies and hidden sums cost, and what moves, on made-up updates; three tables.
 
     python benchmarks/federation_figures.py
 
 First: how far the common adapter is thrown by one poisoned hospital of four, in units of the honest
 hospitals' own spread, the median of 20 draws. Second: seconds and bytes of one hidden sum, against
-Flower's own masking of the same numbers in the same run. Expected on one core: under a minute.
+Flower's own masking of the same numbers in the same run. Third: bytes that a hospital moves in a
+round with the adapter of configs/lgg.toml (its weights have to be there: evenhand weights), made by
+the code of both sides and weighed in one piece, as it goes between real hospitals. Expected on one
+core: under a minute.
 """
 
 import logging
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
-from evenhand.config import FederationConfig
+from evenhand.config import FederationConfig, Precision
+from evenhand.config_files import load_config
+from evenhand.experiment.layout import build_model
+from evenhand_federated import wire
+from evenhand_federated.fixed_point import NARROW, WIDE, Ring, ring_of
 from evenhand_federated.masked_sum import Contributor, open_sum
+from evenhand_federated.one_piece import joined
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.testing import FakeGrid
 
@@ -68,7 +79,7 @@ def poisoned() -> None:
         print(f"| {poison} | {' | '.join(row)} |")
 
 
-def hidden(count: int) -> None:
+def hidden(count: int, ring: Ring) -> None:
     """A row of the second table: a sum among `count` hospitals."""
     values = {
         f"h{number}": np.random.default_rng(number).normal(size=NUMBERS) for number in range(count)
@@ -76,7 +87,7 @@ def hidden(count: int) -> None:
     hospitals = {name: Contributor(name, "bench", 2) for name in values}
     keys = {name: one.public() for name, one in hospitals.items()}
     started = time.perf_counter()
-    masked = {name: one.mask(keys, values[name]) for name, one in hospitals.items()}
+    masked = {name: one.mask(keys, values[name], ring) for name, one in hospitals.items()}
     each = (time.perf_counter() - started) / count
     opened = {
         name: one.unmask({other: sent.shares[name] for other, sent in masked.items()})
@@ -98,19 +109,44 @@ def hidden(count: int) -> None:
     for _ in range(count):  # one own mask and one for each other hospital
         pseudo_rand_gen(b"0123" * 8, 1 << 32, [(NUMBERS,)])
     flower = time.perf_counter() - started
-    print(
-        f"| {count} | {each:.3f} | {opening:.3f} | {flower:.3f} | {size / 1000:.0f} | {error:.1e} |"
-    )
+    row = f"| {count} | {ring.bits} | {each:.3f} | {opening:.3f} | {flower:.3f} "
+    print(f"{row}| {size / 1000:.0f} | {error:.1e} |")
+
+
+def moved() -> None:
+    """The third table."""
+    config = load_config(Path("configs/lgg.toml"))
+    before = build_model(config).adapter_state()
+    after = {name: one + 1e-3 * torch.randn_like(one) for name, one in before.items()}
+    for precision in get_args(Precision):
+        sent = wire.common(ArrayRecord(before), precision)
+        clear = wire.update(ArrayRecord(before), ArrayRecord(after), precision)
+        numbers = sum(one.numel() for one in before.values())
+        hospital = Contributor("a", "bench", 2)
+        keys = {"a": hospital.public(), "b": Contributor("b", "bench", 2).public()}
+        masked = hospital.mask(keys, np.zeros(numbers + 1), ring_of(precision)).values
+        up = {"in clear": clear, "hidden": {"arrays": ArrayRecord({"masked": Array(masked)})}}
+        for how, content in up.items():
+            down_kb, up_kb = kilobytes(sent), kilobytes(content)
+            print(f"| {precision} | {how} | {down_kb:.0f} | {up_kb:.0f} | {down_kb + up_kb:.0f} |")
+
+
+def kilobytes(content: Mapping[str, Any]) -> float:
+    """Of a message's tensors as they travel, in one piece."""
+    return wire.bytes_of(joined(RecordDict(dict(content)))) / 1000
 
 
 def main() -> None:
-    """Both tables."""
+    """All tables."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     poisoned()
-    print("\n| hospitals | mask, s each | open, s | Flower's masks, s | kB sent | largest error |")
-    print("|---|---|---|---|---|---|")
-    for count in (3, 4, 10):
-        hidden(count)
+    print("\n| hospitals | bits | mask, s each | open, s | Flower's masks, s | kB sent | error |")
+    print("|---|---|---|---|---|---|---|")
+    for ring in (WIDE, NARROW):
+        for count in (3, 4, 10):
+            hidden(count, ring)
+    print("\n| precision | updates | kB down | kB up | both |\n|---|---|---|---|---|")
+    moved()
 
 
 if __name__ == "__main__":

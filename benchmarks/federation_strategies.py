@@ -36,9 +36,10 @@ from evenhand.experiment.stages import train_whole
 from evenhand.model.adapted import AdaptedModel
 from evenhand.training.data import load_patients
 from evenhand.training.personal import shared_part
+from evenhand_federated import wire
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.node import HospitalNode
-from evenhand_federated.orders import RoundOrder
+from evenhand_federated.orders import RoundOrder, precision_of
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 from evenhand_federated.testing import FakeGrid
@@ -52,6 +53,7 @@ BUDGET = (
     "federation.rounds=20",
     "federation.local_epochs=2",
     "training.box_slices=0",  # only the automatic mode is judged
+    "federation.precision=float32",  # but for the row that is about it
 )
 RESAMPLES = 10_000
 
@@ -77,6 +79,7 @@ NORMS = 'federation.local_parts=["head.*.1.weight", "head.*.1.bias"]'
 LAST = 'federation.local_parts=["head.leave.*", "head.up_quarter.*"]'
 ROWS: dict[str, Row] = {
     "fedavg": _strategy("fedavg"),
+    "fedavg, float16": _strategy("fedavg", "federation.precision=float16"),
     "personal norms": _strategy("fedavg", NORMS),
     "scaffold": _strategy("scaffold"),
     "trimmed-mean, flipped x10": _strategy("trimmed-mean", poison=-10.0),
@@ -199,7 +202,8 @@ def in_rounds(inner: RunFolder, config: ExperimentConfig, path: Path, row: Row) 
         state = shared_part(model.adapter_state(), config.federation.local_parts)
     rounds = config.federation.rounds
     names = dict(zip(nodes, training, strict=True))
-    plan = FederationPlan(ARM, rounds, done, names, len(training))
+    precision = precision_of(config, ARM)
+    plan = FederationPlan(ARM, rounds, done, names, len(training), precision=precision)
     if done < rounds:
         RecordedFedAvg(plan, run.arm(ARM), combiner_of(config.federation)).start(
             grid=FakeGrid(nodes), initial_arrays=ArrayRecord(state), num_rounds=rounds - done
@@ -216,13 +220,15 @@ def _node(
     own = HospitalNode(run.hospital(name), config, run.split().train[name], run.together())
 
     def answer(message: Message) -> Message:
-        before: State = message.content["arrays"].to_torch_state_dict()
+        precision = own.precision(ARM)
+        common = wire.received(message.content, precision)
+        before: State = common.to_torch_state_dict()
         order = RoundOrder.of(message.content["config"])
         after, figures = own.train_round(order, before)
         if poison is not None:
             after = {key: before[key] + poison * (after[key] - before[key]) for key in after}
-        content = {"arrays": ArrayRecord(after), "metrics": MetricRecord(figures)}
-        return Message(RecordDict(content), reply_to=message)
+        content = wire.update(common, ArrayRecord(after), precision)
+        return Message(RecordDict({**content, "metrics": MetricRecord(figures)}), reply_to=message)
 
     return answer
 

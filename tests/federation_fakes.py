@@ -9,12 +9,16 @@ from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordD
 from evenhand.cases.splits import split_patients
 from evenhand.config import ExperimentConfig
 from evenhand.experiment.layout import RunFolder
+from evenhand_federated import wire
 
 HOSPITALS = ("north", "south")
 
 
 def make_config(**changes):
-    """A small experiment; `changes` are sections or keys of the root."""
+    """A small experiment; `changes` are sections or keys of the root.
+
+    Numbers travel as they are unless a change says other: most tests look at them bit for bit.
+    """
     raw = {
         "name": "tiny",
         "arms": ["federated", "federated-private"],
@@ -22,7 +26,9 @@ def make_config(**changes):
         "federation": {"rounds": 3},
         "privacy": {"rounds": 2, "steps_per_round": 1},
     }
-    return ExperimentConfig.model_validate(raw | changes)
+    raw |= changes
+    raw["federation"] = {"precision": "float32"} | raw["federation"]
+    return ExperimentConfig.model_validate(raw)
 
 
 def make_run(folder, stores, config=None):
@@ -54,13 +60,15 @@ def state_of(*values):
     return {"head.a": vector, "head.b": vector.repeat(2, 1) * 10}
 
 
-def answering(change, **figures):
+def answering(change, precision="float32", **figures):
     """A node that answers with `change(state, round)` and these figures."""
 
     def node(message):
         number = int(message.content["config"]["round"])
-        state = change(message.content["arrays"].to_torch_state_dict(), number)
-        content = {"arrays": ArrayRecord(state), "metrics": MetricRecord({"patients": 1} | figures)}
+        before = wire.received(message.content, precision)
+        after = ArrayRecord(change(before.to_torch_state_dict(), number))
+        content = wire.update(before, after, precision)
+        content["metrics"] = MetricRecord({"patients": 1} | figures)
         return Message(RecordDict(content), reply_to=message)
 
     return node

@@ -17,15 +17,17 @@ def make_coordinator(folder, *, port=9400):
 
 
 def make_study(coordinator, path, *, hospitals=HOSPITALS, arm="federated", **sections):
-    """A signed study of a small experiment."""
+    """A signed study of a small experiment, whose numbers travel as they are unless it is said."""
     raw = {
         "name": "tiny",
         "data": {"source": "nowhere"},
         "federation": {"rounds": 3, "round_timeout_s": 5},
         "privacy": {"rounds": 2, "steps_per_round": 1},
     }
+    raw |= sections
+    raw["federation"] = {"precision": "float32"} | raw["federation"]
     terms = StudyTerms.of(
-        ExperimentConfig.model_validate(raw | sections),
+        ExperimentConfig.model_validate(raw),
         arm=arm,
         hospitals=hospitals,
         coordinator=coordinator.identity(),

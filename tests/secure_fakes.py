@@ -6,10 +6,12 @@ from flwr.app import ArrayRecord, Error, Message
 from evenhand.config import FederationConfig
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
+from evenhand_federated import wire
 from evenhand_federated.certificates import make_node_key, node_key_of
 from evenhand_federated.certified import Roll, context_of
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.fixed_point import ring_of
 from evenhand_federated.orders import FAILED
 from evenhand_federated.secure_hospital import AGREE, KEYS, UNMASK, SecureRound
 from evenhand_federated.secure_rounds import SecureFedAvg
@@ -44,17 +46,20 @@ def roll_of(folder):
     return Roll(keys)
 
 
-def part_of(folder, name, number=1, minimum=2):
+def part_of(folder, name, number=1, minimum=2, precision="float32"):
     """A hospital's part in a round of the run that the fake grid is."""
     home = folder / name
     home.mkdir(exist_ok=True)
     context = context_of("study", number, LINK_NODE_ID)
     key_path = folder / "keys" / name
     more = {"number": number, "roll": roll_of(folder), "key_path": key_path}
+    more["ring"] = ring_of(precision)
     return SecureRound(home, name, context, minimum, **more)
 
 
-def secure_node(folder, name, *, quiet=(), change=lambda content: content, minimum=2):
+def secure_node(
+    folder, name, *, quiet=(), change=lambda content: content, minimum=2, precision="float32"
+):
     """A hospital that takes part; `quiet` are the kinds of messages that it does not answer."""
 
     def answer(message):
@@ -62,7 +67,7 @@ def secure_node(folder, name, *, quiet=(), change=lambda content: content, minim
         if kind in quiet:
             return None
         number = int(message.content["config"]["round"])
-        own = part_of(folder, name, number, minimum)
+        own = part_of(folder, name, number, minimum, precision)
         try:
             if kind == KEYS:
                 return own.answer_keys(message)
@@ -70,7 +75,7 @@ def secure_node(folder, name, *, quiet=(), change=lambda content: content, minim
                 return own.answer_agree(message)
             if kind == UNMASK:
                 return own.answer_unmask(message)
-            before = message.content["arrays"].to_torch_state_dict()
+            before = wire.received(message.content, precision).to_torch_state_dict()
             after = stirred(name)(before, number)
             content = own.mask(message.content, before, after, PATIENTS[name])
         except FederationError as error:
@@ -80,11 +85,11 @@ def secure_node(folder, name, *, quiet=(), change=lambda content: content, minim
     return answer
 
 
-def federate(folder, nodes, *, secure=True, rounds=2, strategy="fedavg"):
+def federate(folder, nodes, *, secure=True, rounds=2, strategy="fedavg", precision="float32"):
     """Run rounds; return the adapter and the grid."""
     folder.path.mkdir(exist_ok=True)
     grid = FakeGrid(nodes)
-    plan = FederationPlan("federated", rounds, 0, NAMES, 2)
+    plan = FederationPlan("federated", rounds, 0, NAMES, 2, precision=precision)
     combiner = combiner_of(FederationConfig(strategy=strategy))
     options = {"patience_s": 0.01, "grace_s": 0, "combiner": combiner}
     made = (
@@ -105,8 +110,9 @@ def federate(folder, nodes, *, secure=True, rounds=2, strategy="fedavg"):
 
 def in_clear(tmp_path, without=(), **options):
     """The adapter that the same hospitals give in clear."""
+    form = options.get("precision", "float32")
     nodes = {
-        node: silent if name in without else answering(stirred(name), patients=PATIENTS[name])
+        node: silent if name in without else answering(stirred(name), form, patients=PATIENTS[name])
         for node, name in NAMES.items()
     }
     return federate(ArmFolder(tmp_path / "clear"), nodes, secure=False, **options)[0]
@@ -114,9 +120,10 @@ def in_clear(tmp_path, without=(), **options):
 
 def hidden(tmp_path, nodes=None, **options):
     """The adapter of the same hospitals, hidden; `nodes` are options of single ones."""
-    given = nodes or {}
+    given, form = nodes or {}, options.get("precision", "float32")
     made = {
-        node: secure_node(tmp_path, name, **given.get(name, {})) for node, name in NAMES.items()
+        node: secure_node(tmp_path, name, precision=form, **given.get(name, {}))
+        for node, name in NAMES.items()
     }
     return federate(ArmFolder(tmp_path / "hidden"), made, **options)
 

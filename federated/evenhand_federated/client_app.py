@@ -19,6 +19,7 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 
+from evenhand_federated import wire
 from evenhand_federated.answers import note, refusal
 from evenhand_federated.node import HospitalNode
 from evenhand_federated.orders import RoundOrder
@@ -58,9 +59,11 @@ def introduce(message: Message, node: HospitalNode) -> Message:
 def train(message: Message, node: HospitalNode) -> Message:
     """Train one round and answer with the hospital's adapter."""
     order = RoundOrder.of(message.content["config"])
-    state, figures = node.train_round(order, message.content["arrays"].to_torch_state_dict())
-    arrays = ArrayRecord(state)
-    sent = f"{len(arrays)} tensors, {arrays.count_bytes()} bytes"
+    precision = node.precision(order.arm)
+    before = wire.received(message.content, precision)
+    state, figures = node.train_round(order, before.to_torch_state_dict())
+    leaving = wire.update(before, ArrayRecord(state), precision)
+    sent = f"{len(state)} tensors, {wire.bytes_of(leaving)} bytes"
     note(node.home, f"sent {sent} for {order.arm}, round {order.round}{node.what_stayed()}")
-    content = RecordDict({"arrays": arrays, "metrics": MetricRecord(figures)})
+    content = RecordDict({**leaving, "metrics": MetricRecord(figures)})
     return Message(content, reply_to=message)

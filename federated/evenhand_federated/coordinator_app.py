@@ -23,7 +23,7 @@ from evenhand_federated.coordinator import SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.kept_opening import KeptOpening
 from evenhand_federated.masked_sum import UnopenedSumError
-from evenhand_federated.orders import fewest_answers
+from evenhand_federated.orders import fewest_answers, precision_of
 from evenhand_federated.prompt_grid import PromptGrid
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
@@ -127,6 +127,7 @@ def _run(folder: CoordinatorFolder, study: SignedStudy, grid: Grid) -> None:
         },
         minimum_hospitals=fewest_answers(config, terms.arm, len(terms.hospitals)),
         timeout_s=terms.federation.round_timeout_s,
+        precision=precision_of(config, terms.arm),
     )
     if done < terms.rounds:
         strategy = _strategy(study, plan, arm)

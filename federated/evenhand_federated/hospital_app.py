@@ -16,13 +16,15 @@ from flwr.clientapp import ClientApp
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import HospitalHome
 from evenhand.training.personal import stays
+from evenhand_federated import wire
 from evenhand_federated.answers import note, refusal
 from evenhand_federated.certified import context_of
+from evenhand_federated.fixed_point import ring_of
 from evenhand_federated.hospital import HospitalFolder
 from evenhand_federated.masked_sum import RefusedSumError
 from evenhand_federated.message_log import MessageLog, weigh
 from evenhand_federated.one_piece import is_in_one_piece, joined, taken_apart
-from evenhand_federated.orders import RoundOrder, fewest_answers
+from evenhand_federated.orders import RoundOrder, fewest_answers, precision_of
 from evenhand_federated.secure_hospital import AGREE, KEYS, UNMASK, SecureRound
 from evenhand_federated.study import SignedStudy
 
@@ -97,7 +99,8 @@ class _Task:
         if not terms.is_hidden:
             raise FederationError("This study does not hide updates; such a message is not for it.")
         context = context_of(self.study.digest, self.order.round, self.message.metadata.run_id)
-        fewest = fewest_answers(terms.config(), terms.arm, len(terms.hospitals))
+        config = terms.config()
+        fewest = fewest_answers(config, terms.arm, len(terms.hospitals))
         key_path = self.folder.key_path
         return SecureRound(
             home.path,
@@ -108,6 +111,7 @@ class _Task:
             roll=terms.roll,
             key_path=key_path,
             was_opened=self._was_opened(),
+            ring=ring_of(precision_of(config, terms.arm)),
         )
 
     def _was_opened(self) -> bool:
@@ -170,10 +174,13 @@ def train(task: _Task) -> tuple[str, Message]:
     )
     if study.terms.is_hidden:
         task.secure_round().check_keys(message.content)
-    before = message.content["arrays"].to_torch_state_dict()
+    precision = node.precision(order.arm)
+    common = wire.received(message.content, precision)
+    before = common.to_torch_state_dict()
     after, figures = node.train_round(order, before)
     if not study.terms.is_hidden:
-        content = RecordDict({"arrays": ArrayRecord(after), "metrics": MetricRecord(figures)})
+        leaving = wire.update(common, ArrayRecord(after), precision)
+        content = RecordDict({**leaving, "metrics": MetricRecord(figures)})
         return "adapter", Message(content, reply_to=message)
     content = task.secure_round().mask(message.content, before, after, int(figures["patients"]))
     spent = {name: figures[name] for name in ("epsilon", "delta") if name in figures}

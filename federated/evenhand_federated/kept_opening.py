@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from evenhand.artifacts import write_atomically
+from evenhand_federated.fixed_point import Whole
 from evenhand_federated.masked_sum import Unmasking, open_sum
 
 __all__ = ["KeptOpening", "Opening"]
@@ -32,7 +33,7 @@ class Opening:
         context: as the contributors have it.
         minimum: as the contributors have it.
         began: who gave a key.
-        masked: what came of whom, whole numbers modulo 2^64.
+        masked: what came of whom.
         opened: what came of whom to open it.
     """
 
@@ -40,7 +41,7 @@ class Opening:
     context: str
     minimum: int
     began: tuple[str, ...]
-    masked: Mapping[str, NDArray[np.uint64]]
+    masked: Mapping[str, Whole]
     opened: dict[str, Unmasking] = field(default_factory=dict)
 
     def total(self) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ from the sum.
 
 From Flower 1.41 come the shares (Shamir), the key agreement and the encryption. Not its masks:
 these have a seed of 32 bits, which can be tried out. Here they are AES-256 in counter mode. Nor
-its quantisation, which clips: here a number out of range is refused.
+its quantisation, which clips: see `evenhand_federated.fixed_point`.
 """
 
 import base64
@@ -50,18 +50,15 @@ from flwr.common.secure_aggregation.crypto.symmetric_encryption import (
 from numpy.typing import NDArray
 
 from evenhand.errors import FederationError
+from evenhand_federated.fixed_point import NARROW, WIDE, Ring, Whole
 
 __all__ = [
     "CHECKS",
-    "LARGEST",
-    "STEP",
     "Contributor",
     "Masked",
     "RefusedSumError",
     "Unmasking",
     "UnopenedSumError",
-    "decode",
-    "encode",
     "is_key",
     "open_sum",
     "threshold_of",
@@ -70,15 +67,6 @@ __all__ = [
 CHECKS = 2
 """Zeros behind a hospital's numbers: where a mask is left in a sum they are not zero any more."""
 
-STEP = 2.0**-24
-"""Distance of two numbers that can be told apart; each is rounded by half of it at most."""
-
-LARGEST = 2.0**26
-"""Of one number; 4096 hospitals with it still fit into 63 bits."""
-
-Ring = NDArray[np.uint64]
-"""Whole numbers modulo 2^64, in which masks cancel exactly."""
-
 
 class RefusedSumError(FederationError):
     """What a hospital was told does not hold, so it takes no part; names no patient."""
@@ -86,25 +74,6 @@ class RefusedSumError(FederationError):
 
 class UnopenedSumError(FederationError):
     """What hospitals have trained, and perhaps paid for, came to no sum."""
-
-
-def encode(values: NDArray[np.float64]) -> Ring:
-    """Numbers as whole multiples of `STEP`.
-
-    Raises:
-        FederationError: one is not finite or out of range: nothing is clipped in silence.
-    """
-    if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) > LARGEST:
-        raise FederationError(
-            f"A number to be summed is not finite, or beyond {LARGEST:g}. Nothing is sent. Train "
-            "with a smaller learning rate or fewer local epochs."
-        )
-    return np.rint(values / STEP).astype(np.int64).view(np.uint64)
-
-
-def decode(total: Ring) -> NDArray[np.float64]:
-    """A sum of encoded numbers as numbers."""
-    return total.view(np.int64).astype(np.float64) * STEP
 
 
 def is_key(content: bytes) -> bool:
@@ -133,7 +102,7 @@ def threshold_of(hospitals: int, minimum: int) -> int:
 class Masked:
     """What a hospital sends in the second exchange."""
 
-    values: Ring
+    values: Whole
     """Its numbers, and `CHECKS` more."""
     shares: Mapping[str, bytes]
     """Of its own mask's seed, encrypted, by who is to hold it."""
@@ -198,13 +167,18 @@ class Contributor:
             raise RefusedSumError("A key is no key at all. Nothing is sent.")
 
     def mask(
-        self, keys: Mapping[str, bytes], values: NDArray[np.float64], told: str = ""
+        self,
+        keys: Mapping[str, bytes],
+        values: NDArray[np.float64],
+        ring: Ring = WIDE,
+        told: str = "",
     ) -> Masked:
         """Mask numbers for a sum among the owners of `keys`.
 
         Args:
             keys: of all, this hospital's own too.
             values: its numbers.
+            ring: what all of them sum in.
             told: hash of what they were made from; masks cancel among those who were told the same.
 
         Raises:
@@ -214,8 +188,8 @@ class Contributor:
         """
         self.check_keys(keys)
         self.told = told
-        values = np.concatenate([values, np.zeros(CHECKS)])
-        total = encode(values) + _stream(self._own_seed(), values.size)
+        total = ring.encode(np.concatenate([values, np.zeros(CHECKS)]), len(keys))
+        total = total + _stream(self._own_seed(), total)
         others = [name for name in keys if name != self.name]
         for name in others:
             total = _with_pair(total, self.name, name, self._pair_seed(keys[name]), 1)
@@ -345,7 +319,7 @@ class Contributor:
 
 
 def open_sum(
-    masked: Mapping[str, Ring],
+    masked: Mapping[str, Whole],
     opened: Mapping[str, Unmasking],
     *,
     began: Iterable[str],
@@ -355,7 +329,7 @@ def open_sum(
     """The sum of what came.
 
     Args:
-        masked: numbers that came in the second exchange.
+        masked: numbers that came in the second exchange, all of one ring.
         opened: what came in the third.
         began: who took part in the first.
         context: as the contributors have it.
@@ -380,7 +354,7 @@ def open_sum(
 
 
 def _open_sum(
-    masked: Mapping[str, Ring],
+    masked: Mapping[str, Whole],
     opened: Mapping[str, Unmasking],
     began: set[str],
     context: str,
@@ -396,7 +370,7 @@ def _open_sum(
                 "needed."
             )
         seed = _derived(combine_shares(parts[:threshold]), f"own {context}")
-        total = total + values - _stream(seed, values.size)
+        total = total + values - _stream(seed, values)
     for gone in began - set(masked):
         for name in masked:
             if name not in opened or gone not in opened[name].pairs:
@@ -405,19 +379,20 @@ def _open_sum(
                     "and another before it opened them."
                 )
             total = _with_pair(total, name, gone, opened[name].pairs[gone], -1)
-    return decode(total)
+    return (NARROW if total.dtype == NARROW.dtype else WIDE).decode(total)
 
 
-def _with_pair(total: Ring, own: str, other: str, seed: bytes, sign: int) -> Ring:
+def _with_pair(total: Whole, own: str, other: str, seed: bytes, sign: int) -> Whole:
     """Add (or take off) a pair's mask as hospital `own` does: the two of a pair with two signs."""
-    stream = _stream(seed, total.size)
+    stream = _stream(seed, total)
     return total + stream if (own < other) == (sign > 0) else total - stream
 
 
-def _stream(seed: bytes, size: int) -> Ring:
-    """Numbers that look random to whoever does not know the seed (AES-256 in counter mode)."""
+def _stream(seed: bytes, like: Whole) -> Whole:
+    """As many numbers, random to whoever does not know the seed (AES-256 in counter mode)."""
     encryptor = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
-    return np.frombuffer(encryptor.update(bytes(8 * size)), dtype="<u8").astype(np.uint64)
+    drawn = np.frombuffer(encryptor.update(bytes(like.nbytes)), like.dtype.newbyteorder("<"))
+    return drawn.astype(like.dtype)
 
 
 def _derived(secret: bytes, use: str) -> bytes:

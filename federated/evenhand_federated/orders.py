@@ -6,7 +6,7 @@ Flower starts a program for every message: what needs no model must not wait for
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evenhand.config import PRIVATE_ARM, ExperimentConfig
+from evenhand.config import PRIVATE_ARM, ExperimentConfig, Precision
 from evenhand.errors import FederationError
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "SIMULATION_VARIABLE",
     "RoundOrder",
     "fewest_answers",
+    "precision_of",
     "rounds_of",
 ]
 
@@ -69,6 +70,17 @@ def rounds_of(config: ExperimentConfig, arm: str) -> int:
     if arm in config.arms and arm == "federated":
         return config.federation.rounds
     raise FederationError(f"'{arm}' is not a federated arm of experiment {config.name}.")
+
+
+def precision_of(config: ExperimentConfig, arm: str) -> Precision:
+    """How an arm's numbers travel, by all sides alike.
+
+    One noise that hospitals share is priced on the sum of what they release. Each hospital's part
+    rounded by itself is not the sum rounded, so there numbers travel as finely as ever.
+    """
+    if arm == PRIVATE_ARM and config.privacy.trust == "secure-sum":
+        return "float32"
+    return config.federation.precision
 
 
 def fewest_answers(config: ExperimentConfig, arm: str, hospitals: int) -> int:

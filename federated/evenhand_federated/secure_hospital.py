@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from evenhand.artifacts import write_atomically
 from evenhand_federated.certificates import sign_as_node
 from evenhand_federated.certified import Roll, key_statement, list_statement
+from evenhand_federated.fixed_point import WIDE, Ring
 from evenhand_federated.masked_sum import Contributor, RefusedSumError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class SecureRound:
         was_opened: whether the hospital's log says that shares of this round left before.
         roll: of the study.
         key_path: of its node's private key.
+        ring: what numbers are summed in, as the study has it.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class SecureRound:
         roll: Roll,
         key_path: Path,
         was_opened: bool = False,
+        ring: Ring = WIDE,
     ) -> None:
         self._number = number
         self._was_opened = was_opened
+        self._ring = ring
         self._roll, self._key_path = roll, key_path
         self._path = folder / "secure-sum.json"
         self._opened_path = folder / "secure-sums-opened.json"
@@ -124,13 +128,14 @@ class SecureRound:
 
         Raises:
             RefusedSumError: somebody's key is not certified, or this sum is not to be had.
+            FederationError: a number is out of range.
         """
         parts = [(after[name] - before[name]).double().numpy().ravel() for name in sorted(before)]
-        values = np.concatenate([*parts, [1.0]]) * patients
+        values = np.concatenate([*parts, [self._ring.one]]) * patients
         keys = self.check_keys(content)
         with self._held():
             own = self._load()
-            masked = own.mask(keys, values, _told(content))
+            masked = own.mask(keys, values, self._ring, _told(content))
             self._keep(own)
         return RecordDict(
             {

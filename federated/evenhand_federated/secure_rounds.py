@@ -27,6 +27,7 @@ from evenhand.errors import FederationError
 from evenhand_federated.answers import figures_fault, tensor_fault
 from evenhand_federated.certified import Roll, context_of, key_statement, list_statement
 from evenhand_federated.deployed import DeployedFedAvg
+from evenhand_federated.fixed_point import Ring, ring_of
 from evenhand_federated.kept_opening import KeptOpening, Opening
 from evenhand_federated.masked_sum import (
     CHECKS,
@@ -69,6 +70,7 @@ class SecureFedAvg(DeployedFedAvg):
         self._keys: dict[str, bytes] = {}
         self._kept = KeptOpening(self._folder.path)
         self._finished: Numbers | None = None
+        self._ring = ring_of(self._plan.precision)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -168,7 +170,7 @@ class SecureFedAvg(DeployedFedAvg):
             if reply.has_error():
                 failed[hospital] = reply.error.reason or f"error {reply.error.code}"
                 codes.add(reply.error.code)
-            elif (fault := _fault(reply.content, size, set(self._keys))) is not None:
+            elif (fault := _fault(reply.content, size, self._ring, set(self._keys))) is not None:
                 failed[hospital] = fault
                 codes.add(FAILED)
             else:
@@ -239,8 +241,9 @@ class SecureFedAvg(DeployedFedAvg):
         return {name: told[name] for name in sorted(signed)}
 
     def _as_answer(self, total: Numbers) -> Message:
-        patients, at, state = round(float(total[-1])), 0, {}
-        if patients < 1 or abs(total[-1] - patients) > 1e-3:
+        counted, at, state = float(total[-1]) / self._ring.one, 0, {}
+        patients = round(counted)
+        if patients < 1 or abs(counted - patients) > 1e-3:
             raise UnopenedSumError("The sum makes no sense; a hospital sent something else.")
         for name in sorted(self._arrays):
             one = self._arrays[name].numpy()
@@ -277,7 +280,7 @@ def _unmasking(content: RecordDict) -> Unmasking | None:
     return Unmasking(shares, pairs)
 
 
-def _fault(content: RecordDict, size: int, began: set[str]) -> str | None:
+def _fault(content: RecordDict, size: int, ring: Ring, began: set[str]) -> str | None:
     """Why a masked answer cannot be summed; None where it can."""
     if {*content.array_records} != {"arrays"} or {*content.config_records} != {"shares"}:
         return "an answer of another form"
@@ -288,4 +291,4 @@ def _fault(content: RecordDict, size: int, began: set[str]) -> str | None:
         return "masks of another form"
     if {*content["arrays"]} != {MASKED} or {*shares} != began:
         return "masks of another form"
-    return tensor_fault(content["arrays"][MASKED], (size,), "uint64")
+    return tensor_fault(content["arrays"][MASKED], (size,), ring.dtype.name)

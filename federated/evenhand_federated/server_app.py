@@ -12,7 +12,13 @@ from evenhand.experiment.layout import RunFolder, build_model
 from evenhand.model.adapter_files import load_onto
 from evenhand.training.personal import shared_part
 from evenhand_federated.checkpoint import read_checkpoint
-from evenhand_federated.orders import ARM_VARIABLE, SIMULATION_VARIABLE, fewest_answers, rounds_of
+from evenhand_federated.orders import (
+    ARM_VARIABLE,
+    SIMULATION_VARIABLE,
+    fewest_answers,
+    precision_of,
+    rounds_of,
+)
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan, RecordedFedAvg
 
@@ -47,6 +53,7 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signa
         done=done,
         hospitals=_introductions(grid, expected=set(run.split().hospitals)),
         minimum_hospitals=fewest_answers(config, arm, len(run.split().hospitals)),
+        precision=precision_of(config, arm),
     )
     RecordedFedAvg(plan, folder, combiner_of(config.federation)).start(
         grid=grid,

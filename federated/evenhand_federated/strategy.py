@@ -17,10 +17,11 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from evenhand.config import FederationConfig
+from evenhand.config import FederationConfig, Precision
 from evenhand.errors import FederationError
 from evenhand.experiment.layout import ArmFolder
-from evenhand_federated.answers import figures_fault, tensor_fault
+from evenhand_federated import wire
+from evenhand_federated.answers import figures_fault
 from evenhand_federated.checkpoint import write_checkpoint
 from evenhand_federated.orders import BUDGET_REFUSED, FAILED
 from evenhand_federated.strategies import Combiner, combiner_of
@@ -42,6 +43,7 @@ class FederationPlan:
         hospitals: names by node id; only these take part.
         minimum_hospitals: a round with fewer answers ends the arm.
         timeout_s: after it a message of a round is not delivered any more; None: Flower's limit.
+        precision: in which numbers travel, see `evenhand_federated.orders.precision_of`.
     """
 
     arm: str
@@ -50,6 +52,7 @@ class FederationPlan:
     hospitals: dict[int, str]
     minimum_hospitals: int
     timeout_s: float | None = None
+    precision: Precision = "float32"
 
 
 class RecordedFedAvg(FedAvg):
@@ -79,6 +82,7 @@ class RecordedFedAvg(FedAvg):
         self._combiner.load(folder.path, plan.done)
         self._sent: list[Message] = []
         self._arrays = ArrayRecord()
+        self._bytes_down = 0
         self._started = 0.0
         self._budget_is_spent = False
 
@@ -96,9 +100,11 @@ class RecordedFedAvg(FedAvg):
         self._started = time.monotonic()
         self._arrays = arrays
         number = server_round + self._plan.done
+        leaving = wire.common(arrays, self._plan.precision)
+        self._bytes_down = wire.bytes_of(leaving)
         content = RecordDict(
             {
-                "arrays": arrays,
+                **leaving,
                 "config": ConfigRecord(
                     {
                         **config,
@@ -161,6 +167,9 @@ class RecordedFedAvg(FedAvg):
 
     def _opened(self, number: int, answered: Mapping[str, Message]) -> list[Message]:  # noqa: ARG002
         """What is put together, of what was answered in a round: here all of it."""
+        for reply in answered.values():
+            came = wire.answered(reply.content, self._arrays, self._plan.precision)
+            reply.content["arrays"] = came
         return list(answered.values())
 
     def _sorted(
@@ -174,7 +183,7 @@ class RecordedFedAvg(FedAvg):
             if reply.has_error():
                 failed[hospital] = reply.error.reason or f"error {reply.error.code}"
                 codes.add(reply.error.code)
-            elif (fault := _fault(reply.content, self._arrays)) is not None:
+            elif (fault := _fault(reply.content, self._arrays, self._plan.precision)) is not None:
                 failed[hospital] = fault
                 codes.add(FAILED)
             else:
@@ -219,8 +228,8 @@ class RecordedFedAvg(FedAvg):
         for name, reply in answered.items():
             figures = reply.content.get("metrics", {})
             hospitals[name] = {
-                "bytes_down": self._arrays.count_bytes(),
-                "bytes": reply.content["arrays"].count_bytes(),
+                "bytes_down": self._bytes_down,
+                "bytes": wire.bytes_of(reply.content),
                 **{key: figures[key] for key in _FIGURES if key in figures},
             }
         self._folder.append_round(
@@ -237,20 +246,14 @@ class RecordedFedAvg(FedAvg):
         )
 
 
-def _fault(content: RecordDict, sent: ArrayRecord) -> str | None:
+def _fault(content: RecordDict, wanted: ArrayRecord, precision: Precision) -> str | None:
     """Why a hospital's answer cannot be averaged; None where it can."""
     if {*content.array_records} != {"arrays"} or {*content.metric_records} != {"metrics"}:
         return "an answer of another form"
-    figures, arrays = content["metrics"], content["arrays"]
+    figures = content["metrics"]
     patients = figures.get("patients")
     if not isinstance(patients, int) or patients < 1:
         return "no number of patients"
     if (fault := figures_fault(figures)) is not None:
         return fault
-    if arrays.keys() != sent.keys():
-        return "tensors of other names"
-    faults = (
-        tensor_fault(arrays[name], tuple(wanted.shape), wanted.dtype)
-        for name, wanted in sent.items()
-    )
-    return next((fault for fault in faults if fault is not None), None)
+    return wire.answer_fault(content, wanted, precision)

@@ -126,6 +126,7 @@ def _show(study: Annotated[Path, typer.Argument(help="A draft or a signed study.
 def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
     from evenhand.config import PRIVATE_ARM
     from evenhand_federated.certificates import key_name_of
+    from evenhand_federated.orders import precision_of
 
     private = terms.arm == PRIVATE_ARM
     model = terms.model
@@ -147,6 +148,7 @@ def _rows(terms: "StudyTerms") -> list[tuple[str, str]]:
         ("starts", f"from {phantoms} phantoms" if phantoms else "at random"),
         ("rounds", f"{terms.rounds}, each at most {terms.federation.round_timeout_s:g} s"),
         ("put together by", terms.federation.strategy),
+        ("numbers travel in", precision_of(terms.config(), terms.arm)),
         ("coordinator sees", "only sums" if terms.is_hidden else "each hospital's update"),
         ("promise to patients", promise),
         *((f"key of {name}", key_name_of(key)) for name, key in (terms.keys or {}).items()),

@@ -23,10 +23,11 @@ from evenhand.errors import WeightsError
 from evenhand.experiment.layout import ArmFolder, build_model
 from evenhand.model.adapter_files import read_adapter
 from evenhand.model.weights import fetch
+from evenhand_federated import wire
 from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.deployed import DeployedFedAvg
 from evenhand_federated.node import HospitalNode
-from evenhand_federated.orders import RoundOrder
+from evenhand_federated.orders import RoundOrder, precision_of
 from evenhand_federated.rehearsal import Rehearsal, end_group
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.study import read_study
@@ -236,9 +237,11 @@ class TestTheEnd:
                 if name not in answered[number]:
                     return silent(message)
                 order = RoundOrder("federated", number)
-                state = message.content["arrays"].to_torch_state_dict()
-                state, figures = node.train_round(order, state)
-                content = {"arrays": ArrayRecord(state), "metrics": MetricRecord(figures)}
+                precision = node.precision("federated")
+                before = wire.received(message.content, precision)
+                state, figures = node.train_round(order, before.to_torch_state_dict())
+                content = wire.update(before, ArrayRecord(state), precision)
+                content["metrics"] = MetricRecord(figures)
                 return Message(RecordDict(content), reply_to=message)
 
             return answer
@@ -246,7 +249,8 @@ class TestTheEnd:
         nodes = dict(enumerate(HOSPITALS, start=10))
         folder = ArmFolder(walked.path / "again")
         folder.path.mkdir()
-        plan = FederationPlan("federated", 3, 0, nodes, 2)
+        precision = precision_of(study.terms.config(), "federated")
+        plan = FederationPlan("federated", 3, 0, nodes, 2, precision=precision)
         DeployedFedAvg(plan, folder, patience_s=1, grace_s=1).start(
             grid=FakeGrid({node: node_of(name) for node, name in nodes.items()}),
             initial_arrays=ArrayRecord(build_model(study.terms.config()).adapter_state()),

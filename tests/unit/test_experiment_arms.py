@@ -95,6 +95,7 @@ CHANGES = {
     "federation__minimum_hospitals": (1, set()),
     "federation__round_timeout_s": (5.0, set()),
     "federation__client_cpus": (2, set()),
+    "federation__precision": ("float32", {"federated"}),
     "privacy__epsilon": (2.0, {"federated-private"}),
     "privacy__clip_norm": (0.5, {"federated-private"}),
     "privacy__rounds": (3, {"federated-private"}),
@@ -109,7 +110,8 @@ CHANGES = {
 
 def test_arms_of_earlier_versions_still_count():
     """Keys that came later, at what was done before, leave the fingerprints of 2026-11-24 alone."""
-    config = ExperimentConfig.model_validate({"name": "old", "data": {"phantom": {}}})
+    before = {"federation": {"precision": "float32"}}
+    config = ExperimentConfig.model_validate({"name": "old", "data": {"phantom": {}}} | before)
     found = {arm.name: arm.fingerprint(config, "voxels") for arm in arms_of(config, ("north",))}
     assert found == {
         "box-zero-shot": "63809f9c532454ff",

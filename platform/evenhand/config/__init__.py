@@ -25,6 +25,7 @@ __all__ = [
     "ModelConfig",
     "PhantomConfig",
     "Positive",
+    "Precision",
     "PrivacyConfig",
     "Section",
     "Threshold",
@@ -35,6 +36,9 @@ __all__ = [
 
 ArmName = Literal["box-zero-shot", "local", "pooled", "federated", "federated-private"]
 """What can be compared in one experiment."""
+
+Precision = Literal["float32", "float16"]
+"""Of numbers on their way."""
 
 PRIVATE_ARM: Literal["federated-private"] = "federated-private"
 """The arm in which nothing leaves a hospital that its ledger has not paid for."""
@@ -236,6 +240,10 @@ class FederationConfig(Section):
     """trimmed-mean, krum: hospitals whose updates may be anything; fewer than half."""
     fairness: Positive = 1.0
     """qfedavg, tilted: how much more a hospital with a larger loss weighs."""
+    precision: Precision = "float16"
+    """Of numbers on their way between hospitals and coordinator; all train and keep float32.
+    float16 moves half the bytes. A noise that hospitals share (privacy.trust = "secure-sum")
+    travels in float32, whatever stands here."""
     secure_sum: bool = False
     """Whether the coordinator sees only the sum of updates; between real hospitals alone."""
     local_parts: tuple[str, ...] = ()

@@ -71,7 +71,7 @@ _LATER: Mapping[str, Mapping[str, object]] = {
         "sequence_dropout": 0.2,
         "calibration_share": 0.0,
     },
-    "federation": {"local_parts": [], "server_tau": 1e-3},
+    "federation": {"local_parts": [], "server_tau": 1e-3, "precision": "float32"},
     "privacy": {"patient_shares": None},
 }
 """Keys that came after the first arms were trained, with what all of those did."""
