@@ -25,7 +25,6 @@ from evenhand.errors import FederationError
 from evenhand_federated.answers import tensor_fault
 
 __all__ = [
-    "adapter_fault",
     "answer_fault",
     "answered",
     "bytes_of",
@@ -130,14 +129,6 @@ def update(
     )
 
 
-def adapter_fault(arrays: ArrayRecord, wanted: ArrayRecord) -> str | None:
-    """Why an adapter that came in float32 cannot be used; None where it can."""
-    faults = (
-        tensor_fault(arrays[name], tuple(one.shape), one.dtype) for name, one in wanted.items()
-    )
-    return next((fault for fault in faults if fault is not None), None)
-
-
 def answer_fault(content: RecordDict, wanted: ArrayRecord, precision: Precision) -> str | None:
     """Why the tensors of a hospital's answer cannot be used; None where they can.
 
@@ -150,10 +141,10 @@ def answer_fault(content: RecordDict, wanted: ArrayRecord, precision: Precision)
     if arrays.keys() != wanted.keys():
         return "tensors of other names"
     if precision == "float32":
-        return adapter_fault(arrays, wanted)
+        return _whole_fault(arrays, wanted)
     if (fault := _half_fault(content, {n: tuple(o.shape) for n, o in wanted.items()})) is not None:
         return fault
-    return adapter_fault(answered(content, wanted, precision), wanted)
+    return _whole_fault(answered(content, wanted, precision), wanted)
 
 
 def answered(content: RecordDict, before: ArrayRecord, precision: Precision) -> ArrayRecord:
@@ -193,6 +184,14 @@ def _records(tensors: Mapping[str, Numbers]) -> dict[str, ArrayRecord | ConfigRe
         "arrays": ArrayRecord({name: Array(half) for name, (half, _) in halves.items()}),
         _POWERS: ConfigRecord({_POWERS: [halves[name][1] for name in sorted(halves)]}),
     }
+
+
+def _whole_fault(arrays: ArrayRecord, wanted: ArrayRecord) -> str | None:
+    """Why an adapter that came in float32 cannot be used; None where it can."""
+    faults = (
+        tensor_fault(arrays[name], tuple(one.shape), one.dtype) for name, one in wanted.items()
+    )
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def _half_fault(content: RecordDict, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
