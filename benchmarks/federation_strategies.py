@@ -9,7 +9,8 @@ process with a grid in place of Flower's runtime. The budget is smaller than tha
     python benchmarks/federation_strategies.py runs/inner --out runs/strategies --table
 
 Rows are kept, and an unfinished one goes on from its last round. Expected: about 90 s a row on an
-idle core, 25 minutes in all.
+idle core, 25 minutes in all. With `--set warm_start.phantoms=96 --set warm_start.epochs=60 --set
+'warm_start.arms=["federated"]'` and another OUT all rows start from phantoms.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from phantom_start import begin_with_phantoms
 from rich.progress import Progress
 from torch import Tensor
 
@@ -163,12 +165,20 @@ def _folder(
     return run
 
 
+def _model(config: ExperimentConfig, path: Path) -> AdaptedModel:
+    """The model that a row begins with."""
+    model = build_model(config)
+    if config.warm_start.starts(ARM):
+        begin_with_phantoms(model, config, path.parent)
+    return model
+
+
 def _together(
     inner: RunFolder, config: ExperimentConfig, path: Path, hospitals: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Train these hospitals' patients in one place; all of them: pooled."""
     run = _folder(inner, config, path, hospitals or inner.split().hospitals)
-    model, sequence = build_model(config), config.data.sequences[0]
+    model, sequence = _model(config, path), config.data.sequences[0]
     patients = []
     for home in run.hospitals():
         names = run.split().train[home.name]
@@ -196,7 +206,7 @@ def in_rounds(inner: RunFolder, config: ExperimentConfig, path: Path, row: Row) 
         10 + place: _node(run, config, name, row.poison if name == POISONED else None)
         for place, name in enumerate(training)
     }
-    model = build_model(config)
+    model = _model(config, path)
     done, state = read_checkpoint(run.arm(ARM))
     if state is None:
         state = shared_part(model.adapter_state(), config.federation.local_parts)

@@ -32,16 +32,15 @@ import model_tables
 import numpy as np
 import torch
 from monai.networks.nets import UNet
+from phantom_start import begin_with_phantoms
 from torch import nn
 
 from evenhand.cases.records import Case
 from evenhand.config import ExperimentConfig
 from evenhand.config_files import load_config
 from evenhand.experiment.layout import HospitalHome, RunFolder, build_model
-from evenhand.experiment.warm_start import train_on_phantoms
 from evenhand.metrics import logit_counts, score_case
 from evenhand.model.adapted import AdaptedModel
-from evenhand.model.adapter_files import load_onto, save_adapter
 from evenhand.model.preprocessing import with_neighbours
 from evenhand.predict import (
     OpenCase,
@@ -53,7 +52,6 @@ from evenhand.predict import (
     predict_hinted_boxes,
     without_specks,
 )
-from evenhand.progress import progress_bar
 from evenhand.training.data import Batch, TrainingPatient, draw, load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand.training.loss import mask_loss
@@ -118,7 +116,7 @@ def _result(asked: argparse.Namespace, fold: int) -> dict[str, object]:
         predict, trained = _train_unet(task, asked.seconds)
     else:
         if config.warm_start.phantoms:
-            load_onto(_start(asked.out, config), task.model)
+            begin_with_phantoms(task.model, config, asked.out)
         trained = _train_adapter(task, row)
         predict = _adapter_prompts(task.model)
     seconds = time.process_time() - started
@@ -131,18 +129,6 @@ def _result(asked: argparse.Namespace, fold: int) -> dict[str, object]:
         "seconds": seconds,
         "cases": cases,
     }
-
-
-def _start(out: Path, config: ExperimentConfig) -> Path:
-    """What phantoms teach a model of this kind, computed once."""
-    path = out / f"start-{config.fingerprint('model', 'training', 'warm_start')}.safetensors"
-    if not path.exists():
-        model, work = build_model(config), RunFolder(out / "start")
-        work.path.mkdir(exist_ok=True)
-        with progress_bar() as bar:
-            trained = train_on_phantoms(work, config, model, bar)
-        save_adapter(path, model, config_fingerprint=config.fingerprint(), training=trained)
-    return path
 
 
 def _task(run: RunFolder, config: ExperimentConfig, row: str, fold: int) -> Task:
