@@ -2,7 +2,8 @@
 
 from evenhand.config import ExperimentConfig
 from evenhand.model.weights import find
-from evenhand_federated.coordinator import CoordinatorFolder, EnrolmentAnswer, Member
+from evenhand_federated.coordinator import CoordinatorFolder, Member
+from evenhand_federated.enrolment import EnrolmentAnswer
 from evenhand_federated.hospital import HospitalFolder
 from evenhand_federated.study import StudyTerms, read_study, sign_study, write_draft
 

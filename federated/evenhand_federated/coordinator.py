@@ -31,28 +31,21 @@ from evenhand.config_files import load_section
 from evenhand.errors import ConfigError, EvenhandError, FederationError
 from evenhand.experiment.layout import ArmFolder
 from evenhand.home import evenhand_home
-from evenhand.privacy.keys import HospitalKey, fingerprint_of, is_signed
+from evenhand.privacy.keys import HospitalKey, fingerprint_of
 from evenhand_federated.certificates import (
     EXPIRY_DAYS,
     days_left,
     make_authority,
     make_server_certificate,
 )
-from evenhand_federated.study import (
-    CoordinatorIdentity,
-    Name,
-    NodeKey,
-    SignedStudy,
-    read_study,
-)
+from evenhand_federated.enrolment import EnrolmentAnswer, Invitation
+from evenhand_federated.study import CoordinatorIdentity, SignedStudy, read_study
 
 __all__ = [
     "COORDINATOR_VARIABLE",
     "SERVING_VARIABLE",
     "CoordinatorFolder",
     "CoordinatorSettings",
-    "EnrolmentAnswer",
-    "Invitation",
     "Member",
     "StudyState",
     "default_coordinator",
@@ -89,41 +82,6 @@ class CoordinatorSettings(Section):
     def hosts(self) -> tuple[str, ...]:
         """Names that the door's certificate is for."""
         return tuple(dict.fromkeys((self.host, "localhost", "127.0.0.1")))
-
-
-class Invitation(Section):
-    """What a hospital is handed: how to reach the coordinator, and how to know it."""
-
-    coordinator: CoordinatorIdentity
-    hospital: Name
-    address: str
-    authority: str
-    """The coordinator's certificate authority, PEM."""
-    signature: str
-
-    def message(self) -> bytes:
-        """What is signed."""
-        content = self.model_dump(mode="json", exclude={"signature"})
-        return b"evenhand invitation " + json.dumps(content, sort_keys=True).encode()
-
-    def check(self) -> None:
-        """Refuse an invitation that was altered on its way.
-
-        Raises:
-            FederationError: the coordinator's key has not signed it.
-        """
-        if not is_signed(self.coordinator.public_key, self.message(), self.signature):
-            raise FederationError(
-                "This invitation was altered, or is not from the coordinator whom it names. Ask "
-                "for it again."
-            )
-
-
-class EnrolmentAnswer(Section):
-    """What a hospital hands back: its node's public key."""
-
-    hospital: Name
-    public_key: NodeKey
 
 
 @dataclass(frozen=True)

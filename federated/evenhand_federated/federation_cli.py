@@ -140,11 +140,8 @@ def _admit(
     """
     from evenhand.config_files import load_section
     from evenhand_federated.certificates import key_name_of
-    from evenhand_federated.coordinator import (
-        CoordinatorFolder,
-        EnrolmentAnswer,
-        default_coordinator,
-    )
+    from evenhand_federated.coordinator import CoordinatorFolder, default_coordinator
+    from evenhand_federated.enrolment import EnrolmentAnswer
 
     own = CoordinatorFolder(folder or default_coordinator())
     own.settings()

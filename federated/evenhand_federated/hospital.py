@@ -29,7 +29,7 @@ from evenhand.privacy.keys import fingerprint_of
 from evenhand.privacy.policy import Proposal
 from evenhand.privacy.site import Site
 from evenhand_federated.certificates import make_node_key, node_key_of
-from evenhand_federated.coordinator import EnrolmentAnswer, Invitation
+from evenhand_federated.enrolment import EnrolmentAnswer, Invitation
 from evenhand_federated.message_log import MessageLog
 from evenhand_federated.study import CoordinatorIdentity, Name, SignedStudy, read_study
 

@@ -47,7 +47,7 @@ def _join(
     from evenhand.config_files import load_section
     from evenhand.privacy.keys import fingerprint_of
     from evenhand_federated.certificates import key_name_of, node_key_of
-    from evenhand_federated.coordinator import Invitation
+    from evenhand_federated.enrolment import Invitation
     from evenhand_federated.hospital import HospitalFolder, default_hospital
     from evenhand_federated.node_service import write_unit
 

@@ -21,7 +21,8 @@ from evenhand.errors import (
 )
 from evenhand_federated import node_service
 from evenhand_federated.certificates import make_node_key, node_key_of
-from evenhand_federated.coordinator import EnrolmentAnswer, Invitation, Member, StudyState
+from evenhand_federated.coordinator import Member, StudyState
+from evenhand_federated.enrolment import EnrolmentAnswer, Invitation
 from evenhand_federated.node_service import node_command, node_environment, run_node, write_unit
 from evenhand_federated.serve import check_port, free_port
 from federation_places import admit_by_name, make_coordinator, make_hospital, make_study
