@@ -4,7 +4,7 @@
 
 Three federations one after another, each a SuperLink and as many SuperNodes as processes, over TLS
 on loopback with authenticated nodes: Flower's app whose hospitals send back arrays of the same
-sizes, once with numpy alone and once with torch imported as Flower's quickstart does, then
+sizes and type, once with numpy alone and once with torch imported as Flower's quickstart does, then
 Evenhand's on phantoms. A round is the time between two records of finished rounds; of Evenhand's
 the slowest hospital's training is taken off. Not more hospitals than cores: training would wait
 for a core and count as overhead. Expected on two quiet cores: 4 minutes.
@@ -96,7 +96,8 @@ def main() -> None:
     out.mkdir(parents=True)
     fetch("mobile-sam")
     names = tuple(f"h{number}" for number in range(options.hospitals))
-    rehearsal = Rehearsal(out / "evenhand", names, options.rounds, options.hospitals)
+    alike = 'precision = "float32"\n'  # of [federation]: Flower's app sends float32, too
+    rehearsal = Rehearsal(out / "evenhand", names, options.rounds, options.hospitals, more=alike)
     study = rehearsal.set_up()
     shapes = {
         name: list(one.shape)

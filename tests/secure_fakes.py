@@ -135,6 +135,7 @@ def close(one, other):
     )
 
 
-def nodes_with(tmp_path, others):
+def nodes_with(tmp_path, others, *, precision="float32"):
     """All hospitals, some of them played by the test."""
-    return {node: secure_node(tmp_path, name) for node, name in NAMES.items()} | others
+    made = {node: secure_node(tmp_path, name, precision=precision) for node, name in NAMES.items()}
+    return made | others

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from evenhand.config import PRIVATE_ARM, ExperimentConfig, Precision, TrainingConfig
@@ -28,7 +27,6 @@ from evenhand.training.data import TrainingPatient, load_patients
 from evenhand.training.loop import Schedule, train
 from evenhand.training.moments import read_moments, write_moments
 from evenhand.training.private import Study, train_private
-from evenhand_federated import wire
 from evenhand_federated.orders import (
     SIMULATION_VARIABLE,
     RoundOrder,
@@ -190,24 +188,14 @@ class HospitalNode:
         after = model.adapter_state()
         keep = report.moments | personal.as_kept(after, self._local_parts)
         if drift is not None:
-            sent = self._as_it_arrives(order, state, after)
-            keep |= drifting.as_kept(drift, sent, schedule.mean())
+            shared = {name: after[name] for name in state}
+            keep |= drifting.as_kept(drift, shared, schedule.mean())
         write_moments(self.home.moments_path(order.arm, order.round), keep)
         # What this round started from is kept: it may have to be run again.
         for number in self.home.rounds_kept(order.arm):
             if number < kept.number:
                 self.home.moments_path(order.arm, number).unlink(missing_ok=True)
         return {"first_loss": report.first_loss, "last_loss": report.last_loss}
-
-    def _as_it_arrives(
-        self, order: RoundOrder, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The shared part of an adapter as the coordinator gets it."""
-        shared = {name: after[name] for name in before}
-        if self.precision(order.arm) == "float32":
-            return shared
-        rounded = wire.rounded(*({n: t.numpy() for n, t in s.items()} for s in (before, shared)))
-        return {name: torch.from_numpy(one) for name, one in rounded.items()}
 
     @property
     def _own_to(self) -> str:

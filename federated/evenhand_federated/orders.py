@@ -76,9 +76,13 @@ def precision_of(config: ExperimentConfig, arm: str) -> Precision:
     """How an arm's numbers travel, by all sides alike.
 
     One noise that hospitals share is priced on the sum of what they release. Each hospital's part
-    rounded by itself is not the sum rounded, so there numbers travel as finely as ever.
+    rounded by itself is not the sum rounded, so there numbers travel as finely as ever. So they do
+    under SCAFFOLD: a hospital learns its correction from the common adapter as it came, and its
+    rounding would be added to that adapter again in every round.
     """
     if arm == PRIVATE_ARM and config.privacy.trust == "secure-sum":
+        return "float32"
+    if config.federation.strategy == "scaffold":
         return "float32"
     return config.federation.precision
 

@@ -65,7 +65,7 @@ class Rehearsal:
         minimum: hospitals without which no round ends.
         name: of the study.
         arm: of the study.
-        more: sections of its config, TOML.
+        more: what follows in its config, TOML: keys of [federation], then sections.
         port: of the coordinator's door.
     """
 

@@ -1,7 +1,6 @@
 """A hospital's side of rounds in which only the sum is seen; imports no torch."""
 
 import fcntl
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from evenhand_federated.certificates import sign_as_node
 from evenhand_federated.certified import Roll, key_statement, list_statement
 from evenhand_federated.fixed_point import WIDE, Ring
 from evenhand_federated.masked_sum import Contributor, RefusedSumError
+from evenhand_federated.message_log import weigh
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,7 +135,11 @@ class SecureRound:
         keys = self.check_keys(content)
         with self._held():
             own = self._load()
-            masked = own.mask(keys, values, self._ring, _told(content))
+            # All that came goes into the masks. A coordinator that tells the others something that
+            # teaches them nothing would have this one's update alone in the sum (Pasquini et al.
+            # 2022).
+            told = weigh(content).sha256
+            masked = own.mask(keys, values, self._ring, told)
             self._keep(own)
         return RecordDict(
             {
@@ -235,18 +239,3 @@ class SecureRound:
 
     def _keep(self, own: Contributor) -> None:
         write_atomically(self._path, own.to_json().encode())
-
-
-def _told(content: RecordDict) -> str:
-    """Hash of what a hospital is told to train from, the same wherever the same was told.
-
-    A coordinator that sends others an adapter that teaches them nothing, and one hospital the real
-    one, would have that one's update alone in the sum (Pasquini et al. 2022).
-    """
-    order = {name: str(value) for name, value in content["config"].items()}
-    digest = hashlib.sha256(json.dumps(order, sort_keys=True).encode())
-    for name, one in sorted(content["arrays"].items()):
-        values = one.numpy()
-        digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()

@@ -32,7 +32,6 @@ __all__ = [
     "halved",
     "received",
     "restored",
-    "rounded",
     "update",
 ]
 
@@ -65,18 +64,6 @@ def halved(values: Numbers) -> tuple[NDArray[np.float16], int]:
 def restored(half: NDArray[np.float16], power: int) -> NDArray[np.float64]:
     """What `halved` gave, as numbers."""
     return np.ldexp(half.astype(np.float64), power)
-
-
-def rounded(before: Mapping[str, Numbers], after: Mapping[str, Numbers]) -> dict[str, Numbers]:
-    """The adapter `after` as it comes from a hospital that had got `before`, in its own type.
-
-    Raises:
-        FederationError: a number is not finite.
-    """
-    return {
-        name: (before[name] + restored(*halved(_change(before[name], one)))).astype(one.dtype)
-        for name, one in after.items()
-    }
 
 
 def common(arrays: ArrayRecord, precision: Precision) -> dict[str, ArrayRecord | ConfigRecord]:

@@ -314,23 +314,28 @@ def test_the_list_is_signed_only_where_somebody_dropped_out(tmp_path, quiet, kin
     assert Counter(message.metadata.message_type for message in grid.sent) == kinds
 
 
-@pytest.mark.parametrize("what", ["arrays", "config"])
+@pytest.mark.parametrize("what", ["arrays", "config", "powers"])
 def test_one_hospital_is_told_something_else(tmp_path, what):
     """A sum of one real update and of others that the coordinator knows would show that one."""
-    inner = secure_node(tmp_path, "north")
+    form = "float16" if what == "powers" else "float32"
+    inner = secure_node(tmp_path, "north", precision=form)
 
     def node(message):
         if message.metadata.message_type == "train":
             changed = RecordDict(dict(message.content.items()))
             if what == "arrays":
                 changed["arrays"] = ArrayRecord(state_of(3, 4))
+            elif what == "powers":  # the same numbers, and an adapter of zeros
+                lower = [-1000] * len(changed["powers"]["powers"])
+                changed["powers"] = ConfigRecord({"powers": lower})
             else:
                 changed["config"] = ConfigRecord({**message.content["config"], "steady": 2})
             message.content = changed
         return inner(message)
 
+    nodes = nodes_with(tmp_path, {11: node}, precision=form)
     with pytest.raises(UnopenedSumError, match="hospitals were told different things"):
-        federate(ArmFolder(tmp_path / "hidden"), nodes_with(tmp_path, {11: node}))
+        federate(ArmFolder(tmp_path / "hidden"), nodes, precision=form)
     assert read_checkpoint(ArmFolder(tmp_path / "hidden")) == (0, None)
 
 
