@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from evenhand.artifacts import write_atomically
 from evenhand_federated.certificates import sign_as_node
 from evenhand_federated.certified import Roll, key_statement, list_statement
-from evenhand_federated.fixed_point import WIDE, Ring
+from evenhand_federated.fixed_point import Ring
 from evenhand_federated.masked_sum import Contributor, RefusedSumError
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class SecureRound:
         number: int,
         roll: Roll,
         key_path: Path,
-        was_opened: bool = False,
-        ring: Ring = WIDE,
+        was_opened: bool,
+        ring: Ring,
     ) -> None:
         self._number = number
         self._was_opened = was_opened
@@ -135,7 +135,7 @@ class SecureRound:
         keys = self.check_keys(content)
         with self._held():
             own = self._load()
-            masked = own.mask(keys, values, self._ring, _told(content))
+            masked = own.mask(keys, values, ring=self._ring, told=_told(content))
             self._keep(own)
         return RecordDict(
             {
