@@ -87,7 +87,9 @@ def hidden(count: int, ring: Ring) -> None:
     hospitals = {name: Contributor(name, "bench", 2) for name in values}
     keys = {name: one.public() for name, one in hospitals.items()}
     started = time.perf_counter()
-    masked = {name: one.mask(keys, values[name], ring) for name, one in hospitals.items()}
+    masked = {
+        name: one.mask(keys, values[name], ring=ring, told="") for name, one in hospitals.items()
+    }
     each = (time.perf_counter() - started) / count
     opened = {
         name: one.unmask({other: sent.shares[name] for other, sent in masked.items()})
@@ -124,7 +126,7 @@ def moved() -> None:
         numbers = sum(one.numel() for one in before.values())
         hospital = Contributor("a", "bench", 2)
         keys = {"a": hospital.public(), "b": Contributor("b", "bench", 2).public()}
-        masked = hospital.mask(keys, np.zeros(numbers + 1), ring_of(precision)).values
+        masked = hospital.mask(keys, np.zeros(numbers + 1), ring=ring_of(precision), told="").values
         up = {"in clear": clear, "hidden": {"arrays": ArrayRecord({"masked": Array(masked)})}}
         for how, content in up.items():
             down_kb, up_kb = kilobytes(sent), kilobytes(content)

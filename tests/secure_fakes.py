@@ -53,7 +53,7 @@ def part_of(folder, name, number=1, minimum=2, precision="float32"):
     context = context_of("study", number, LINK_NODE_ID)
     key_path = folder / "keys" / name
     more = {"number": number, "roll": roll_of(folder), "key_path": key_path}
-    more["ring"] = ring_of(precision)
+    more |= {"was_opened": False, "ring": ring_of(precision)}
     return SecureRound(home, name, context, minimum, **more)
 
 

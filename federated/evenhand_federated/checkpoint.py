@@ -16,6 +16,9 @@ __all__ = ["finished_rounds", "kept_start", "read_checkpoint", "start_work", "wr
 _START = "warm-start"
 """Folder in which `evenhand.experiment.warm_start` keeps what it makes."""
 
+_WHOLE = 10**9
+"""Work of a start that is whole: more than files and steps can come to."""
+
 
 def write_checkpoint(folder: ArmFolder, number: int, state: Mapping[str, Tensor]) -> None:
     """Write the adapter after round `number`, whole or not at all.
@@ -62,15 +65,23 @@ def finished_rounds(folder: ArmFolder) -> int:
 
 
 def kept_start(folder: ArmFolder) -> Path:
-    """Where a training on phantoms is kept while it lasts."""
+    """Where a training on phantoms is kept until its end is written."""
     return folder.path / _START / "training.safetensors"
 
 
 def start_work(folder: ArmFolder) -> int:
     """How much of a start from phantoms is done: a number that grows with what a restart keeps.
 
+    Hidden files do not count: they are drafts, of which each kill may leave one more.
+
     Raises:
-        DataError: the training that was kept is damaged.
+        DataError: the training that was kept, and is still needed, is damaged.
     """
-    files = sum(path.is_file() for path in (folder.path / _START).rglob("*"))
-    return files + KeptTraining(kept_start(folder)).steps + folder.start_path.exists()
+    if folder.start_path.exists():
+        return _WHOLE
+    made = folder.path / _START
+    files = sum(
+        path.is_file() and not any(part.startswith(".") for part in path.relative_to(made).parts)
+        for path in made.rglob("*")
+    )
+    return files + KeptTraining(kept_start(folder)).steps

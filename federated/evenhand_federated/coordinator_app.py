@@ -103,6 +103,7 @@ def _start_from_phantoms(arm: ArmFolder, config: ExperimentConfig, model: Adapte
             trained = train_on_phantoms(RunFolder(arm.path), config, model, bar, kept)
         own = config.fingerprint()
         save_adapter(arm.start_path, model, config_fingerprint=own, training=trained)
+    kept_start(arm).unlink(missing_ok=True)
     load_onto(arm.start_path, model)
 
 

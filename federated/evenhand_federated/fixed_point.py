@@ -3,8 +3,9 @@
 A ring has numbers modulo a power of two. Of 64 bits it is fine and wide enough for anything. Of 32
 bits it moves half the bytes: its step is 2^-16 and its range is shared by the hospitals, 32768 for
 all together. What is summed is a change times patients: with four hospitals 8191 may be one's, so
-1000 patients and a change of 8; the mean over 48 patients is off by 7e-7 at most. Nothing is
-clipped and nothing wraps around in silence: what is out of range is refused before it is sent.
+1000 patients and a change of 8, or 10,000 patients and one of 0.8; the mean over 48 patients is off
+by 7e-7 at most. Nothing is clipped and nothing wraps around in silence: what is out of range is
+refused before it is sent.
 """
 
 from dataclasses import dataclass
@@ -56,11 +57,15 @@ class Ring:
         """
         largest = self.largest(hospitals)
         if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) > largest:
-            narrow = " The study may also agree on federation.precision = 'float32'."
+            wide = (
+                ", or agree on federation.precision = 'float32' in the study, whose range is wide"
+            )
             raise FederationError(
-                f"A number to be summed is not finite, or beyond {largest:g}. Nothing is sent. "
-                "Train with a smaller learning rate or fewer local epochs."
-                f"{narrow if self.bits == 32 else ''}"
+                "A number to be summed, a change of the adapter times this hospital's patients, is "
+                f"not finite, or beyond {largest:g}, the share of one of {hospitals} hospitals. "
+                "Nothing is sent. Many patients or a large change are the cause: train with a "
+                "smaller learning rate or fewer local epochs, or on fewer patients"
+                f"{wide if self.bits == 32 else ''}."
             )
         signed = np.rint(values / self.step).astype(f"i{self.bits // 8}")
         return signed.view(self.dtype)

@@ -3,12 +3,14 @@
 A hospital opens a round for one list of hospitals and no other. If a coordinator is lost after
 hospitals have opened a round and before the sum is written down, and one of them is gone for good,
 nobody could open that round again. So what came is written before anybody is asked to open it, and
-every answer as it comes. All of it together is worth the sum and no more; it goes with the round.
+every answer as it comes. All of it together is worth the sum and no more. It goes with the round,
+or when the study is stopped; when it is given up, unless what came still opens the sum.
 """
 
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from evenhand.artifacts import write_atomically
+from evenhand.errors import ResourceError
 from evenhand_federated.fixed_point import Whole
-from evenhand_federated.masked_sum import Unmasking, open_sum
+from evenhand_federated.masked_sum import Unmasking, UnopenedSumError, open_sum
 
 __all__ = ["KeptOpening", "Opening"]
 
@@ -82,12 +85,15 @@ class KeptOpening:
         write_atomically(self._sum_path, save(dict(opening.masked), metadata=meta))
 
     def add(self, hospital: str, answer: Unmasking) -> None:
-        """Keep what a hospital sent to open it."""
+        """Keep what a hospital sent to open it, if the disk takes it.
+
+        A disk that does not is no reason to end a round that can be opened without it.
+        """
         parts = {
             "shares": {name: part.hex() for name, part in answer.shares.items()},
             "pairs": {name: part.hex() for name, part in answer.pairs.items()},
         }
-        with self._answers_path.open("ab") as file:
+        with suppress(OSError), self._answers_path.open("ab") as file:
             file.write(json.dumps([hospital, parts]).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -100,24 +106,46 @@ class KeptOpening:
             with safe_open(self._sum_path, framework="np") as file:
                 about = json.loads(file.metadata()["about"])
                 masked = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            began = tuple(about.pop("began"))
+            return Opening(**about, began=began, masked=masked, opened=self._answers())
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):
             return None
-        began = tuple(about.pop("began"))
-        return Opening(**about, began=began, masked=masked, opened=self._answers())
+
+    def sum_of(self, number: int) -> NDArray[np.float64] | None:
+        """The sum of a round; None where too little of it was kept to open it."""
+        kept = self.read()
+        if kept is None or kept.number != number:
+            return None
+        try:
+            return kept.total()
+        except UnopenedSumError:
+            return None
 
     def end(self) -> None:
-        """Forget it: the round is written down, or cannot be."""
-        self._sum_path.unlink(missing_ok=True)
-        self._answers_path.unlink(missing_ok=True)
+        """Forget it: the round is written down, or cannot be.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+        """
+        try:
+            self._sum_path.unlink(missing_ok=True)
+            self._answers_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"'{self.folder}' cannot be written: {error.strerror}. What is kept there of a "
+                "hidden sum was to be deleted."
+            ) from None
 
     def _answers(self) -> dict[str, Unmasking]:
         found = {}
         content = self._answers_path.read_bytes() if self._answers_path.exists() else b""
-        for line in content.split(b"\n")[:-1]:  # behind the last one is what a kill has cut off
-            hospital, parts = json.loads(line)
-            shares, pairs = (
-                {name: bytes.fromhex(part) for name, part in parts[kind].items()}
-                for kind in ("shares", "pairs")
-            )
-            found[hospital] = Unmasking(shares, pairs)
+        for line in content.split(b"\n"):
+            # One that was cut off or damaged is passed over: those that are left may be enough.
+            with suppress(AttributeError, KeyError, TypeError, ValueError):
+                hospital, parts = json.loads(line)
+                shares, pairs = (
+                    {name: bytes.fromhex(part) for name, part in parts[kind].items()}
+                    for kind in ("shares", "pairs")
+                )
+                found[hospital] = Unmasking(shares, pairs)
         return found

@@ -110,7 +110,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class Unmasking:
-    """What a hospital sends in the third exchange."""
+    """What a hospital sends in the last exchange."""
 
     shares: Mapping[str, bytes]
     """Of the own masks of those whose numbers came."""
@@ -170,8 +170,9 @@ class Contributor:
         self,
         keys: Mapping[str, bytes],
         values: NDArray[np.float64],
-        ring: Ring = WIDE,
-        told: str = "",
+        *,
+        ring: Ring,
+        told: str,
     ) -> Masked:
         """Mask numbers for a sum among the owners of `keys`.
 
@@ -330,7 +331,7 @@ def open_sum(
 
     Args:
         masked: numbers that came in the second exchange, all of one ring.
-        opened: what came in the third.
+        opened: what came in the last.
         began: who took part in the first.
         context: as the contributors have it.
         minimum: as the contributors have it.

@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from evenhand.artifacts import write_atomically
 from evenhand_federated.certificates import sign_as_node
 from evenhand_federated.certified import Roll, key_statement, list_statement
-from evenhand_federated.fixed_point import WIDE, Ring
+from evenhand_federated.fixed_point import Ring
 from evenhand_federated.masked_sum import Contributor, RefusedSumError
 from evenhand_federated.message_log import weigh
 
@@ -60,8 +60,8 @@ class SecureRound:
         number: int,
         roll: Roll,
         key_path: Path,
-        was_opened: bool = False,
-        ring: Ring = WIDE,
+        was_opened: bool,
+        ring: Ring,
     ) -> None:
         self._number = number
         self._was_opened = was_opened
@@ -139,7 +139,7 @@ class SecureRound:
             # teaches them nothing would have this one's update alone in the sum (Pasquini et al.
             # 2022).
             told = weigh(content).sha256
-            masked = own.mask(keys, values, self._ring, told)
+            masked = own.mask(keys, values, ring=self._ring, told=told)
             self._keep(own)
         return RecordDict(
             {

@@ -8,6 +8,7 @@ fedprox, fedadam, fedyogi).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from evenhand.errors import FederationError
+from evenhand.errors import FederationError, ResourceError
 from evenhand_federated.answers import figures_fault, tensor_fault
 from evenhand_federated.certified import Roll, context_of, key_statement, list_statement
 from evenhand_federated.deployed import DeployedFedAvg
@@ -83,7 +84,7 @@ class SecureFedAvg(DeployedFedAvg):
             FederationError: too few gave a key.
         """
         self._grid = grid
-        self._finished = self._kept_sum(server_round + self._plan.done)
+        self._finished = self._kept.sum_of(server_round + self._plan.done)
         if self._finished is not None:
             self._arrays = arrays
             return []
@@ -138,28 +139,32 @@ class SecureFedAvg(DeployedFedAvg):
 
         Raises:
             UnopenedSumError: it cannot be; hospitals have trained in vain.
+            ResourceError: the disk did not take what came of it; enough of the sum is kept, so
+                trying again finishes the round.
         """
+        number = server_round + self._plan.done
         try:
             if self._finished is None:
                 arrays = super().aggregate_train(server_round, replies)[0]
             else:
-                number, answer = server_round + self._plan.done, self._as_answer(self._finished)
-                arrays = self._combined(number, [answer])
+                arrays = self._combined(number, [self._as_answer(self._finished)])
         except FederationError as error:
-            self._kept.end()  # it cannot be opened by trying again
-            raise UnopenedSumError(str(error)) from None
+            raise self._in_vain(str(error)) from None
+        except (ResourceError, OSError) as error:
+            if self._kept.sum_of(number) is not None:
+                raise
+            raise self._in_vain(
+                f"Round {number} of {self._plan.arm}: hospitals have trained, and their sum is "
+                f"lost to a fault of this machine. {error}"
+            ) from None
         self._kept.end()
         return arrays, None
 
-    def _kept_sum(self, number: int) -> Numbers | None:
-        """The sum of a round, where enough of it came before the coordinator was lost."""
-        kept = self._kept.read()
-        if kept is None or kept.number != number:
-            return None
-        try:
-            return kept.total()
-        except UnopenedSumError:
-            return None
+    def _in_vain(self, why: str) -> UnopenedSumError:
+        """Forget a sum that cannot be opened by trying again."""
+        with suppress(ResourceError):  # what is left opens nothing; the reason must come through
+            self._kept.end()
+        return UnopenedSumError(why)
 
     def _sorted(
         self, replies: Iterable[Message]
@@ -182,6 +187,7 @@ class SecureFedAvg(DeployedFedAvg):
 
         Raises:
             UnopenedSumError: too few sent or opened it.
+            ResourceError: what came cannot be kept; nobody was asked to open it.
         """
         needed = threshold_of(len(self._keys), self._plan.minimum_hospitals)
         if len(answered) < needed:

@@ -24,6 +24,7 @@ from evenhand_federated.checkpoint import finished_rounds, start_work
 from evenhand_federated.coordinator import COORDINATOR_VARIABLE, SERVING_VARIABLE, CoordinatorFolder
 from evenhand_federated.door import Door
 from evenhand_federated.flower import QUICK, environment, operate, program, write_connection
+from evenhand_federated.kept_opening import KeptOpening
 from evenhand_federated.study import SignedStudy
 
 __all__ = ["Coordinator", "check_port", "free_port", "serve"]
@@ -163,6 +164,8 @@ class Coordinator:
             ):
                 return True
             self._launched.pop(digest)
+        if state.status == "stopped":
+            KeptOpening(self._folder.arm(digest).path).end()
         if state.status == "submitted" and not busy:
             return self._start(digest, study.terms.name)
         return False
@@ -186,6 +189,9 @@ class Coordinator:
         if attempts > ATTEMPTS:
             self._folder.change_state(digest, status="failed")
             self._tell(f"Given up: {name}: {state.reason or 'it ended without a word'}")
+            kept = KeptOpening(arm.path)
+            if kept.sum_of(done + 1) is None:  # else it is finished unpaid, if submitted again
+                kept.end()
             return False
         app = self._flower / "app"
         write_app(app, digest)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,7 +52,7 @@ class FederationPlan:
     hospitals: dict[int, str]
     minimum_hospitals: int
     timeout_s: float | None = None
-    precision: Precision = "float32"
+    precision: Precision = field(kw_only=True)
 
 
 class RecordedFedAvg(FedAvg):

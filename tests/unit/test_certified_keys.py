@@ -24,6 +24,7 @@ from evenhand_federated.certificates import (
 )
 from evenhand_federated.certified import context_of, key_statement, list_statement
 from evenhand_federated.coordinator import CoordinatorFolder, Member
+from evenhand_federated.fixed_point import WIDE
 from evenhand_federated.hospital import NODE_VARIABLE
 from evenhand_federated.masked_sum import Contributor
 from evenhand_federated.node import HospitalNode
@@ -96,7 +97,9 @@ class World:
         assert reply.has_content(), self.last()
         self.masked = {"north": dict(reply.content["shares"])}
         for name in OTHERS:
-            self.masked[name] = dict(self.parts[name].mask(self.keys, np.ones(7)).shares)
+            self.masked[name] = dict(
+                self.parts[name].mask(self.keys, np.ones(7), ring=WIDE, told="").shares
+            )
 
     def agree(self, came):
         """Ask north to sign a list."""

@@ -8,7 +8,7 @@ from evenhand.experiment.layout import ArmFolder, build_model
 from evenhand.model.backbones import Backbone
 from evenhand.training.resume import KeptTraining
 from evenhand_federated import coordinator_app
-from evenhand_federated.checkpoint import start_work
+from evenhand_federated.checkpoint import kept_start, start_work
 from tiny_experiment import config_of
 
 
@@ -67,6 +67,41 @@ def test_killed_while_it_trains_on_phantoms(small, tmp_path, monkeypatch):
     assert work[0] < work[1] == work[2] < work[3] < work[4]
     for name, one in calm.adapter_state().items():
         assert torch.equal(one, again.adapter_state()[name]), name
+
+
+def test_a_training_whose_end_is_written_is_not_looked_at(small, tmp_path, monkeypatch):
+    """It goes; one that a kill has left, damaged too, holds nothing up and goes as well."""
+    config = config_of(arms=["federated"], warm_start={"phantoms": 4, "epochs": 1})
+    arm, keep, written = ArmFolder(tmp_path), KeptTraining.keep, []
+
+    def each_epoch(self, *state):
+        self.every_s = 0
+        keep(self, *state)
+        written.append(kept_start(arm).exists())
+
+    monkeypatch.setattr(KeptTraining, "keep", each_epoch)
+    coordinator_app._start_from_phantoms(arm, config, build_model(config))
+    assert written == [True]
+    assert not kept_start(arm).exists()
+    before = start_work(arm)
+    kept_start(arm).write_bytes(b"rubbish")
+    assert start_work(arm) == before
+    coordinator_app._start_from_phantoms(arm, config, build_model(config))
+    assert not kept_start(arm).exists()
+
+
+def test_what_a_kill_leaves_of_a_file_is_no_progress(tmp_path):
+    """Else a study that is killed at the same file over and over would never be given up."""
+    arm = ArmFolder(tmp_path)
+    folder = kept_start(arm).parent / "heads" / "source"
+    folder.mkdir(parents=True)
+    before = start_work(arm)
+    (folder / ".scan.nii.gz.x1y2").write_bytes(b"half")
+    (folder / ".source-x1y2").mkdir()
+    (folder / ".source-x1y2" / "scan.nii.gz").write_bytes(b"whole, in a folder that is not")
+    assert start_work(arm) == before
+    (folder / "scan.nii.gz").write_bytes(b"whole")
+    assert start_work(arm) == before + 1
 
 
 def test_a_study_without_phantoms_starts_at_random(small, tmp_path):

@@ -47,7 +47,7 @@ def federate(folder, nodes, *, rounds=1, minimum=2, arm="federated"):
     done, state = read_checkpoint(folder)
     grid = FakeGrid(nodes)
     hospitals = {node: NAMES[node] for node in nodes}
-    plan = FederationPlan(arm, rounds, done, hospitals, minimum)
+    plan = FederationPlan(arm, rounds, done, hospitals, minimum, precision="float32")
     RecordedFedAvg(plan, folder).start(
         grid=grid,
         initial_arrays=ArrayRecord(state or START),
@@ -163,7 +163,9 @@ class TestRecord:
 
     def test_stranger_is_not_averaged(self, folder):
         """A reply to a message that nobody sent is nobody's."""
-        strategy = RecordedFedAvg(FederationPlan("federated", 1, 0, NAMES, 1), folder)
+        strategy = RecordedFedAvg(
+            FederationPlan("federated", 1, 0, NAMES, 1, precision="float32"), folder
+        )
         FakeGrid({})
         sent = Message(RecordDict(), NORTH, "train")
         sent.metadata.__dict__["_message_id"] = "of another run"

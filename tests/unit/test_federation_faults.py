@@ -66,7 +66,7 @@ def federate(folder, nodes, *, rounds=1, minimum=2, away=(), until=None):
     """Run what is left; `until` is the round after which the coordinator dies."""
     done, state = read_checkpoint(folder)
     grid = Network(nodes, away)
-    plan = FederationPlan("federated", rounds, done, NAMES, minimum)
+    plan = FederationPlan("federated", rounds, done, NAMES, minimum, precision="float32")
     DeployedFedAvg(plan, folder, patience_s=0.01, grace_s=0).start(
         grid=grid,
         initial_arrays=ArrayRecord(state or START),
@@ -203,7 +203,7 @@ class TestComingAndGoing:
     def test_a_message_lives_as_long_as_its_round(self, folder):
         """Who comes back later must not train, and pay for, a round that is over."""
         grid = Network(nodes_of())
-        plan = FederationPlan("federated", 1, 0, NAMES, 2, timeout_s=7)
+        plan = FederationPlan("federated", 1, 0, NAMES, 2, timeout_s=7, precision="float32")
         DeployedFedAvg(plan, folder, patience_s=0.01, grace_s=0).start(
             grid=grid, initial_arrays=ArrayRecord(START), num_rounds=1, timeout=7
         )

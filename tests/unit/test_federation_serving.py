@@ -1,5 +1,6 @@
 """What the serving process starts and starts again, and when it gives a study up."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,9 @@ from evenhand_federated import coordinator_app
 from evenhand_federated import serve as serving
 from evenhand_federated.checkpoint import kept_start
 from evenhand_federated.coordinator import CoordinatorFolder, Member
-from evenhand_federated.masked_sum import UnopenedSumError
+from evenhand_federated.fixed_point import WIDE
+from evenhand_federated.kept_opening import KeptOpening, Opening
+from evenhand_federated.masked_sum import Contributor, UnopenedSumError
 from evenhand_federated.serve import ATTEMPTS, Coordinator
 from evenhand_federated.testing import FakeGrid
 from federation_fakes import context_of
@@ -31,6 +34,20 @@ def centre(tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "operate", operate)
     object.__setattr__(centre, "commands", commands)
     return centre
+
+
+def half_opened(folder, answers):
+    """What is kept of the first round's sum of two hospitals, opened by those in `answers`."""
+    hospitals = {name: Contributor(name, "context", 2) for name in "ab"}
+    keys = {name: one.public() for name, one in hospitals.items()}
+    sent = {name: one.mask(keys, np.ones(3), ring=WIDE, told="") for name, one in hospitals.items()}
+    kept = KeptOpening(folder)
+    masked = {name: one.values for name, one in sent.items()}
+    kept.begin(Opening(1, "context", 2, ("a", "b"), masked))
+    for name in answers:
+        shares = {other: one.shares[name] for other, one in sent.items()}
+        kept.add(name, hospitals[name].unmask(shares))
+    return kept
 
 
 class TestServing:
@@ -111,6 +128,27 @@ class TestServing:
             coordinator.step()
         coordinator.step()
         assert [words[0] for words in centre.commands] == ["run", "stop"]
+
+    def test_stopped_keeps_no_hidden_sum(self, centre, study):
+        """Not while its process may still write there; then it goes, opened or not."""
+        kept = half_opened(centre.arm(study.digest).path, answers="ab")
+        centre.change_state(study.digest, status="stopped")
+        with centre.running(study.digest):
+            Coordinator(centre, lambda _: None).step()
+            assert kept.sum_of(1) is not None
+        Coordinator(centre, lambda _: None).step()
+        assert list(kept.folder.glob("opening.*")) == []
+
+    @pytest.mark.parametrize(("answers", "left"), [("a", 0), ("ab", 2)])
+    def test_given_up_keeps_what_opens_a_hidden_sum(self, centre, study, answers, left):
+        """Submitted again it finishes that round unpaid; what opens nothing goes."""
+        kept = half_opened(centre.arm(study.digest).path, answers=answers)
+        for _ in range(ATTEMPTS + 1):
+            assert centre.state(study.digest).status == "submitted"
+            assert len(list(kept.folder.glob("opening.*"))) == 2
+            Coordinator(centre, lambda _: None).step()
+        assert centre.state(study.digest).status == "failed"
+        assert len(list(kept.folder.glob("opening.*"))) == left
 
     def test_a_link_that_does_not_answer(self, centre, study, monkeypatch):
         """The door stays open, it is said once, and after some tries the study is given up."""

@@ -206,7 +206,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, strategy):
 
     def federate(folder, until):
         done, state = read_checkpoint(folder)
-        plan = FederationPlan("federated", 4, done, NAMES, 2)
+        plan = FederationPlan("federated", 4, done, NAMES, 2, precision="float32")
         nodes = {node: answering(stirred(node / 7)) for node in NAMES}
         combiner = combiner_of(FederationConfig(strategy=strategy))
         RecordedFedAvg(plan, folder, combiner).start(
@@ -231,7 +231,9 @@ def test_a_lost_memory_is_said(tmp_path):
     folder = ArmFolder(tmp_path)
     combiner = combiner_of(FederationConfig(strategy="fedadam"))
     with pytest.raises(FederationError, match="what the strategy remembers of round 2"):
-        RecordedFedAvg(FederationPlan("federated", 4, 2, NAMES, 2), folder, combiner)
+        RecordedFedAvg(
+            FederationPlan("federated", 4, 2, NAMES, 2, precision="float32"), folder, combiner
+        )
 
 
 class TestProximal:
@@ -323,7 +325,9 @@ class TestDrift:
             return node
 
         names = {node: NAMES[node] for node in SITES}
-        RecordedFedAvg(FederationPlan("federated", until, 0, names, 2), folder).start(
+        RecordedFedAvg(
+            FederationPlan("federated", until, 0, names, 2, precision="float32"), folder
+        ).start(
             grid=FakeGrid({node: node_of(node) for node in SITES}),
             initial_arrays=ArrayRecord({"w": torch.zeros(1)}),
             num_rounds=until,
@@ -364,7 +368,7 @@ class TestDrift:
 
         names = {node: NAMES[node] for node in SITES}
         for done in (0, 5):  # the second is another process, after the first was stopped
-            plan = FederationPlan("federated", 7, done, names, 2)
+            plan = FederationPlan("federated", 7, done, names, 2, precision="float32")
             RecordedFedAvg(plan, ArmFolder(tmp_path)).start(
                 grid=FakeGrid(dict.fromkeys(SITES, node)),
                 initial_arrays=ArrayRecord({"w": torch.zeros(1)}),

@@ -15,14 +15,17 @@ RINGS = pytest.mark.parametrize("ring", [WIDE, NARROW], ids=["64 bits", "32 bits
 @pytest.mark.parametrize("factor", [1.01, -1.01, np.nan, np.inf, -np.inf])
 def test_out_of_range_is_refused(ring, factor):
     """One bad number, and nothing is sent; the sentence says what to do."""
-    with pytest.raises(FederationError, match=r"not finite, or beyond .* Train with a smaller"):
+    with pytest.raises(FederationError, match=r"not finite, or beyond .* train with a smaller"):
         ring.encode(np.array([0.0, ring.largest(4) * factor]), 4)
 
 
 def test_a_narrow_ring_names_the_wide_one():
-    """Who needs the range can have it: by a study that agrees on float32."""
+    """It is reached by many patients as by a large change; a study on float32 has room."""
     with pytest.raises(FederationError, match=r"federation\.precision = 'float32'"):
         NARROW.encode(np.array([1e6]), 4)
+    with pytest.raises(FederationError, match=r"times this hospital's patients.* fewer patients"):
+        NARROW.encode(np.array([0.83 * 10_000]), 4)
+    assert NARROW.largest(4) > 0.8 * 10_000
     with pytest.raises(FederationError) as wide:
         WIDE.encode(np.array([1e9]), 4)
     assert "float32" not in str(wide.value)

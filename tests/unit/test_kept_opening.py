@@ -3,10 +3,13 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from flwr.app import ArrayRecord
+from safetensors.numpy import save
 
 from evenhand.config import FederationConfig
+from evenhand.errors import ResourceError
 from evenhand.experiment.layout import ArmFolder
 from evenhand_federated import strategy as strategy_module
 from evenhand_federated.checkpoint import read_checkpoint, write_checkpoint
@@ -17,7 +20,17 @@ from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.testing import FakeGrid
 from federation_fakes import silent
-from secure_fakes import LIMIT_S, NAMES, PATIENTS, close, hidden, in_clear, nodes_with, roll_of
+from secure_fakes import (
+    LIMIT_S,
+    NAMES,
+    PATIENTS,
+    START,
+    close,
+    hidden,
+    in_clear,
+    nodes_with,
+    roll_of,
+)
 
 
 class Lost(BaseException):
@@ -62,7 +75,7 @@ def go_on(folder, nodes):
     """Start again, as the ServerApp does; the adapter and the grid."""
     done, state = read_checkpoint(folder)
     grid = FakeGrid(nodes)
-    plan = FederationPlan("federated", 2, done, NAMES, 2)
+    plan = FederationPlan("federated", 2, done, NAMES, 2, precision="float32")
     options = {"patience_s": 0.01, "grace_s": 0, "combiner": combiner_of(FederationConfig())}
     SecureFedAvg(
         plan, folder, study="study", roll=roll_of(folder.path.parent), timeout_s=LIMIT_S, **options
@@ -103,13 +116,30 @@ def test_what_is_kept_is_the_owners_alone_and_says_no_more_than_the_sum(tmp_path
         kept.total()
 
 
-@pytest.mark.parametrize("what", ["cut", "rubbish", "of another round"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("cut", "no JSON", "no text", "another form", "no shares", "no hex"),
+        *("rubbish", "no description", "of another round"),
+    ],
+)
 def test_what_was_kept_and_cannot_be_used_is_passed_over(tmp_path, monkeypatch, what):
-    """A line that was cut off, a damaged file, or a round before: the round is trained again."""
+    """A line cut off or damaged, a damaged file, or a round before: it is trained again."""
     folder = lost_at_the_opening(tmp_path, monkeypatch, after=3)
     answers, numbers = folder.path / "opening.jsonl", folder.path / "opening.safetensors"
+    lines = {
+        "no JSON": b"{",
+        "no text": b"\xff\xfe",
+        "another form": b"[1, 2, 3]",
+        "no shares": b'["east", {"shares": ["a"], "pairs": {}}]',
+        "no hex": b'["east", {"shares": {"east": "x"}, "pairs": {}}]',
+    }
     if what == "cut":
         answers.write_bytes(answers.read_bytes()[:-5])
+    elif what in lines:
+        answers.write_bytes(lines[what] + b"\n" + answers.read_bytes().partition(b"\n")[2])
+    elif what == "no description":
+        numbers.write_bytes(save({"north": np.zeros(2)}, metadata={"about": "[1]"}))
     elif what == "rubbish":
         numbers.write_bytes(b"rubbish")
     else:
@@ -118,3 +148,74 @@ def test_what_was_kept_and_cannot_be_used_is_passed_over(tmp_path, monkeypatch, 
     found, grid = go_on(folder, nodes_with(tmp_path, {}))
     assert grid.sent
     assert close(found, in_clear(tmp_path))
+
+
+def test_one_damaged_answer_of_more_than_enough_does_no_harm(tmp_path, monkeypatch):
+    """The others still open the sum, so nobody trains and nobody pays again."""
+    folder = lost_at_the_opening(tmp_path, monkeypatch, after=None)
+    answers = folder.path / "opening.jsonl"
+    answers.write_bytes(b"rubbish" + answers.read_bytes())
+    found, grid = go_on(folder, dict.fromkeys(NAMES, silent))
+    assert grid.sent == []
+    assert close(found, in_clear(tmp_path))
+
+
+def full(*_):
+    """In place of what writes a round down."""
+    raise ResourceError("The disk is full.")
+
+
+def no_room_for_answers(monkeypatch):
+    """From now on what is to be opened can be kept, but no answer to that."""
+    begin = KeptOpening.begin
+
+    def without_answers(self, opening):
+        begin(self, opening)
+        answers = self.folder / "opening.jsonl"
+        answers.unlink()
+        answers.symlink_to(self.folder / "none" / "opening.jsonl")
+
+    monkeypatch.setattr(KeptOpening, "begin", without_answers)
+
+
+def test_what_cannot_be_kept_is_not_opened(tmp_path):
+    """All have trained and nobody is asked: in vain, which is said with the fault's place."""
+    in_the_way = tmp_path / "hidden" / "opening.jsonl"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(UnopenedSumError, match=rf"lost to a fault .*'{in_the_way.parent}'"):
+        hidden(tmp_path)
+    assert len(ArmFolder(in_the_way.parent).read_rounds()) == 1
+    assert list(tmp_path.glob("*/secure-sums-opened.json")) == []
+
+
+def test_an_answer_that_cannot_be_kept_does_not_end_the_round(tmp_path, monkeypatch):
+    """It is opened from memory."""
+    no_room_for_answers(monkeypatch)
+    found, _ = hidden(tmp_path)
+    assert close(found, in_clear(tmp_path))
+    assert list((tmp_path / "hidden").glob("opening.*")) == []
+
+
+def test_a_round_that_no_restart_could_finish_was_in_vain(tmp_path, monkeypatch):
+    """Neither its answers nor its adapter could be written: to start again would charge again."""
+    no_room_for_answers(monkeypatch)
+    monkeypatch.setattr(strategy_module, "write_checkpoint", full)
+    with pytest.raises(UnopenedSumError, match=r"Round 1 .* The disk is full"):
+        hidden(tmp_path)
+    assert list((tmp_path / "hidden").glob("opening.*")) == []
+
+
+def test_a_round_that_a_restart_can_finish_is_kept(tmp_path, monkeypatch):
+    """Its adapter could not be written, all else is: with room again nobody is asked."""
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy_module, "write_checkpoint", full)
+        with pytest.raises(ResourceError, match="The disk is full"):
+            hidden(tmp_path, rounds=1)
+    folder, grid = ArmFolder(tmp_path / "hidden"), FakeGrid(dict.fromkeys(NAMES, silent))
+    plan = FederationPlan("federated", 1, 0, NAMES, 2, precision="float32")
+    options = {"patience_s": 0.01, "grace_s": 0, "combiner": combiner_of(FederationConfig())}
+    SecureFedAvg(
+        plan, folder, study="study", roll=roll_of(tmp_path), timeout_s=LIMIT_S, **options
+    ).start(grid=grid, initial_arrays=ArrayRecord(START), num_rounds=1, timeout=LIMIT_S)
+    assert grid.sent == []
+    assert close(read_checkpoint(folder)[1], in_clear(tmp_path, rounds=1))

@@ -23,6 +23,9 @@ from evenhand_federated.masked_sum import (
 
 CONTEXT = "study, round 1"
 
+ALIKE = {"ring": WIDE, "told": "alike"}
+"""What hospitals mask with where a test is about something else."""
+
 
 def begin(names, minimum=2):
     """Contributors, and the keys that everybody gets."""
@@ -31,10 +34,13 @@ def begin(names, minimum=2):
 
 
 def run(values, *, sends=None, opens=None, minimum=2, ring=WIDE):
-    """A whole sum: `sends` come to the second exchange, `opens` to the third."""
+    """A whole sum: `sends` come to the second exchange, `opens` to the last."""
     hospitals, keys = begin(values, minimum)
     sends = set(values) if sends is None else sends
-    masked = {name: hospitals[name].mask(keys, values[name], ring) for name in sorted(sends)}
+    masked = {
+        name: hospitals[name].mask(keys, values[name], ring=ring, told="alike")
+        for name in sorted(sends)
+    }
     opened = {}
     if sends != set(values):
         for name in sends:
@@ -142,18 +148,18 @@ class TestHidden:
     def test_masked_numbers_look_random(self):
         """Zeros masked have every bit set about half the time, and differ from round to round."""
         hospitals, keys = begin("abc")
-        sent = hospitals["a"].mask(keys, np.zeros(4096)).values
+        sent = hospitals["a"].mask(keys, np.zeros(4096), **ALIKE).values
         bits = np.unpackbits(sent.view(np.uint8))
         assert abs(bits.mean() - 0.5) < 0.01
         other = Contributor("a", "study, round 2", 2, hospitals["a"].private, hospitals["a"].seed)
-        assert not np.array_equal(sent, other.mask(keys, np.zeros(4096)).values)
+        assert not np.array_equal(sent, other.mask(keys, np.zeros(4096), **ALIKE).values)
 
     def test_two_of_three_see_no_third(self):
         """Without the own mask taken off, pair masks alone do not open anybody's numbers."""
         hospitals, keys = begin("abc")
-        sent = hospitals["a"].mask(keys, np.ones(64)).values
+        sent = hospitals["a"].mask(keys, np.ones(64), **ALIKE).values
         for name in "bc":
-            hospitals[name].mask(keys, np.ones(64))
+            hospitals[name].mask(keys, np.ones(64), **ALIKE)
         opened = [hospitals[name]._pair_seed(keys["a"]) for name in "bc"]
         bare = sent
         for name, seed in zip("bc", opened, strict=True):
@@ -163,7 +169,7 @@ class TestHidden:
     def test_never_both_shares_and_pair_seeds(self):
         """Of nobody does a hospital give what would take off both masks; nor does it twice."""
         hospitals, keys = begin("abcd")
-        masked = {name: hospitals[name].mask(keys, np.ones(2)) for name in "abcd"}
+        masked = {name: hospitals[name].mask(keys, np.ones(2), **ALIKE) for name in "abcd"}
         hospitals["a"].agree("abc")
         answer = hospitals["a"].unmask({name: masked[name].shares["a"] for name in "abc"}, "abc")
         assert set(answer.shares) & set(answer.pairs) == set()
@@ -201,7 +207,7 @@ class TestHidden:
     def test_a_second_list_is_refused(self, lists):
         """A hospital that has signed one list neither signs nor opens for another."""
         hospitals, keys = begin("abcd")
-        masked = {name: hospitals[name].mask(keys, np.ones(4)) for name in "abcd"}
+        masked = {name: hospitals[name].mask(keys, np.ones(4), **ALIKE) for name in "abcd"}
         one, other = lists
         hospitals["a"].agree(one)
         with pytest.raises(RefusedSumError, match="has signed that numbers of a, b, c came"):
@@ -212,7 +218,7 @@ class TestHidden:
     def test_too_few_signatures_open_nothing(self):
         """Others may have been told another list: without their signatures nothing is opened."""
         hospitals, keys = begin("abcd")
-        masked = {name: hospitals[name].mask(keys, np.ones(4)) for name in "abcd"}
+        masked = {name: hospitals[name].mask(keys, np.ones(4), **ALIKE) for name in "abcd"}
         shares = {name: masked[name].shares["a"] for name in "abc"}
         with pytest.raises(RefusedSumError, match="3 hospitals have signed"):
             hospitals["a"].unmask(shares, "abc")  # it has not signed it itself
@@ -237,7 +243,7 @@ class TestCoordinatorThatCheats:
         that all came, which nobody signs, and what should be the others' shares are its own.
         """
         hospitals, keys = begin(VALUES)
-        masked = {name: one.mask(keys, VALUES[name]) for name, one in hospitals.items()}
+        masked = {name: one.mask(keys, VALUES[name], **ALIKE) for name, one in hospitals.items()}
         came = ("a", "b", "c")
         for name in came:
             hospitals[name].agree(came)
@@ -264,7 +270,7 @@ class TestCoordinatorThatCheats:
         for told in ("same", ""):
             hospitals, keys = begin(values)
             masked = {
-                name: one.mask(keys, values[name], told=told or name)
+                name: one.mask(keys, values[name], ring=WIDE, told=told or name)
                 for name, one in hospitals.items()
             }
             opened = {
@@ -282,7 +288,7 @@ class TestCoordinatorThatCheats:
     def test_a_name_twice_is_one_hospital(self):
         """Three are needed here; two do not become three by being named twice."""
         hospitals, keys = begin(VALUES)
-        hospitals["a"].mask(keys, VALUES["a"])
+        hospitals["a"].mask(keys, VALUES["a"], **ALIKE)
         with pytest.raises(RefusedSumError, match="asks for 3 of the 4"):
             hospitals["a"].agree(["a", "b", "b"])
 
@@ -295,7 +301,7 @@ class TestHospitalThatCheats:
         """Where it can be read as one, the sum is noise, far out of any range."""
         hospitals, keys = begin(VALUES)
         came = ("a", "b", "c")
-        masked = {name: hospitals[name].mask(keys, VALUES[name]) for name in came}
+        masked = {name: hospitals[name].mask(keys, VALUES[name], **ALIKE) for name in came}
         for name in came:
             hospitals[name].agree(came)
         opened = {}
@@ -341,26 +347,26 @@ class TestMinimum:
         """A coordinator cannot fill the list with copies."""
         hospitals, keys = begin("a", minimum=3)
         with pytest.raises(FederationError, match="1 hospitals would take part"):
-            hospitals["a"].mask(dict.fromkeys("abc", keys["a"]), np.ones(1))
+            hospitals["a"].mask(dict.fromkeys("abc", keys["a"]), np.ones(1), **ALIKE)
 
     def test_a_list_without_oneself(self):
         """A hospital whose key was exchanged notices."""
         hospitals, keys = begin("abc")
         other = Contributor("a", CONTEXT, 2).public()
         with pytest.raises(FederationError, match="own key is not in the list"):
-            hospitals["a"].mask({**keys, "a": other}, np.ones(1))
+            hospitals["a"].mask({**keys, "a": other}, np.ones(1), **ALIKE)
 
     def test_sends_once(self):
         """Two different sums under the same masks would show their difference."""
         hospitals, keys = begin("abc")
-        hospitals["a"].mask(keys, np.ones(1))
+        hospitals["a"].mask(keys, np.ones(1), **ALIKE)
         with pytest.raises(FederationError, match="sent once"):
-            hospitals["a"].mask(keys, np.zeros(1))
+            hospitals["a"].mask(keys, np.zeros(1), **ALIKE)
 
     def test_a_stranger_among_those_who_came(self):
         """Who did not begin cannot have come."""
         hospitals, keys = begin("abc")
-        shares = hospitals["a"].mask(keys, np.ones(1)).shares
+        shares = hospitals["a"].mask(keys, np.ones(1), **ALIKE).shares
         with pytest.raises(FederationError, match="that began it"):
             hospitals["a"].unmask({"a": shares["a"], "b": shares["a"], "x": shares["a"]})
 
@@ -372,7 +378,7 @@ class TestMinimum:
     def test_no_share_of_a_mask(self):
         """Rubbish in place of a share is a sentence, and no traceback ends the coordinator."""
         hospitals, keys = begin("abc")
-        masked = {name: hospitals[name].mask(keys, np.ones(2)) for name in "abc"}
+        masked = {name: hospitals[name].mask(keys, np.ones(2), **ALIKE) for name in "abc"}
         opened = {
             name: hospitals[name].unmask({one: masked[one].shares[name] for one in "abc"})
             for name in "abc"

@@ -106,7 +106,9 @@ def test_only_the_shared_part_travels(personal):
     run, start = personal
     sent = []
     nodes = {10 + n: hospital(run, name, sent) for n, name in enumerate(HOSPITALS)}
-    plan = FederationPlan("federated", 3, 0, dict(zip(nodes, HOSPITALS, strict=True)), 2)
+    plan = FederationPlan(
+        "federated", 3, 0, dict(zip(nodes, HOSPITALS, strict=True)), 2, precision="float32"
+    )
     first = shared_part(start, NORMS)
     RecordedFedAvg(plan, run.arm("federated"), combiner_of(run.config().federation)).start(
         grid=FakeGrid(nodes), initial_arrays=ArrayRecord(first), num_rounds=3

@@ -15,6 +15,7 @@ from evenhand.errors import DataError
 from evenhand.training.data import Batch, TrainingPatient, draw
 from evenhand.training.loop import Schedule, loss_of, train
 from evenhand.training.loss import adapter_loss, mask_loss
+from evenhand.training.moments import read_moments, write_moments
 from evenhand.training.resume import KeptTraining
 
 CONFIG = TrainingConfig(patients_per_step=2, tumour_slices=2, other_slices=1, box_slices=1)
@@ -221,6 +222,18 @@ def test_a_kept_training_goes_on_bit_for_bit(patients, tmp_path, stopped_at):
     )
     for name, one in calm.adapter_state().items():
         assert torch.equal(one, model.adapter_state()[name]), name
+
+
+@pytest.mark.parametrize("spoilt", ["adapter", "moments"])
+def test_a_kept_training_of_another_model_names_its_file(patients, tmp_path, spoilt):
+    """What does not fit is in that file, not in what a hospital keeps of its rounds."""
+    kept = KeptTraining(tmp_path / "kept", every_s=0)
+    run(small_model(), patients, kept=kept)
+    content = read_moments(kept.path)
+    name = next(one for one in content if one.startswith(spoilt) and not one.endswith("/step"))
+    write_moments(kept.path, content | {name: torch.zeros(5)})
+    with pytest.raises(DataError, match=rf"'{kept.path}' is of another model\. Delete that file"):
+        run(small_model(), patients, kept=kept)
 
 
 def test_a_training_is_not_kept_at_every_epoch(patients, tmp_path):

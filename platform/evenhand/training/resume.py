@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn, optim
 
+from evenhand.errors import AdapterError, DataError
 from evenhand.model.adapted import AdaptedModel
 from evenhand.training.moments import moments_of, read_moments, remember, write_moments
 
@@ -59,8 +60,14 @@ class KeptTraining:
         kept = self._read()
         if kept is None:
             return []
-        model.load_adapter(_part(kept, _ADAPTER))
-        remember(optimiser, named, _part(kept, _MOMENTS))
+        try:
+            model.load_adapter(_part(kept, _ADAPTER))
+            remember(optimiser, named, _part(kept, _MOMENTS))
+        except (AdapterError, DataError):
+            raise DataError(
+                f"The training that is kept in '{self.path}' is of another model. Delete that file "
+                "and run again: the training begins anew."
+            ) from None
         generator.set_state(kept["generator"])
         torch.set_rng_state(kept["dropout"])
         return [float(loss) for loss in kept["losses"]]
