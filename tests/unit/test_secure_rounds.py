@@ -1,5 +1,6 @@
 """Rounds whose updates the coordinator never sees: the same adapter as in clear."""
 
+import inspect
 import threading
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from evenhand_federated.checkpoint import read_checkpoint
 from evenhand_federated.hospital import NODE_VARIABLE
 from evenhand_federated.masked_sum import Contributor, Unmasking, UnopenedSumError
 from evenhand_federated.node import HospitalNode
-from evenhand_federated.secure_hospital import AGREE, KEYS, UNMASK
+from evenhand_federated.secure_hospital import AGREE, KEYS, UNMASK, SecureRound
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategy import FederationPlan
 from evenhand_federated.testing import LINK_NODE_ID, FakeGrid
@@ -68,6 +69,20 @@ def test_half_precision_hides_in_32_bits(tmp_path):
     numbers = 1 + sum(one.numel() for one in START.values())
     assert numbers * 4 < record["hospitals"]["north"]["bytes"] < numbers * 4 + 150
     assert record["silent"] == ["south"]
+
+
+def test_what_all_sides_must_share_has_no_default():
+    """Whoever forgets one of these is told, and does not sum in another ring than the others."""
+    wanted = {
+        Contributor.mask: {"ring", "told"},
+        SecureRound: {"was_opened", "ring"},
+        FederationPlan: {"precision"},
+    }
+    for made, names in wanted.items():
+        given = inspect.signature(made).parameters
+        for name in names:
+            assert given[name].default is inspect.Parameter.empty, name
+            assert given[name].kind is inspect.Parameter.KEYWORD_ONLY, name
 
 
 def test_out_of_the_narrow_range_sends_nothing(tmp_path):
