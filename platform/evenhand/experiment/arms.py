@@ -58,8 +58,6 @@ _USED: Mapping[str, Mapping[str, frozenset[str]]] = {
 }
 """Sections that training depends on beside seed, data and model, with the keys that it ignores."""
 
-_PUT_TOGETHER = ("strategy", "server_rate", "server_tau", "poisoned", "fairness")
-"""Of [federation], what the private arm depends on where its strategy is not fedavg."""
 
 _FIGURES = "uncertainty near the mask"
 """What figures mean by now; arms that were scored otherwise are scored again."""
@@ -123,8 +121,6 @@ class Arm:
             # Who starts where the warm start ends hangs on all of [training], as that does.
             without = _USED["warm-start"]["training"] & ignored if warm else ignored
             used[section] = {k: v for k, v in content[section].items() if k not in without}
-        if self.kind == PRIVATE_ARM and config.federation.strategy != "fedavg":
-            used["federation"] = {k: content["federation"].get(k) for k in _PUT_TOGETHER}
         return _hash(self._with_start(used, config, warm=warm), voxels)
 
     def _with_start(
