@@ -94,7 +94,8 @@ class KeptOpening:
             "pairs": {name: part.hex() for name, part in answer.pairs.items()},
         }
         with suppress(OSError), self._answers_path.open("ab") as file:
-            file.write(json.dumps([hospital, parts]).encode() + b"\n")
+            # Behind what a full disk may have left of the answer before: on a line of its own.
+            file.write(b"\n" + json.dumps([hospital, parts]).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

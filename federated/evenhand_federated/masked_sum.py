@@ -138,7 +138,7 @@ class Contributor:
     """The list of those whose numbers came that this hospital signed."""
     has_opened: bool = False
     told: str = ""
-    """Hash of what its numbers were made from."""
+    """Hash of all that came with the message that its numbers were made for."""
 
     def public(self) -> bytes:
         """What the others need to share a mask with it."""

@@ -4,7 +4,7 @@ What is summed is a hospital's update times its patients, and behind it the numb
 Neither is told in clear. What came is kept while it is opened, so that a coordinator that is lost
 meanwhile finishes the round without anybody (`evenhand_federated.kept_opening`). What is made of
 the mean goes on as ever, so the strategies that need no more than the mean can be had (fedavg,
-fedprox, fedadam, fedyogi).
+fedprox, fedadam, fedyogi, scaffold).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -162,7 +162,7 @@ class SecureFedAvg(DeployedFedAvg):
 
     def _in_vain(self, why: str) -> UnopenedSumError:
         """Forget a sum that cannot be opened by trying again."""
-        with suppress(ResourceError):  # what is left opens nothing; the reason must come through
+        with suppress(ResourceError):  # a full disk; the reason must come through
             self._kept.end()
         return UnopenedSumError(why)
 

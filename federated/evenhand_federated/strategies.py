@@ -34,10 +34,11 @@ from flwr.serverapp.strategy import (
     MultiKrum,
     QFedAvg,
 )
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from evenhand.config import FederationConfig
-from evenhand.errors import FederationError
+from evenhand.errors import FederationError, ResourceError
 
 __all__ = ["Combiner", "combiner_of"]
 
@@ -129,7 +130,11 @@ class Combiner:
             self._strategy.current_arrays = {name: one.numpy() for name, one in before.items()}
 
     def save(self, folder: Path, number: int) -> None:
-        """Write what is remembered after round `number`; before the checkpoint of that round."""
+        """Write what is remembered after round `number`; before the checkpoint of that round.
+
+        Raises:
+            ResourceError: the disk is full; what was remembered before stays.
+        """
         memory = {
             f"{part}/{name}": np.ascontiguousarray(values)
             for part in _KEPT
@@ -138,8 +143,16 @@ class Combiner:
         if memory:
             path = folder / f"server-{number}.safetensors"
             draft = path.with_suffix(".tmp")
-            save_file(memory, draft, metadata={"round": json.dumps(number)})
-            draft.replace(path)
+            try:
+                save_file(memory, draft, metadata={"round": json.dumps(number)})
+                draft.replace(path)
+            except (OSError, SafetensorError) as error:
+                raise ResourceError(
+                    f"Could not write what the coordinator's optimiser remembers, '{path}': "
+                    f"{error}. Free some disk space and run again."
+                ) from None
+            finally:
+                draft.unlink(missing_ok=True)
             for old in folder.glob("server-*.safetensors"):
                 if int(old.stem.partition("-")[2]) < number - 1:
                     old.unlink()

@@ -144,6 +144,13 @@ class TestFingerprint:
         two = config_of(warm_start__phantoms=8, training__epochs=3)
         assert arm.fingerprint(one, "") != arm.fingerprint(two, "")
 
+    def test_scaffold_has_one_precision(self):
+        """What does not change how numbers travel trains nothing again."""
+        arm = Arm("federated", "federated", ())
+        one = config_of(federation__strategy="scaffold", federation__precision="float16")
+        two = config_of(federation__strategy="scaffold", federation__precision="float32")
+        assert arm.fingerprint(one, "") == arm.fingerprint(two, "")
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_other_cases(self, kind):
         """Other voxels or another split: trained again."""

@@ -1,20 +1,23 @@
 """A coordinator that is lost while a hidden sum is opened: what had come finishes the round."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from evenhand.config import FederationConfig
 from evenhand.errors import ResourceError
 from evenhand.experiment.layout import ArmFolder
+from evenhand_federated import strategies
 from evenhand_federated import strategy as strategy_module
 from evenhand_federated.checkpoint import read_checkpoint, write_checkpoint
 from evenhand_federated.kept_opening import KeptOpening
-from evenhand_federated.masked_sum import UnopenedSumError
+from evenhand_federated.masked_sum import Unmasking, UnopenedSumError
 from evenhand_federated.secure_rounds import SecureFedAvg
 from evenhand_federated.strategies import combiner_of
 from evenhand_federated.strategy import FederationPlan
@@ -203,6 +206,38 @@ def test_a_round_that_no_restart_could_finish_was_in_vain(tmp_path, monkeypatch)
     with pytest.raises(UnopenedSumError, match=r"Round 1 .* The disk is full"):
         hidden(tmp_path)
     assert list((tmp_path / "hidden").glob("opening.*")) == []
+
+
+def test_what_the_optimiser_remembers_cannot_be_written(tmp_path, monkeypatch):
+    """The same where the disk is full for the memory of FedAdam, which comes before the adapter."""
+    no_room_for_answers(monkeypatch)
+
+    def no_room(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(strategies, "save_file", no_room)
+    with pytest.raises(UnopenedSumError, match=r"Round 1 .* No space left"):
+        hidden(tmp_path, strategy="fedadam")
+
+
+def test_half_an_answer_does_not_spoil_the_next(tmp_path, monkeypatch):
+    """A disk that was full for a moment costs the answer that it cut, and no other."""
+    folder = lost_at_the_opening(tmp_path, monkeypatch, after=None)
+    answers = folder.path / "opening.jsonl"
+    lines = [line for line in answers.read_bytes().split(b"\n") if line]
+    answers.write_bytes(b"\n" + lines[0][:20])
+    kept = KeptOpening(folder.path)
+    for hospital, answer in list(kept_answers(lines))[1:]:
+        kept.add(hospital, answer)
+    assert set(kept.read().opened) == {hospital for hospital, _ in list(kept_answers(lines))[1:]}
+
+
+def kept_answers(lines):
+    """Hospitals and what they sent to open a sum, of the lines of a file."""
+    for line in lines:
+        hospital, parts = json.loads(line)
+        made = ({n: bytes.fromhex(p) for n, p in parts[k].items()} for k in ("shares", "pairs"))
+        yield hospital, Unmasking(*made)
 
 
 def test_a_round_that_a_restart_can_finish_is_kept(tmp_path, monkeypatch):

@@ -236,6 +236,19 @@ def test_a_kept_training_of_another_model_names_its_file(patients, tmp_path, spo
         run(small_model(), patients, kept=kept)
 
 
+@pytest.mark.parametrize("lacking", ["generator", "dropout", "losses"])
+def test_a_file_that_is_no_kept_training(patients, tmp_path, lacking):
+    """Whatever it is, it is named, and nothing begins with it."""
+    kept = KeptTraining(tmp_path / "kept", every_s=0)
+    run(small_model(), patients, kept=kept)
+    content = read_moments(kept.path)
+    write_moments(kept.path, {name: one for name, one in content.items() if name != lacking})
+    with pytest.raises(DataError, match=rf"'{kept.path}' is no training that was kept"):
+        _ = kept.steps
+    with pytest.raises(DataError, match="Delete that file"):
+        run(small_model(), patients, kept=kept)
+
+
 def test_a_training_is_not_kept_at_every_epoch(patients, tmp_path):
     """Epochs may take less time than writing them down."""
     kept = KeptTraining(tmp_path / "kept", every_s=1000)

@@ -243,7 +243,7 @@ class FederationConfig(Section):
     precision: Precision = "float16"
     """Of numbers on their way between hospitals and coordinator; all train and keep float32.
     float16 moves half the bytes. A noise that hospitals share (privacy.trust = "secure-sum")
-    travels in float32, whatever stands here."""
+    and strategy scaffold travel in float32, whatever stands here."""
     secure_sum: bool = False
     """Whether the coordinator sees only the sum of updates; between real hospitals alone."""
     local_parts: tuple[str, ...] = ()

@@ -111,6 +111,8 @@ class Arm:
             for key, default in later.items():
                 if content[section][key] == default:
                     del content[section][key]
+        if config.federation.strategy == "scaffold":  # travels in float32, whatever stands there
+            content["federation"].pop("precision", None)
         if (shares := config.privacy.patient_shares) is not None and shares.is_file():
             content["privacy"]["patient_shares"] = hashlib.sha256(shares.read_bytes()).hexdigest()
         if (phantom := content["data"]["phantom"]) and not phantom["heads"]:

@@ -20,6 +20,7 @@ from evenhand.training.moments import moments_of, read_moments, remember, write_
 __all__ = ["KeptTraining"]
 
 _ADAPTER, _MOMENTS = "adapter/", "moments/"
+_ALWAYS = frozenset({"generator", "dropout", "losses"})
 
 
 @dataclass
@@ -101,7 +102,13 @@ class KeptTraining:
         self._latest = time.monotonic()
 
     def _read(self) -> dict[str, Tensor] | None:
-        return read_moments(self.path) if self.path is not None else None
+        kept = read_moments(self.path) if self.path is not None else None
+        if kept is not None and not kept.keys() >= _ALWAYS:
+            raise DataError(
+                f"'{self.path}' is no training that was kept. Delete that file and run again: the "
+                "training begins anew."
+            )
+        return kept
 
 
 def _part(kept: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
