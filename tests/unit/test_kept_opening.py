@@ -140,7 +140,9 @@ def test_what_was_kept_and_cannot_be_used_is_passed_over(tmp_path, monkeypatch, 
     if what == "cut":
         answers.write_bytes(answers.read_bytes()[:-5])
     elif what in lines:
-        answers.write_bytes(lines[what] + b"\n" + answers.read_bytes().partition(b"\n")[2])
+        first, _, others = answers.read_bytes().lstrip(b"\n").partition(b"\n")
+        assert first.startswith(b"[")
+        answers.write_bytes(lines[what] + b"\n" + others)
     elif what == "no description":
         numbers.write_bytes(save({"north": np.zeros(2)}, metadata={"about": "[1]"}))
     elif what == "rubbish":
