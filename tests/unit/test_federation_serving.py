@@ -109,10 +109,10 @@ class TestServing:
         """Killed over and over while it trains on phantoms, a study goes on as long as it moves."""
         start = kept_start(centre.arm(study.digest))
         start.parent.mkdir(parents=True)
-        one = torch.zeros(1)
         for number in range(ATTEMPTS + 3):
             Coordinator(centre, lambda _: None).step()
-            kept = {"losses": torch.zeros(number + 1), "generator": one, "dropout": one}
+            kept = {"losses": torch.zeros(number + 1)}
+            kept |= {name: torch.zeros(1) for name in ("generator", "dropout")}
             write_moments(start, kept)
         assert centre.state(study.digest).status == "submitted"
         for _ in range(ATTEMPTS):
