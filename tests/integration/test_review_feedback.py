@@ -17,13 +17,13 @@ from evenhand.experiment import arms, pipeline, stages
 from evenhand.experiment.layout import RunFolder
 from evenhand.ingest.corrections import admit_corrections, write_corrections
 from evenhand.model.backbones import Backbone
-from evenhand.review import Reason, Verdict, copies
-from evenhand_ui.answers import Answer
+from evenhand.review import Verdict, copies
 from evenhand_ui.deciding import decide, keep_as_draft
 from evenhand_ui.feedback import write_feedback
 from evenhand_ui.office import office_of
 from evenhand_ui.runs import ReviewRun
 from evenhand_ui.trail_files import open_store
+from review_answers import about_its_boundary
 from review_schemas import behind
 from tiny_experiment import config_of, run
 
@@ -68,13 +68,7 @@ def correct(run, case_id, mask):
     office = office_of(run.path, "pooled", None)
     reading = office.reading(case_id, "Dr. Lee")
     keep_as_draft(office, reading, mask)
-    answer = Answer(
-        verdict=Verdict.CORRECT,
-        reason=Reason.BOUNDARY,
-        comment="",
-        revision=1,
-        shown=reading.place.name,
-    )
+    answer = about_its_boundary(reading, Verdict.CORRECT, revision=1)
     return decide(office, reading, answer, now_s=time.time())
 
 

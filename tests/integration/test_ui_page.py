@@ -13,10 +13,11 @@ from streamlit.runtime.context import ContextProxy
 from streamlit.testing.v1 import AppTest
 
 from evenhand.review import Decision, Reason, ReviewStore, Verdict
-from evenhand_ui.deciding import Answer, corrected_mask, decide
+from evenhand_ui.deciding import corrected_mask, decide
 from evenhand_ui.office import office_of
 from evenhand_ui.options import ARM_VARIABLE, RUN_VARIABLE
 from evenhand_ui.tickets import READ, WRITE
+from review_answers import about_its_boundary
 from review_run import AFFINE, SHAPE, TUMOUR_SLICES, make_review_run, proposed_mask
 
 APP = Path(__file__).parents[2] / "ui" / "evenhand_ui" / "script.py"
@@ -323,13 +324,7 @@ class TestHistory:
         mask[0, 0, 0] = 1
         upload(open_case(open_page()), mask)
         reading = office(folder).reading("n001", "Dr. Lee")
-        answer = Answer(
-            verdict=Verdict.CORRECT,
-            reason=Reason.BOUNDARY,
-            comment="",
-            revision=1,
-            shown=reading.place.name,
-        )
+        answer = about_its_boundary(reading, Verdict.CORRECT, revision=1)
         decide(office(folder), reading, answer, now_s=time.time())
         open_case(open_page()).button(key="withdraw").click().run()
         assert entries(folder)[-1].decision.verdict is Verdict.WITHDRAW
@@ -349,13 +344,7 @@ class TestHistory:
         mask[0, 0, 0] = 1
         upload(open_case(open_page()), mask)
         reading = office(folder).reading("n001", "Dr. Lee")
-        answer = Answer(
-            verdict=Verdict.CORRECT,
-            reason=Reason.BOUNDARY,
-            comment="",
-            revision=1,
-            shown=reading.place.name,
-        )
+        answer = about_its_boundary(reading, Verdict.CORRECT, revision=1)
         decide(office(folder), reading, answer, now_s=time.time())
         assert draft(folder).revision == 0
         open_case(open_page(), reader="Dr. No")

@@ -20,7 +20,6 @@ from evenhand.review import (
     claim_case,
     person_by_login,
 )
-from evenhand_ui.answers import Answer
 from evenhand_ui.cli import _review
 from evenhand_ui.deciding import keep_for_signature
 from evenhand_ui.gate import LOGIN_HEADER
@@ -28,6 +27,7 @@ from evenhand_ui.office import office_of
 from evenhand_ui.oidc import is_over, login_from
 from evenhand_ui.options import ARM_VARIABLE, RUN_VARIABLE
 from evenhand_ui.rules import Rules, keep_rules, rules_of
+from review_answers import about_its_boundary
 from review_people import WORDS, rules_text, with_people
 from review_run import make_review_run
 
@@ -217,13 +217,7 @@ class TestSigning:
         page = visit(folder, headers, "r1")
         page.button(key="open-n001").click().run()
         reading = office(folder).reading("n001", "r1")
-        answer = Answer(
-            verdict=Verdict.REJECT,
-            reason=Reason.BOUNDARY,
-            comment="",
-            revision=0,
-            shown=reading.place.name,
-        )
+        answer = about_its_boundary(reading, Verdict.REJECT)
         keep_for_signature(office(folder), reading, answer, now_s=time.time())
         page.session_state["to_sign"] = "n001"
         page.run()
