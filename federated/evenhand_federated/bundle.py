@@ -6,6 +6,7 @@ the byte what may come, and anything else is another bundle.
 
 import hashlib
 import zipfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -71,5 +72,5 @@ def _files(content: bytes) -> list[tuple[str, bytes]] | None:
             if len(entries) > 100 or sum(entry.file_size for entry in entries) > 10_000_000:
                 return [(entry.filename, b"") for entry in entries[:100]]
             return [(entry.filename, archive.read(entry)) for entry in entries]
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):
-        return None
+    except (OSError, EOFError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile):
+        return None  # damaged, cut short, locked, or packed in a way that Python does not know

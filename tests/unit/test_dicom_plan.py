@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from evenhand.cases.store import CaseStore
 from evenhand.cli import app
-from evenhand.errors import UsageError
+from evenhand.errors import DataError, UsageError
 from evenhand.ingest.admit import admit
 from evenhand.ingest.deid import HospitalKey
-from evenhand.ingest.dicom.files import find_files
+from evenhand.ingest.dicom.files import find_files, opened
 from evenhand.ingest.dicom.patients import manufacturer, patient_of
 from evenhand.ingest.dicom.phantom import Study, write_rtstruct, write_series
 from evenhand.ingest.dicom.plan import DicomOptions, plan_dicom
@@ -134,6 +134,20 @@ def test_a_zip_is_a_folder(study_folder: Path, tmp_path: Path) -> None:
     plain, packed = plan(study_folder).recipes[0], plan(archive).recipes[0]
     assert plain.case_id == packed.case_id
     assert np.array_equal(plain.read().images["FLAIR"], packed.read().images["FLAIR"])
+
+
+def test_a_damaged_member_of_a_zip(tmp_path: Path) -> None:
+    """Bytes that cannot be unpacked are a sentence, as every other damage is."""
+    archive = tmp_path / "study.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("slice.dcm", bytes(128) + b"DICM" + bytes(5000))
+    content = bytearray(archive.read_bytes())
+    at = content.index(b"slice.dcm") + len(b"slice.dcm")
+    content[at : at + 4] = b"\xff\xff\xff\xff"
+    archive.write_bytes(content)
+    (ref,) = find_files(archive)
+    with pytest.raises(DataError, match="damaged, encrypted or gone"), opened(ref):
+        pass
 
 
 def whys(found: SourcePlan) -> str:

@@ -92,6 +92,19 @@ class TestBundle:
         assert kind == "refused"
         assert body["why"] == "not that of a study that this hospital approved"
 
+    @pytest.mark.parametrize("damage", [b"\xff\xff\xff\xff", b""], ids=["spoilt", "cut"])
+    def test_that_cannot_be_unpacked(self, north, study, damage):
+        """Whatever is wrong with it, it is refused and written down."""
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("pyproject.toml", b"x = 1\n" * 500)
+        content = out.getvalue()
+        at = content.index(b"pyproject.toml") + len(b"pyproject.toml")
+        content = content[:at] + damage + content[at + 4 :]
+        with pytest.raises(PermissionError, match="has not approved this bundle"):
+            site_guard.check_bundle(north, content)
+        assert [body["why"] for _, body in kinds(north)] == ["not a bundle"]
+
     @pytest.mark.parametrize("name", ["evil.py", "evenhand/__init__.py", "sitecustomize.py"])
     def test_with_code_of_its_own(self, tmp_path, north, study, name):
         """Not even beside the right project: its folder would come first on the path."""

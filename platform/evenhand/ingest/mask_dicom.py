@@ -71,7 +71,7 @@ def _union(seg: Any, numbers: Sequence[int], name: str) -> tuple[NDArray[np.bool
     """Voxels of any of the segments, (slice, row, column), and where they lie."""
     try:
         volume = seg.get_volume(segment_numbers=list(numbers), combine_segments=False)
-    except (RuntimeError, ValueError, NotImplementedError):
+    except (RuntimeError, ValueError):
         raise DataError(
             f"'{name}' has slices that make no regular volume, or pixels that cannot be decoded. "
             "Convert it into NIfTI with a tool that resamples."

@@ -30,7 +30,8 @@ CERTAIN = 0.6
 _Box = tuple[int, int, int, int]
 _MARGIN_PIXELS = 3
 _SMALLEST_SIDE = 16
-_RARE_ERRORS = (ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError, TypeError)
+_RARE_ERRORS = (ValueError, RuntimeError, AttributeError, KeyError, TypeError)
+"""What pydicom raises where pixels are damaged, or packed in a way that no decoder here knows."""
 
 
 @dataclass(frozen=True)

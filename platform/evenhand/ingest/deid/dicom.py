@@ -72,6 +72,7 @@ _PATIENT_AGE = 0x00101010
 _CHARACTER_SET = 0x00080005
 _MAX_DEPTH = 32
 _BAD_VALUES = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError)
+"""What pydicom raises of a value that is none (NotImplementedError: of a VR it does not know)."""
 
 
 @dataclass(frozen=True)

@@ -175,8 +175,8 @@ def _members(content: bytes) -> Iterator[tuple[bytes, bool]]:
                 with archive.open(member) as file:
                     text = file.read(_UNPACKED_BYTES)
                     yield text, not file.read(1)
-    except (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile):
-        yield b"", False  # cut short, damaged, or locked with a password
+    except (OSError, EOFError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile):
+        yield b"", False  # cut short, damaged, locked, or packed in a way that Python does not know
 
 
 def _dicom_texts(content: bytes) -> str:

@@ -3,6 +3,7 @@
 import mmap
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def _expanded(path: Path) -> list[FileRef]:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
-        return [FileRef(str(path))]
+        return [FileRef(str(path))]  # NotImplementedError: a zip that asks for a later version
     return [FileRef(str(path), info.filename) for info in sorted(members, key=_member_name)]
 
 
@@ -91,13 +92,20 @@ def opened(ref: FileRef) -> Iterator[BinaryIO]:
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                     yield cast("BinaryIO", view)
             return
-        with zipfile.ZipFile(ref.path) as archive:
-            if archive.getinfo(ref.member).file_size > _LARGEST_BYTES:
-                raise DataError("it is larger than any study")
-            content = archive.read(ref.member)
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, KeyError, EOFError):
+        content = _unpacked(ref.path, ref.member)
+    except (OSError, zipfile.BadZipFile, RuntimeError, KeyError, EOFError):
         raise DataError("it cannot be opened (damaged, encrypted or gone)") from None
     yield BytesIO(content)
+
+
+def _unpacked(path: str, member: str) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(member).file_size > _LARGEST_BYTES:
+                raise DataError("it is larger than any study")
+            return archive.read(member)
+    except (ValueError, zlib.error):  # of damage that zipfile does not look for
+        raise zipfile.BadZipFile("it is damaged") from None
 
 
 def looks_like_dicom(file: BinaryIO) -> bool:

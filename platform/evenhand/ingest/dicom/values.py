@@ -35,7 +35,6 @@ DICOM_ERRORS = (
     EOFError,
     InvalidDicomError,
     LookupError,
-    NotImplementedError,
     OSError,
     RuntimeError,
     TypeError,
